@@ -1,10 +1,12 @@
-"""How well cells are separate_cells, by every way of Table 2, and how fast. See README.md beside this file.
+"""Cells: accuracy of every separation method of Table 2, and its speed.
 
-python benchmarks/cells.py neurites --every 25 50    # FIB-25; the folder of the stacks is in SPARSEM_DATA
-python benchmarks/cells.py protrusions               # a phantom of touching look-alike cells with filopodia, 7 of 64 slices labeled;
-                                                     # also what a coarser grid of the flow costs
-python benchmarks/cells.py speed                     # one core, 24 Mpx, 20 cells, 500 islands: seconds a slice, step by step
-python benchmarks/cells.py growth                    # time and memory of both stages for 16, 32 and 64 slices
+    python benchmarks/cells.py neurites --every 25 50   # FIB-25; SPARSEM_DATA names the folder
+    python benchmarks/cells.py protrusions              # phantom of similar, touching cells
+    python benchmarks/cells.py speed                    # one core, 24 Mpx, seconds a slice by step
+    python benchmarks/cells.py growth                   # 16, 32 and 64 slices: time and memory
+
+The phantom has filopodia and 7 labeled slices of 64; it is also separated with coarser grids of the
+flow. ``speed`` uses 20 cells and 500 islands. ``growth`` runs both stages. Results: README.md.
 """
 
 import argparse
@@ -57,7 +59,11 @@ SHAPE, CELLS, ISLANDS, BASE = (4000, 6000), 20, 500, 20
 
 
 def tissue(z: int, shape: tuple[int, int] = SHAPE) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
-    """A slice of look-alike cells that wander, with islands between them: image and labels, islands as those of the nearest cell."""
+    """Draw a slice of similar cells that move from slice to slice, with islands between them.
+
+    Returns:
+        image and labels; an island has the label of one of the cells.
+    """
     random = np.random.default_rng(0)
     height, width = shape
     scale = height / SHAPE[0]
@@ -72,10 +78,10 @@ def tissue(z: int, shape: tuple[int, int] = SHAPE) -> tuple[NDArray[np.uint8], N
         np.uint32
     )
     labels = resample_labels(labels, shape).copy()
-    places = random.uniform((0, 0), shape, (ISLANDS, 2)) + z * random.normal(
+    island_centers = random.uniform((0, 0), shape, (ISLANDS, 2)) + z * random.normal(
         0, 3 * scale, (ISLANDS, 2)
     )
-    for number, (cy, cx) in enumerate(places):
+    for number, (cy, cx) in enumerate(island_centers):
         rows, columns = (
             slice(max(0, int(c - 30 * scale)), max(0, int(c + 30 * scale))) for c in (cy, cx)
         )
@@ -90,8 +96,8 @@ def tissue(z: int, shape: tuple[int, int] = SHAPE) -> tuple[NDArray[np.uint8], N
     return np.clip(gray, 0, 255).astype(np.uint8), labels
 
 
-def network(labels: NDArray[np.uint32]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Interior and boundary as a network would give them: soft at the borders."""
+def network_output(labels: NDArray[np.uint32]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return interior and boundary like the output of a network: soft at the boundaries."""
     inside = (labels > 0).astype(np.uint8) * 255
     edge = (
         cv2.morphologyEx(
@@ -105,32 +111,33 @@ def network(labels: NDArray[np.uint32]) -> tuple[NDArray[np.uint8], NDArray[np.u
 
 
 def timed(work: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
-    """The median of some runs, and what the last of them returned."""
+    """Return the median time of several runs, and the result of the last one."""
     times, result = [], None
     for _ in range(repeats):
-        started = time.perf_counter()
+        start = time.perf_counter()
         result = work()
-        times.append(time.perf_counter() - started)
+        times.append(time.perf_counter() - start)
     return sorted(times)[len(times) // 2], result
 
 
 def speed() -> list[dict[str, Any]]:
-    """Seconds a slice of 24 Mpx on one core."""
+    """Measure the seconds for a slice of 24 Mpx on one core."""
     cv2.setNumThreads(1)
     settings = CellsSettings()
     grid = settings.grid_shape(SHAPE)
     (image, labels), (image_above, labels_above) = tissue(5), tissue(6)
-    volumes, above = (image, *network(labels)), (image_above, *network(labels_above))
+    volumes = (image, *network_output(labels))
+    volumes_above = (image_above, *network_output(labels_above))
     rows: list[dict[str, Any]] = []
 
     def row(what: str, seconds: float) -> None:
         rows.append({"what": what, "seconds": round(seconds, 3)})
         print(f"{what:48} {seconds:7.3f} s", flush=True)
 
-    reduce_s, _ = timed(lambda: [reduce_to_grid(one, grid) for one in volumes])
+    reduce_s, _ = timed(lambda: [reduce_to_grid(volume, grid) for volume in volumes])
     row("to the grid: image, interior, boundary", reduce_s)
-    here, there = (view(one, grid) for one in (volumes, above))
-    flow_s, _ = timed(lambda: flow_between(here.image, there.image, settings))
+    reduced, reduced_above = grid_slice(volumes, grid), grid_slice(volumes_above, grid)
+    flow_s, _ = timed(lambda: flow_between(reduced.image, reduced_above.image, settings))
     row("flow of a pair on the grid", flow_s)
     start, known = resample_labels(labels_above, grid), np.ones(grid, bool)
     mask = volumes[1] >= 128
@@ -140,38 +147,39 @@ def speed() -> list[dict[str, Any]]:
         "flow": FlowCarrier(settings),
     }
     for name, carrier in carriers.items():
-        state = carrier.begin(start, known, there)
-        advance_s, moved = timed(partial(carrier.advance, state, here))
-        front = carrier.front(moved)
+        state = carrier.begin(start, known, reduced_above)
+        advance_s, next_state = timed(partial(carrier.advance, state, reduced))
+        front = carrier.front(next_state)
         row(f"{name}: a step of one direction, with its flow", advance_s)
         if name != "flow":
-            finish_s, _ = timed(partial(finished_slice, front, front, mask, volumes[2] >= 128))
+            finish_s, _ = timed(partial(finish_slice, front, front, mask, volumes[2] >= 128))
             row(
                 f"{name}: both directions, and full resolution",
                 reduce_s * 2 + advance_s * 2 + finish_s,
             )
             continue
-        for way in ("selective", "mask_flow", "mask_border", "mask"):
+        for method in ("selective", "mask_flow", "mask_border", "mask"):
             evidence = Evidence(
-                here.interior, here.boundary, front.labels, front.seeds, here.margin
+                reduced.interior, reduced.boundary, front.labels, front.seeds, reduced.margin
             )
-            way_s, _ = timed(partial(separate_cells, way, evidence, 0.3))
+            separate_s, _ = timed(partial(separate_cells, method, evidence, 0.3))
             row(
-                f"{way}: both directions, and full resolution",
-                reduce_s * 3 + advance_s * 2 + way_s + finish_s,
+                f"{method}: both directions, and full resolution",
+                reduce_s * 3 + advance_s * 2 + separate_s + finish_s,
             )
     main = cells_and_islands(labels)
     main_above = cells_and_islands(labels_above)
     islands = int(main.max()) - BASE
     link_s, _ = timed(lambda: link_slices(main, main_above, BASE, 512))
-    name_s, named = timed(lambda: relabel_islands(main, np.ones(islands, np.uint32), BASE))
-    size_s, _ = timed(lambda: label_sizes(named))
-    row(f"tracking: {islands} islands, link_slices, names, areas", link_s + name_s + size_s)
+    name_s, relabeled = timed(lambda: relabel_islands(main, np.ones(islands, np.uint32), BASE))
+    size_s, _ = timed(lambda: label_sizes(relabeled))
+    row(f"tracking: {islands} islands, links, names, areas", link_s + name_s + size_s)
     return rows
 
 
-def view(volumes: tuple[NDArray[np.uint8], ...], grid: tuple[int, int]) -> GridSlice:
-    image, interior, boundary = (reduce_to_grid(one, grid) for one in volumes)
+def grid_slice(volumes: tuple[NDArray[np.uint8], ...], grid: tuple[int, int]) -> GridSlice:
+    """Return image, interior and boundary of a slice on the grid of the flow."""
+    image, interior, boundary = (reduce_to_grid(volume, grid) for volume in volumes)
     return GridSlice(
         image,
         interior.astype(np.float32) / np.float32(255),
@@ -180,29 +188,29 @@ def view(volumes: tuple[NDArray[np.uint8], ...], grid: tuple[int, int]) -> GridS
     )
 
 
-def finished_slice(
-    below: Any, above: Any, mask: NDArray[np.bool_], border: NDArray[np.bool_]
+def finish_slice(
+    below: Any, above: Any, mask: NDArray[np.bool_], boundary: NDArray[np.bool_]
 ) -> NDArray[np.uint32]:
-    """What is left to do of a slice when labels have come from both sides."""
+    """Compute the final labels of a slice when labels have arrived from both sides."""
     labels = nearer_front(below, above).labels
     disagreement_map(below, above)
     largest_disagreements(below, above, resample_labels(mask, labels.shape))
-    return number_islands(refine_labels(labels, mask), mask, BASE, 100, border)
+    return number_islands(refine_labels(labels, mask), mask, BASE, 100, boundary)
 
 
 def cells_and_islands(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Parts smaller than a cell as islands."""
+    """Number the components that are smaller than a cell as islands."""
     parts = cc3d.connected_components(labels, connectivity=8)
     small = (np.bincount(parts.ravel()) < 10_000)[parts] & (labels > 0)
     return number_islands(np.where(small, 0, labels), labels > 0, BASE, 1)
 
 
 def growth() -> list[dict[str, Any]]:
-    """Both stages on stacks of growing depth: seconds a slice and peak memory of the process."""
+    """Run both stages on deeper and deeper stacks: seconds a slice, and peak memory."""
     rows = []
     for slices in (16, 32, 64):
         with tempfile.TemporaryDirectory() as folder:
-            sample = drawn_stack(Path(folder) / "s.zarr", slices, (2000, 3000))
+            sample = draw_stack(Path(folder) / "s.zarr", slices, (2000, 3000))
             command = [sys.executable, __file__, "run", str(sample.path)]
             measured = subprocess.run(
                 command, capture_output=True, text=True, check=True
@@ -216,25 +224,28 @@ def growth() -> list[dict[str, Any]]:
     return rows
 
 
-def _given(block: ZBlock, shape: tuple[int, int]) -> BlockResult:
-    drawn = [tissue(z, shape) for z in range(block.start, block.stop)]
-    seen = [network(labels) for _, labels in drawn]
-    pictures = (
-        np.stack([image for image, _ in drawn]),
-        np.stack([one for one, _ in seen]),
-        np.stack([one for _, one in seen]),
+def _draw_block(block: ZBlock, shape: tuple[int, int]) -> BlockResult:
+    slices = [tissue(z, shape) for z in range(block.start, block.stop)]
+    outputs = [network_output(labels) for _, labels in slices]
+    volumes = (
+        np.stack([image for image, _ in slices]),
+        np.stack([interior for interior, _ in outputs]),
+        np.stack([boundary for _, boundary in outputs]),
     )
     return dict(
         zip(
             ("", "probabilities/cells-interior", "probabilities/cells-boundary"),
-            pictures,
+            volumes,
             strict=True,
         )
     ), {}
 
 
-def drawn_stack(path: Path, slices: int, shape: tuple[int, int]) -> Sample:
-    """A sample of drawn slices, the first of every sixteen and the last one labeled, and what a network would have seen."""
+def draw_stack(path: Path, slices: int, shape: tuple[int, int]) -> Sample:
+    """Draw a sample with images and network output.
+
+    The first of every sixteen slices and the last slice are labeled.
+    """
     sample, voxel = Sample.create(path), VoxelSize(8, 8, 8)
     kinds = {
         "": Kind.IMAGE,
@@ -245,15 +256,16 @@ def drawn_stack(path: Path, slices: int, shape: tuple[int, int]) -> Sample:
         volume_spec(name, (slices, *shape), np.uint8, kind, voxel, 8)
         for name, kind in kinds.items()
     ]
-    with Stage(sample, "drawn", Settings(), {}, specs) as stage:
-        stage.map(_given, [ZBlock(z, z + 8, z, z + 8) for z in range(0, slices, 8)], shape)
-    z = [*range(0, slices, 16), slices - 1]
-    write_annotation(sample, "cells", z, [tissue(one, shape)[1] for one in z])
+    with Stage(sample, "draw", Settings(), {}, specs) as stage:
+        stage.map(_draw_block, [ZBlock(z, z + 8, z, z + 8) for z in range(0, slices, 8)], shape)
+    labeled_slices = [*range(0, slices, 16), slices - 1]
+    labels = [tissue(z, shape)[1] for z in labeled_slices]
+    write_annotation(sample, "cells", labeled_slices, labels)
     return sample
 
 
 def run(path: str) -> None:
-    """Both stages in a process of their own: seconds of each, and the peak memory in GB."""
+    """Run both stages in this process; print the seconds of each, and the peak memory in GB."""
     sample, times = Sample.open(path), [time.perf_counter()]
     cells(sample)
     times.append(time.perf_counter())
@@ -263,7 +275,11 @@ def run(path: str) -> None:
 
 
 def neurites(every: list[int]) -> list[dict[str, Any]]:
-    """FIB-25: 250 slices of 250 x 250 px at 10 nm, 525 neurites of which 126 have more than 5,000 voxels."""
+    """Compare the methods on FIB-25.
+
+    The stack has 250 slices of 250 x 250 px at 10 nm with 525 neurites, of which 126 have more than
+    5,000 voxels.
+    """
     data = Path(os.environ["SPARSEM_DATA"]) / "fib25_fibsem_neurites"
     rows = []
     for step in every:
@@ -273,23 +289,23 @@ def neurites(every: list[int]) -> list[dict[str, Any]]:
             )
             slices = AnnotationSettings(slices=",".join(map(str, range(0, 250, step))))
             import_annotation(sample, "cells", data / "labels_cells.tif", slices)
-            taught(
+            train_and_predict(
                 sample,
                 TrainSettings(
                     cells="cells", adjacent_slices=2, context_px=128, input_px=128, updates=1000
                 ),
             )
-            found = compare_cell_methods(
+            scores = compare_cell_methods(
                 sample,
                 data / "labels_cells.tif",
                 CellMethodsSettings(min_voxels=5000),
                 on=Execution(),
             )
         rows += [
-            {"stack": f"FIB-25, every {step}th", "way": way, **rounded(numbers)}
-            for way, numbers in found.items()
+            {"stack": f"FIB-25, every {step}th", "method": method, **rounded(numbers)}
+            for method, numbers in scores.items()
         ]
-        show(rows[-len(found) :])
+        show(rows[-len(scores) :])
     return rows
 
 
@@ -297,49 +313,50 @@ PROTRUSIONS = PhantomSettings(shape=(64, 768, 768), voxel_nm=(16, 8, 8), cells=4
 
 
 def protrusions(updates: int = 1500) -> list[dict[str, Any]]:
-    """A phantom: all ways on the slices that nobody labeled, and how much of the islands' area is the right cell's."""
+    """Compare all methods on the unlabeled slices of a phantom, and how accurate islands are."""
     with tempfile.TemporaryDirectory() as folder:
-        sample = taught_phantom(Path(folder) / "s.zarr", updates)
-        found = compare_cell_methods(
+        sample = predicted_phantom(Path(folder) / "s.zarr", updates)
+        scores = compare_cell_methods(
             sample, None, CellMethodsSettings(min_voxels=5000), on=Execution()
         )
-        islands = {way: islands_right(sample, f"cells-{way}") for way in found}
+        islands = {method: island_accuracy(sample, f"cells-{method}") for method in scores}
         rows = [
-            {"stack": "phantom", "way": way, **rounded(numbers), **rounded(islands[way])}
-            for way, numbers in found.items()
+            {"stack": "phantom", "method": method, **rounded(numbers), **rounded(islands[method])}
+            for method, numbers in scores.items()
         ]
         show(rows)
-        grid_rows = grids(sample)
+        grid_rows = compare_grids(sample)
     return rows + grid_rows
 
 
-def grids(sample: Sample) -> list[dict[str, Any]]:
-    """The same phantom with coarser grids of the flow."""
+def compare_grids(sample: Sample) -> list[dict[str, Any]]:
+    """Separate the cells of the phantom with coarser grids of the flow."""
     rows = []
     for grid in (2, 4, 8):
-        started = time.perf_counter()
+        start = time.perf_counter()
         cells(sample, CellsSettings(flow_downsampling=grid, out=f"grid-{grid}"), on=Execution())
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - start
         track(sample, TrackSettings(cells=f"grid-{grid}"), on=Execution())
         scoring = ScoreSettings(instances=True, min_voxels=5000, slices="all")
         numbers = score(
             sample, f"grid-{grid}", sample.volume("truth", "cells").directory, scoring
         ).of_cells("unseen")
-        right = islands_right(sample, f"grid-{grid}")
+        islands = island_accuracy(sample, f"grid-{grid}")
         print(f"grid {grid}: {seconds:.0f} s")
         rows.append(
             {
                 "stack": "phantom",
-                "way": f"arrival, grid {grid}",
+                "method": f"arrival, grid {grid}",
                 **rounded(numbers),
-                **rounded(right),
+                **rounded(islands),
             }
         )
     show(rows)
     return rows
 
 
-def taught_phantom(path: Path, updates: int) -> Sample:
+def predicted_phantom(path: Path, updates: int) -> Sample:
+    """Draw the phantom, label 7 slices, train a network on them, and predict."""
     sample = phantom(path, PROTRUSIONS, on=Execution())
     slices = evenly_spaced(PROTRUSIONS.shape[0], 7)
     write_annotation(
@@ -348,7 +365,7 @@ def taught_phantom(path: Path, updates: int) -> Sample:
         slices,
         [sample.volume("truth", "cells").read(slice(z, z + 1))[0] for z in slices],
     )
-    return taught(
+    return train_and_predict(
         sample,
         TrainSettings(
             cells="cells", adjacent_slices=2, context_px=192, input_px=192, updates=updates
@@ -356,47 +373,59 @@ def taught_phantom(path: Path, updates: int) -> Sample:
     )
 
 
-def taught(sample: Sample, training: TrainSettings) -> Sample:
-    """Train on the labeled slices and predict."""
+def train_and_predict(sample: Sample, training: TrainSettings) -> Sample:
+    """Train a network on the labeled slices, and predict."""
     model = sample.path.with_name("model.safetensors")
     train_network([sample], model, training, on=Execution())
     predict(sample, model, PredictSettings(), on=Execution())
     return sample
 
 
-def islands_right(sample: Sample, name: str) -> dict[str, float | None]:
-    """How much of the true islands on slices that nobody labeled has the right identity: of their pixels, and of their area when
-    an island counts as what most of it is. An island is every part of a cell in a slice but its largest.
+def island_accuracy(sample: Sample, name: str) -> dict[str, float | None]:
+    """Return how much of the true islands on unlabeled slices has the right identity.
+
+    An island is every component of a cell in a slice except its largest. ``island_px_right`` is the
+    fraction of their pixels with the right identity. ``islands_right`` is the fraction of their
+    area in islands of which more than half of the pixels have the right identity.
     """
-    truth, found = (
+    truth, labels = (
         sample.volume("truth", "cells").read(slice(None)),
         sample.volume("labels", name).read(slice(None)),
     )
-    seen = read_annotation(sample, "cells").z
-    area = right = mostly = 0
-    for z in (z for z in range(len(truth)) if z not in seen):
-        parts = cc3d.connected_components(truth[z], connectivity=8)
-        pixels, cell = np.bincount(parts.ravel()), np.zeros(int(parts.max()) + 1, np.int64)
-        cell[parts.ravel()] = truth[z].ravel()
-        good = np.bincount(parts.ravel(), weights=(truth[z] == found[z]).ravel())
+    labeled_slices = read_annotation(sample, "cells").z
+    area = correct_px = area_of_correct_islands = 0
+    for z in (z for z in range(len(truth)) if z not in labeled_slices):
+        components = cc3d.connected_components(truth[z], connectivity=8)
+        pixels = np.bincount(components.ravel())
+        cell = np.zeros(int(components.max()) + 1, np.int64)
+        cell[components.ravel()] = truth[z].ravel()
+        correct = np.bincount(components.ravel(), weights=(truth[z] == labels[z]).ravel())
         main = {
-            one: max(np.flatnonzero(cell == one), key=lambda part: pixels[part])
-            for one in np.unique(cell[1:])
+            cell_id: max(np.flatnonzero(cell == cell_id), key=lambda component: pixels[component])
+            for cell_id in np.unique(cell[1:])
         }
-        islands = [part for part in range(1, len(cell)) if main[cell[part]] != part]
+        islands = [island for island in range(1, len(cell)) if main[cell[island]] != island]
         area += int(pixels[islands].sum())
-        right += int(good[islands].sum())
-        mostly += int(sum(pixels[part] for part in islands if 2 * good[part] > pixels[part]))
-    return {"island_px": area, "island_px_right": right / area, "islands_right": mostly / area}
+        correct_px += int(correct[islands].sum())
+        area_of_correct_islands += int(
+            sum(pixels[island] for island in islands if 2 * correct[island] > pixels[island])
+        )
+    return {
+        "island_px": area,
+        "island_px_right": correct_px / area,
+        "islands_right": area_of_correct_islands / area,
+    }
 
 
 def rounded(numbers: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return the numbers with four decimals."""
     return {name: value if value is None else round(value, 4) for name, value in numbers.items()}
 
 
 def show(rows: list[dict[str, Any]]) -> None:
+    """Print the main columns of the rows."""
     keys = (
-        "way",
+        "method",
         "dice_cells",
         "arand_3d",
         "voi_split_3d",
@@ -410,19 +439,23 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
+    """Run the benchmark that the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("neurites", "protrusions", "speed", "growth", "run"))
-    parser.add_argument("path", nargs="?", help="for run, which growth starts")
+    parser.add_argument("path", nargs="?", help="sample for run, a process that growth starts")
     parser.add_argument("--every", type=int, nargs="+", default=[25, 50])
-    given = parser.parse_args()
-    if given.what == "run":
-        run(given.path)
+    arguments = parser.parse_args()
+    if arguments.what == "run":
+        run(arguments.path)
         return
-    measures = {"protrusions": protrusions, "speed": speed, "growth": growth}
-    rows = neurites(given.every) if given.what == "neurites" else measures[given.what]()
-    path = RESULTS / f"cells_{given.what}.csv"
+    benchmarks = {"protrusions": protrusions, "speed": speed, "growth": growth}
+    if arguments.what == "neurites":
+        rows = neurites(arguments.every)
+    else:
+        rows = benchmarks[arguments.what]()
+    path = RESULTS / f"cells_{arguments.what}.csv"
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

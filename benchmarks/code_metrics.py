@@ -1,8 +1,9 @@
-"""Count what makes the source easy or hard to read: density, long lines, ambiguous names, docstring fragments, words.
+"""Readability of the source: density, long lines, ambiguous names, docstring fragments, words.
 
     python benchmarks/code_metrics.py [--source src/sparsem] [--by-room] [--list]
 
-Uses the standard library only, so that it runs on any checkout. ``tests/test_house.py`` holds the limits.
+The script uses the standard library only, so that it runs on any checkout. The limits are in
+``tests/test_house.py``.
 """
 
 import argparse
@@ -59,7 +60,8 @@ FRAGMENT_STARTS = [
     "have",
 ]
 
-# Words of the former vocabulary, which CONTRIBUTING.md replaces. Matched as whole words in prose and in names.
+# Words of the former vocabulary, which CONTRIBUTING.md replaces. Matched as whole words in prose
+# and in names.
 REPLACED_WORDS = [
     *("told", "tells", "tell", "nobody", "whoever", "believed", "doubtful", "learnt", "taught"),
     *("teach", "likeness", "beside", "besides", "picture", "pictures", "nameless", "speck"),
@@ -69,7 +71,7 @@ REPLACED_WORDS = [
     *("nanometres", "behaviour"),
 ]
 
-# Names of variables that do not name a thing.
+# Names of variables that do not describe their values.
 EMPTY_NAMES = [
     "one",
     "found",
@@ -120,7 +122,7 @@ def public_names(tree: ast.Module) -> list[str]:
 
 
 def docstring_fragments(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield line and first line of every docstring that is no sentence and no noun phrase."""
+    """Yield line and first line of every docstring that is neither sentence nor noun phrase."""
     for node in ast.walk(tree):
         if not isinstance(node, Function | ast.ClassDef | ast.Module):
             continue
@@ -152,7 +154,7 @@ def words_in(text: str) -> Iterator[tuple[int, str]]:
 
 
 def import_seconds() -> float:
-    """Return the fastest of five times that ``import sparsem`` takes, less an empty interpreter's."""
+    """Return the minimum of five times of ``import sparsem``, less that of an empty interpreter."""
 
     def fastest(code: str) -> float:
         seconds = []
@@ -212,20 +214,20 @@ class Metrics:
             (f"lines over {MAX_LINE_LENGTH} characters", f"{self.long_lines}"),
             ("public names in more than one module", f"{len(self.ambiguous_names())}"),
             ("docstring fragments", f"{len(self.fragments)}"),
-            ("variables that name no thing", f"{len(self.empty_names)}"),
+            ("variables with empty names", f"{len(self.empty_names)}"),
             ("replaced words", f"{len(self.words)}"),
         ]
 
 
 def main() -> None:
-    """Print the table, and with ``--list`` every place."""
+    """Print the table, and with ``--list`` every occurrence."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--source", type=Path, default=Path("src/sparsem"))
     parser.add_argument(
-        "--only", default="", help="only files whose path begins so, for instance cells/"
+        "--only", default="", help="only files whose path starts with this, such as cells/"
     )
-    parser.add_argument("--by-room", action="store_true", help="a row for each folder")
-    parser.add_argument("--list", action="store_true", help="print every place that is counted")
+    parser.add_argument("--by-room", action="store_true", help="print a row for each folder")
+    parser.add_argument("--list", action="store_true", help="print every occurrence")
     parser.add_argument("--import-time", action="store_true", help="time 'import sparsem'")
     arguments = parser.parse_args()
     total = Metrics()
@@ -252,21 +254,22 @@ def main() -> None:
             print(f"{room:14}{values[0]:>7}{values[2]:>11}{values[3]:>8}{values[4]:>6}", end="")
             print(f"{values[5]:>6}{values[7]:>10}{values[8]:>7}{values[9]:>7}")
     if arguments.list:
-        print_places(total)
+        print_occurrences(total)
 
 
-def print_places(total: Metrics) -> None:
-    """Print every place that was counted."""
+def print_occurrences(total: Metrics) -> None:
+    """Print every occurrence that was counted."""
     for name, files in total.ambiguous_names().items():
         print(f"{name}: {', '.join(files)}")
-    for title, places in (
+    for title, occurrences in (
         ("Docstring fragments", total.fragments),
-        ("Variables that name no thing", total.empty_names),
+        ("Variables with empty names", total.empty_names),
     ):
         print(f"\n{title}")
-        print("\n".join(places))
+        print("\n".join(occurrences))
     print("\nReplaced words")
-    for word, count in Counter(place.rpartition(" ")[2].lower() for place in total.words).items():
+    words = Counter(occurrence.rpartition(" ")[2].lower() for occurrence in total.words)
+    for word, count in words.items():
         print(f"{word}: {count}")
     print("\n".join(total.words))
 

@@ -1,10 +1,11 @@
-"""Whether denoising brings pictures nearer to smooth ones, and whether it helps segmentation.
+"""Denoising: similarity to smooth images, and the effect on segmentation.
 
-    python benchmarks/denoising.py pair                              # noisy SBEM slices, denoised without seeing the smooth ones
+    python benchmarks/denoising.py pair    # noisy SBEM slices; denoise does not use the smooth ones
     python benchmarks/denoising.py segmentation --stack epfl --seeds 0 1 2
     python benchmarks/denoising.py segmentation --stack sbem --seeds 0 1 2
 
-``SPARSEM_DATA`` names the folder of the stacks. Rows are appended to benchmarks/results/denoising_*.csv.
+``SPARSEM_DATA`` names the folder of the stacks. Rows are appended to
+benchmarks/results/denoising_*.csv.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from rows import keep
+from rows import save
 from sparsem.geometry import evenly_spaced
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.preprocess.denoise import DenoiseSettings, denoise
@@ -27,71 +28,78 @@ from sparsem.segment.predict import PredictSettings, predict
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
-from stacks import FOLDERS, NAME, VOXELS, labeled_sample, raw_of, truth_of
+from stacks import FOLDERS, NAME, VOXELS, labeled_sample, raw_path, truth_path
 
 REPLACE = Execution(overwrite=True)
 SMOOTH = FOLDERS["sbem"] / "clean_z020-029.tif"
 LABELED = {"epfl": 7, "sbem": 5}
 
 
-def paired(updates: int) -> None:
-    """Every metric of the noisy slices, the denoised ones, and the smooth ones, towards the smooth ones; means over slices."""
+def compare_pair(updates: int) -> None:
+    """Measure every metric of the noisy, denoised and smooth slices against the smooth slices.
+
+    The metrics are means over slices.
+    """
     smooth = tifffile.imread(SMOOTH)
     with tempfile.TemporaryDirectory() as name:
         sample = import_stack(
-            raw_of("sbem"), Path(name) / "s.zarr", ImportSettings(voxel_nm=VOXELS["sbem"])
+            raw_path("sbem"), Path(name) / "s.zarr", ImportSettings(voxel_nm=VOXELS["sbem"])
         )
         versions = {"noisy": (sample.image("raw").read(slice(None)), 0.0), "smooth": (smooth, 0.0)}
-        for way in ("nlm", "n2v"):
-            started = time.perf_counter()
+        for method in ("nlm", "n2v"):
+            start = time.perf_counter()
             denoise(
                 sample,
                 DenoiseSettings.model_validate(
-                    {"way": way, "image": "raw", "out": way, "updates": updates}
+                    {"method": method, "image": "raw", "out": method, "updates": updates}
                 ),
             )
-            versions[way] = (sample.image(way).read(slice(None)), time.perf_counter() - started)
+            seconds = time.perf_counter() - start
+            versions[method] = (sample.image(method).read(slice(None)), seconds)
     for version in ("noisy", "nlm", "n2v", "smooth"):
         slices, seconds = versions[version]
         rows = [
-            measure_metrics(one, other, propose_resin(other), {}, 1024)[0]
-            for one, other in zip(slices, smooth, strict=True)
+            measure_metrics(image, reference, propose_resin(reference), {}, 1024)[0]
+            for image, reference in zip(slices, smooth, strict=True)
         ]
         means = {metric: float(np.mean([row[metric] for row in rows])) for metric in METRICS}
-        known = {
+        finite_means = {
             metric: f"{value:.4g}"
             for metric, value in means.items()
             if np.isfinite(value) and metric != "resin_noise_reference"
         }
-        keep(
+        save(
             "denoising_pair",
             {
                 "version": version,
                 "updates": updates if version == "n2v" else "",
                 "seconds": f"{seconds:.0f}",
-                **known,
+                **finite_means,
             },
         )
 
 
-def segmented(stack: str, seeds: list[int], updates: int) -> None:
-    """3D Dice on slices that nobody labeled, of networks that learnt for equally long from the raw and the denoised images."""
-    truth = tifffile.imread(truth_of(stack)) > 0
+def compare_segmentations(stack: str, seeds: list[int], updates: int) -> None:
+    """Measure 3D Dice on unlabeled slices of networks trained on raw and on denoised images.
+
+    All networks are trained with the same number of updates.
+    """
+    truth = tifffile.imread(truth_path(stack)) > 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sample = labeled_sample(stack, folder)
-        ways = [
-            DenoiseSettings.model_validate({"method": way, "image": "raw", "out": way})
-            for way in ("nlm", "n2v")
+        methods = [
+            DenoiseSettings.model_validate({"method": method, "image": "raw", "out": method})
+            for method in ("nlm", "n2v")
         ]
-        samples = {"raw": sample, **{denoise(sample, way).image: sample for way in ways}}
+        samples = {"raw": sample, **{denoise(sample, method).image: sample for method in methods}}
         if stack == "sbem":
             samples["smooth"] = labeled_sample(stack, folder / "smooth", SMOOTH)
         slices = tuple(evenly_spaced(len(truth), LABELED[stack]))
         for seed in seeds:
-            for image, own in samples.items():
+            for image, image_sample in samples.items():
                 dice = _dice(
-                    own,
+                    image_sample,
                     folder / "m.safetensors",
                     "raw" if image == "smooth" else image,
                     seed,
@@ -99,7 +107,7 @@ def segmented(stack: str, seeds: list[int], updates: int) -> None:
                     slices,
                     truth,
                 )
-                keep(
+                save(
                     "denoising_segmentation",
                     {
                         "stack": stack,
@@ -125,13 +133,14 @@ def _dice(
     )
     train_network([sample], model, settings, on=REPLACE)
     predict(sample, model, PredictSettings(image=image), on=REPLACE)
-    found = sample.volume("labels", NAME).read(slice(None)) > 0
+    predicted = sample.volume("labels", NAME).read(slice(None)) > 0
     return pool_slices(
-        [mask_overlap(found[z], truth[z]) for z in range(len(truth)) if z not in slices]
+        [mask_overlap(predicted[z], truth[z]) for z in range(len(truth)) if z not in slices]
     ).dice
 
 
 def main() -> None:
+    """Run the benchmark that the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -142,13 +151,13 @@ def main() -> None:
         "--updates",
         type=int,
         default=1000,
-        help="of the network that denoises (pair) or segments (segmentation)",
+        help="updates of the network that denoises (pair) or segments (segmentation)",
     )
-    given = parser.parse_args()
-    if given.what == "pair":
-        paired(given.updates)
+    arguments = parser.parse_args()
+    if arguments.what == "pair":
+        compare_pair(arguments.updates)
     else:
-        segmented(given.stack, given.seeds, given.updates)
+        compare_segmentations(arguments.stack, arguments.seeds, arguments.updates)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Stop programs at random moments, and count those that end late, badly, or leave processes behind.
+"""Interruption at random moments: late ends, faulty ends, and processes left behind.
 
     python benchmarks/interruption.py [--stops 40] [--seed 1]
 
-Each of three commands (import with workers, training, prediction with workers) gets SIGINT or SIGTERM, to the process or to its group as
-a terminal and a cluster send it, at a moment between its start and its end.
+Each of three commands (import with workers, training, prediction with workers) gets SIGINT or
+SIGTERM between its start and its end. The signal goes to the process or to its process group, as a
+cluster and a terminal send it.
 """
 
 import argparse
@@ -31,13 +32,13 @@ class Stop:
     """One stopped run.
 
     Attributes:
-        command: its verb.
-        signal: what was sent.
+        command: the subcommand.
+        signal: name of the signal.
         to: "process" or "group".
-        after_s: from the start to the signal.
-        took_s: from the signal to the end.
+        after_s: seconds from the start to the signal.
+        took_s: seconds from the signal to the end.
         code: exit code.
-        faults: what was wrong with it; empty if nothing.
+        faults: descriptions of the faults; empty without faults.
     """
 
     command: str
@@ -49,10 +50,11 @@ class Stop:
     faults: tuple[str, ...]
 
 
-def stopped(
+def run_and_stop(
     words: Sequence[str], folder: Path, number: signal.Signals, to_group: bool, after_s: float
 ) -> Stop | None:
-    """Run a command and stop it; None if it ended before."""
+    """Run a command and stop it; return None if it ended before the signal."""
+    # SIGINT works as in a terminal, also when this script runs in the background.
     run = subprocess.Popen(
         [sys.executable, "-m", "sparsem", *words],
         cwd=folder,
@@ -60,9 +62,7 @@ def stopped(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # as in a terminal, also when this runs in the background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         run.wait(after_s)
@@ -70,7 +70,7 @@ def stopped(
         pass
     else:
         return None
-    begun = time.monotonic()
+    start = time.monotonic()
     if to_group:
         os.killpg(run.pid, number)
     else:
@@ -82,25 +82,26 @@ def stopped(
         os.killpg(run.pid, signal.SIGKILL)
         _, text = run.communicate()
         faults.append("hangs")
-    took_s = time.monotonic() - begun
+    took_s = time.monotonic() - start
     if run.returncode == 0:
-        return None  # the last thing that it did was done
+        return None  # it had finished its work
     time.sleep(2)
-    left = [each.pid for each in psutil.process_iter() if _session_of(each.pid) == run.pid]
+    processes = [process.pid for process in psutil.process_iter()]
+    remaining = [process for process in processes if _session_of(process) == run.pid]
     lines = text.strip().splitlines()
     if run.returncode != 130:
         faults.append(f"exit code {run.returncode}")
     if not lines or not lines[-1].startswith("Stopped."):
-        faults.append("says nothing of it")
+        faults.append("prints no final message")
     if any(word in text for word in ("Traceback", "Error", "Exception", "warn")):
-        faults.append("noise")
+        faults.append("prints errors or warnings")
         Path(tempfile.gettempdir(), f"interruption-{run.pid}.txt").write_text(
             text, encoding="utf-8"
         )
     if took_s > LATE_S:
         faults.append("late")
-    if left:
-        faults.append(f"leaves {len(left)} processes")
+    if remaining:
+        faults.append(f"leaves {len(remaining)} processes")
         os.killpg(run.pid, signal.SIGKILL)
     return Stop(
         words[0],
@@ -114,7 +115,7 @@ def stopped(
 
 
 def _session_of(process: int) -> int:
-    """The session of a process; -1 if it ended, whether or not somebody asked for its exit code."""
+    """Return the session of a process; -1 if it has ended, also if it is a zombie."""
     try:
         return (
             -1 if psutil.Process(process).status() == psutil.STATUS_ZOMBIE else os.getsid(process)
@@ -123,8 +124,8 @@ def _session_of(process: int) -> int:
         return -1
 
 
-def prepared(folder: Path) -> dict[str, tuple[list[str], float]]:
-    """Commands that can be stopped, with about how many seconds each takes."""
+def prepare_commands(folder: Path) -> dict[str, tuple[list[str], float]]:
+    """Write the data, and return the commands with their approximate run times in seconds."""
     noise = np.random.default_rng(0)
     tifffile.imwrite(
         folder / "big.tif",
@@ -150,9 +151,9 @@ def prepared(folder: Path) -> dict[str, tuple[list[str], float]]:
         "nucleus",
         "--width",
         "8",
-        "--read",
+        "--context-px",
         "64",
-        "--see",
+        "--input-px",
         "64",
         "--out",
     ]
@@ -180,6 +181,7 @@ def prepared(folder: Path) -> dict[str, tuple[list[str], float]]:
 
 
 def sparsem(folder: Path, *words: str) -> None:
+    """Run a command of sparsem to its end."""
     subprocess.run(
         [sys.executable, "-m", "sparsem", *words, "--quiet"],
         cwd=folder,
@@ -189,30 +191,32 @@ def sparsem(folder: Path, *words: str) -> None:
 
 
 def _line(stop: Stop) -> str:
-    sent = f"{stop.command:8} {stop.signal} to the {stop.to:7} after {stop.after_s:4.1f} s"
-    return f"{sent}: ended in {stop.took_s:4.1f} s, {', '.join(stop.faults) or 'good'}"
+    event = f"{stop.command:8} {stop.signal} to the {stop.to:7} after {stop.after_s:4.1f} s"
+    return f"{event}: ended in {stop.took_s:4.1f} s, {', '.join(stop.faults) or 'no faults'}"
 
 
 def main() -> None:
+    """Stop commands until enough of them were stopped, and print the faults."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--stops", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
-    draw = random.Random(given.seed)
+    arguments = parser.parse_args()
+    generator = random.Random(arguments.seed)
     stops: list[Stop] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        commands = prepared(folder)
-        while len(stops) < given.stops:
-            words, seconds = commands[draw.choice(sorted(commands))]
-            number, to_group = draw.choice((signal.SIGINT, signal.SIGTERM)), draw.random() < 0.5
-            # Half of them while the program starts, which is where half of the faults were.
-            after_s = draw.uniform(0.2, 6 if draw.random() < 0.5 else seconds)
-            if draw.random() < 0.5:
+        commands = prepare_commands(folder)
+        while len(stops) < arguments.stops:
+            words, seconds = commands[generator.choice(sorted(commands))]
+            number = generator.choice((signal.SIGINT, signal.SIGTERM))
+            to_group = generator.random() < 0.5
+            # Half of the signals arrive while the program starts: half of the faults were there.
+            after_s = generator.uniform(0.2, 6 if generator.random() < 0.5 else seconds)
+            if generator.random() < 0.5:
                 shutil.rmtree(folder / "big.zarr", ignore_errors=True)
-            stop = stopped(words, folder, number, to_group, after_s)
+            stop = run_and_stop(words, folder, number, to_group, after_s)
             if stop:
                 stops.append(stop)
                 print(_line(stop), flush=True)
@@ -220,7 +224,8 @@ def main() -> None:
                 shutil.rmtree(folder / "big.zarr", ignore_errors=True)
     slowest = max(stop.took_s for stop in stops)
     print(
-        f"{len(stops)} stops, {sum(bool(stop.faults) for stop in stops)} with faults; the slowest took {slowest:.1f} s"
+        f"{len(stops)} stops, {sum(bool(stop.faults) for stop in stops)} with faults; the slowest "
+        f"took {slowest:.1f} s"
     )
 
 

@@ -1,10 +1,13 @@
-"""How much labeling is enough, and which slices? Suggested slices, the promise of folds, and flicker, on real mitochondria.
+"""Labeling: which slices, how many, and with flickering brightness; on real mitochondria.
 
-    python benchmarks/labeling.py suggest --seeds 0 1 2     # 3 labeled slices and 4 suggested ones, against 7 evenly spaced ones
-    python benchmarks/labeling.py folds --folds 3 5 7       # the Dice promised by folds, against that on slices nobody labeled
-    python benchmarks/labeling.py flicker --seeds 0 1 2     # brightness that flickers, without and with equalize
+    python benchmarks/labeling.py suggest --seeds 0 1 2    # 3 slices and 4 suggested ones, and 7
+    python benchmarks/labeling.py folds --folds 3 5 7      # Dice of folds, and of unlabeled slices
+    python benchmarks/labeling.py flicker --seeds 0 1 2    # flicker, without and with equalize
 
-EPFL (80 slices), ``SPARSEM_DATA`` names the folder of the stacks. Rows are appended to benchmarks/results/labeling_*.csv.
+``suggest`` compares 3 labeled slices and 4 suggested ones with 7 evenly spaced slices. ``folds``
+compares the Dice of cross-validation with the Dice on unlabeled slices. The stack is EPFL
+(80 slices); ``SPARSEM_DATA`` names the folder of the stacks. Rows are appended to
+benchmarks/results/labeling_*.csv.
 """
 
 import argparse
@@ -16,7 +19,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from rows import keep
+from rows import save
 from sparsem.annotation.importing import AnnotationSettings, import_annotation
 from sparsem.geometry import evenly_spaced
 from sparsem.io.ingest import ImportSettings, import_stack
@@ -30,7 +33,7 @@ from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
-from stacks import FOLDERS, NAME, VOXELS, labeled_sample, truth_of
+from stacks import FOLDERS, NAME, VOXELS, labeled_sample, truth_path
 
 RAW = FOLDERS["epfl"] / "raw.tif"
 REPLACE = Execution(overwrite=True)
@@ -41,25 +44,25 @@ def dice_after(
     model: Path,
     settings: TrainSettings,
     slices: Sequence[int],
-    others: Sequence[int] = (),
+    excluded: Sequence[int] = (),
 ) -> float:
-    """3D Dice, on slices that are in neither list, of a network that learnt from ``slices``."""
+    """Train a network on ``slices``, and return its 3D Dice on slices that are in neither list."""
     train_network([sample], model, changed(settings, {"slices": tuple(sorted(slices))}), on=REPLACE)
     predict(sample, model, on=REPLACE)
-    return dice_on(sample, [*slices, *others])
+    return dice_without(sample, [*slices, *excluded])
 
 
-def dice_on(sample: Sample, learnt: Sequence[int]) -> float:
-    """3D Dice of what was predicted, on all slices but those learnt from."""
-    truth = tifffile.imread(truth_of("epfl")) > 0
-    found = sample.volume("labels", NAME).read(slice(None)) > 0
+def dice_without(sample: Sample, excluded: Sequence[int]) -> float:
+    """Return the 3D Dice of the predicted labels on all slices except the excluded ones."""
+    truth = tifffile.imread(truth_path("epfl")) > 0
+    predicted = sample.volume("labels", NAME).read(slice(None)) > 0
     return pool_slices(
-        [mask_overlap(found[z], truth[z]) for z in range(len(truth)) if z not in set(learnt)]
+        [mask_overlap(predicted[z], truth[z]) for z in range(len(truth)) if z not in set(excluded)]
     ).dice
 
 
-def suggested(seed: int, updates: int, ways: Sequence[str]) -> None:
-    """Three labeled slices, four more by each way; and seven evenly spaced ones."""
+def compare_suggestions(seed: int, updates: int, methods: Sequence[str]) -> None:
+    """Compare three slices, three and four suggested by each method, and seven evenly spaced."""
     settings = TrainSettings(structures=(NAME,), seed=seed, updates=updates)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -70,10 +73,10 @@ def suggested(seed: int, updates: int, ways: Sequence[str]) -> None:
             "even": (even, dice_after(sample, folder / "even.safetensors", settings, even))
         }
         rows["three"] = (first, dice_after(sample, folder / "three.safetensors", settings, first))
-        for way in ways:
-            unlabeled = _without_other_labels(sample, folder / f"{way}.zarr", first)
+        for method in methods:
+            sparse = _sparse_sample(folder / f"{method}.zarr", first)
             models: tuple[str, ...] = (str(folder / "three.safetensors"),)
-            if way == "disagreement":
+            if method == "disagreement":
                 cross_validate(
                     [sample],
                     folder / "f.safetensors",
@@ -81,36 +84,34 @@ def suggested(seed: int, updates: int, ways: Sequence[str]) -> None:
                     REPLACE,
                 )
                 models = tuple(str(fold_path(folder / "f.safetensors", k + 1)) for k in range(3))
-            more = suggest(unlabeled, NAME, SuggestSettings(n=4, model=models)).z
-            chosen = sorted({*first, *more})
-            rows[way] = (
-                chosen,
-                dice_after(sample, folder / f"{way}.safetensors", settings, chosen),
-            )
-    for way, (slices, dice) in rows.items():
-        keep(
+            suggested = suggest(sparse, NAME, SuggestSettings(n=4, model=models)).z
+            slices = sorted({*first, *suggested})
+            dice = dice_after(sample, folder / f"{method}.safetensors", settings, slices)
+            rows[method] = (slices, dice)
+    for method, (slices, dice) in rows.items():
+        save(
             "labeling_suggest",
             {
                 "seed": seed,
                 "updates": updates,
-                "way": way,
+                "method": method,
                 "slices": " ".join(map(str, slices)),
                 "dice_3d": f"{dice:.4f}",
             },
         )
 
 
-def _without_other_labels(sample: Sample, path: Path, slices: Sequence[int]) -> Sample:
-    """The same stack of which only some slices are labeled, as a user has it."""
-    other = import_stack(RAW, path, ImportSettings(voxel_nm=VOXELS["epfl"]))
+def _sparse_sample(path: Path, slices: Sequence[int]) -> Sample:
+    """Import the stack with labels on these slices only, as a user does."""
+    sample = import_stack(RAW, path, ImportSettings(voxel_nm=VOXELS["epfl"]))
     import_annotation(
-        other, NAME, truth_of("epfl"), AnnotationSettings(slices=",".join(map(str, slices)))
+        sample, NAME, truth_path("epfl"), AnnotationSettings(slices=",".join(map(str, slices)))
     )
-    return other
+    return sample
 
 
-def promised(folds: Sequence[int], labeled: int, seed: int, updates: int) -> None:
-    """The Dice that folds promise, and the true one of the network trained on all labeled slices."""
+def compare_folds(folds: Sequence[int], labeled: int, seed: int, updates: int) -> None:
+    """Compare the Dice of cross-validation with that of the network trained on all slices."""
     settings = TrainSettings(structures=(NAME,), seed=seed, updates=updates)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -118,14 +119,12 @@ def promised(folds: Sequence[int], labeled: int, seed: int, updates: int) -> Non
         slices = evenly_spaced(sample.image().shape[0], labeled)
         true = dice_after(sample, folder / "all.safetensors", settings, slices)
         for count in folds:
-            own = changed(settings, {"folds": count, "slices": tuple(slices)})
-            (promise,) = cross_validate([sample], folder / f"{count}.safetensors", own, REPLACE)
-            predict(
-                sample,
-                [fold_path(folder / f"{count}.safetensors", n + 1) for n in range(count)],
-                on=REPLACE,
-            )
-            together = dice_on(sample, slices)
+            fold_settings = changed(settings, {"folds": count, "slices": tuple(slices)})
+            model = folder / f"{count}.safetensors"
+            (estimate,) = cross_validate([sample], model, fold_settings, REPLACE)
+            fold_models = [fold_path(model, n + 1) for n in range(count)]
+            predict(sample, fold_models, on=REPLACE)
+            dice_of_all = dice_without(sample, slices)
             row: dict[str, Any] = {
                 "labeled": labeled,
                 "seed": seed,
@@ -133,50 +132,51 @@ def promised(folds: Sequence[int], labeled: int, seed: int, updates: int) -> Non
                 "folds": count,
             }
             row |= {
-                "promised": f"{promise.mean:.4f}",
-                "spread": f"{promise.spread:.4f}",
+                "estimated": f"{estimate.mean:.4f}",
+                "spread": f"{estimate.spread:.4f}",
                 "true": f"{true:.4f}",
+                "difference": f"{estimate.mean - true:+.4f}",
+                "mean_of_folds": f"{dice_of_all:.4f}",
             }
-            keep(
-                "labeling_folds",
-                row | {"off": f"{promise.mean - true:+.4f}", "mean_of_folds": f"{together:.4f}"},
-            )
+            save("labeling_folds", row)
 
 
-def flickering(seed: int, updates: int) -> None:
-    """Every slice with a brightness and contrast of its own; seven labeled slices."""
+def compare_flicker(seed: int, updates: int) -> None:
+    """Give every slice a random brightness and contrast, equalize, and train on seven slices."""
     settings = TrainSettings(structures=(NAME,), seed=seed, updates=updates)
     random = np.random.default_rng(seed)
     raw = tifffile.imread(RAW).astype(np.float64)
     gain, offset = np.exp(random.normal(0, 0.15, len(raw))), random.normal(0, 20, len(raw))
-    made = np.clip(
+    flickering = np.clip(
         (raw - raw.mean()) * gain[:, None, None] + raw.mean() + offset[:, None, None], 1, 255
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tifffile.imwrite(folder / "flicker.tif", made.astype(np.uint8), photometric="minisblack")
-        sample = labeled_sample("epfl", folder, folder / "flicker.tif")
-        still = labeled_sample("epfl", folder / "still")
+        path = folder / "flicker.tif"
+        tifffile.imwrite(path, flickering.astype(np.uint8), photometric="minisblack")
+        sample = labeled_sample("epfl", folder, path)
+        original = labeled_sample("epfl", folder / "still")
         slices = evenly_spaced(len(raw), 7)
-        rows = {"no flicker": dice_after(still, folder / "still.safetensors", settings, slices)}
+        rows = {"no flicker": dice_after(original, folder / "still.safetensors", settings, slices)}
         rows["flicker"] = dice_after(sample, folder / "m.safetensors", settings, slices)
-        for way in ("flicker", "histogram", "clahe"):
+        for method in ("flicker", "histogram", "clahe"):
             equalize(
                 sample,
-                EqualizeSettings.model_validate({"way": way, "image": "raw", "out": way}),
+                EqualizeSettings.model_validate({"method": method, "image": "raw", "out": method}),
                 on=REPLACE,
             )
-            rows[f"flicker, equalize --way {way}"] = dice_after(
-                sample, folder / f"{way}.safetensors", settings, slices
+            rows[f"flicker, equalize --method {method}"] = dice_after(
+                sample, folder / f"{method}.safetensors", settings, slices
             )
-    for what, dice in rows.items():
-        keep(
+    for stack, dice in rows.items():
+        save(
             "labeling_flicker",
-            {"seed": seed, "updates": updates, "stack": what, "dice_3d": f"{dice:.4f}"},
+            {"seed": seed, "updates": updates, "stack": stack, "dice_3d": f"{dice:.4f}"},
         )
 
 
 def main() -> None:
+    """Run the benchmark that the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -185,15 +185,22 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=TrainSettings().updates)
     parser.add_argument("--folds", type=int, nargs="+", default=[5])
     parser.add_argument("--labeled", type=int, default=7)
-    parser.add_argument("--ways", nargs="+", default=["entropy", "disagreement"])
-    given = parser.parse_args()
-    for seed in given.seeds:
-        if given.what == "suggest":
-            suggested(seed, given.updates, given.ways)
-        elif given.what == "folds":
-            promised(given.folds, given.labeled, seed, given.updates)
+    parser.add_argument(
+        "--ways",
+        dest="methods",
+        nargs="+",
+        default=["entropy", "disagreement"],
+        help="methods that suggest slices",
+    )
+    arguments = parser.parse_args()
+    updates = arguments.updates
+    for seed in arguments.seeds:
+        if arguments.what == "suggest":
+            compare_suggestions(seed, updates, arguments.methods)
+        elif arguments.what == "folds":
+            compare_folds(arguments.folds, arguments.labeled, seed, updates)
         else:
-            flickering(seed, given.updates)
+            compare_flicker(seed, updates)
 
 
 if __name__ == "__main__":

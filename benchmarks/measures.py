@@ -1,11 +1,11 @@
-"""Measures: how near to the truth, how fast beside pyradiomics, and how much memory a nucleus of 10^9 voxels takes.
+"""Measures: error, speed compared with pyradiomics, and the memory for a nucleus of 10^9 voxels.
 
     python benchmarks/measures.py shapes                 # analytic bodies, for docs/measures.md
-    python benchmarks/measures.py texture                # needs pyradiomics 3.0.1 in the environment
+    python benchmarks/measures.py texture                # needs pyradiomics 3.0.1
     SPARSEM_DATA=... python benchmarks/measures.py urocell
     python benchmarks/measures.py nucleus [--edge 1300]
 
-Times are compared within one run, one core each (NUMBA, OpenMP and cc3d use one here).
+Times are compared within one run, with one core each (Numba, OpenMP and cc3d use one core here).
 """
 
 import argparse
@@ -23,6 +23,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of tests
+
 from tests.bodies import BODIES, body
 
 from rows import peak_gb
@@ -43,18 +46,18 @@ REPEATS = 5
 
 
 def shapes_table() -> list[dict[str, Any]]:
-    """Error of every measure of every body, as a part of the analytic value, for finer and finer voxels."""
+    """Return the relative error of every measure of every body, for finer and finer voxels."""
     rows = []
     for name in BODIES:
         for voxel in ((1.0, 1.0, 1.0), (5.0, 1.0, 1.0)):
             for across in (10, 20, 40, 80):
-                made = body(name, across * max(voxel) if voxel[0] > 1 else across, voxel)
-                found = shapes(
-                    made.mask.astype(np.uint32), VoxelSize.of([1000 * edge for edge in voxel])
-                )
+                width = across * max(voxel) if voxel[0] > 1 else across
+                mask, truth = body(name, width, voxel)
+                voxel_size = VoxelSize.of([1000 * edge for edge in voxel])
+                measures = shapes(mask.astype(np.uint32), voxel_size)
                 errors = {
-                    key: found[key][0] / value - 1 if value else found[key][0]
-                    for key, value in made.truth.items()
+                    key: measures[key][0] / value - 1 if value else measures[key][0]
+                    for key, value in truth.items()
                 }
                 rows.append(
                     {
@@ -68,7 +71,10 @@ def shapes_table() -> list[dict[str, Any]]:
 
 
 def texture_table() -> list[dict[str, Any]]:
-    """GLCM and size zones of a 128^3 ROI at 64 levels, beside pyradiomics: seconds, ratio, and the largest difference of a feature."""
+    """Compare GLCM and size zones of 128^3 voxels at 64 gray levels with pyradiomics.
+
+    The rows hold seconds, their ratio, and the largest difference of a feature.
+    """
     import logging
 
     import SimpleITK
@@ -85,98 +91,99 @@ def texture_table() -> list[dict[str, Any]]:
     ):
         ranked = np.clip((image - image.min()) / np.ptp(image) * 64, 0, 63.999).astype(np.uint8) + 1
         itk, mask = (
-            SimpleITK.GetImageFromArray(one)
-            for one in (ranked.astype(np.int32), np.ones_like(ranked))
+            SimpleITK.GetImageFromArray(array)
+            for array in (ranked.astype(np.int32), np.ones_like(ranked))
         )
         options = {"binWidth": 1, "weightingNorm": "no_weighting"}
 
-        def theirs(
+        def by_pyradiomics(
             itk: Any = itk, mask: Any = mask, options: dict[str, Any] = options
         ) -> tuple[float, ...]:
-            pairs, sizes = (
-                glcm.RadiomicsGLCM(itk, mask, **options),
-                glszm.RadiomicsGLSZM(itk, mask, **options),
-            )
-            found = [pairs.execute(), sizes.execute()]
-            first = [
-                float(found[0][key]) for key in ("Idm", "Correlation", "SumSquares", "Contrast")
-            ]
+            pairs = glcm.RadiomicsGLCM(itk, mask, **options).execute()
+            sizes = glszm.RadiomicsGLSZM(itk, mask, **options).execute()
+            pair_names = ("Idm", "Correlation", "SumSquares", "Contrast")
+            size_names = ("ZonePercentage", "SmallAreaHighGrayLevelEmphasis")
             return (
-                *first,
-                *(
-                    float(found[1][key])
-                    for key in ("ZonePercentage", "SmallAreaHighGrayLevelEmphasis")
-                ),
+                *(float(pairs[key]) for key in pair_names),
+                *(float(sizes[key]) for key in size_names),
             )
 
-        def ours(gray: NDArray[np.uint8] = ranked) -> tuple[float, ...]:
+        def by_sparsem(gray: NDArray[np.uint8] = ranked) -> tuple[float, ...]:
             pairs = co_occurrence_features(
                 co_occurrence_matrix(gray, 64, pair_offsets(1, (1, 1, 1)))
             )
             return (*pairs, *size_zone_features(*zones(gray))[:2])
 
-        times = {"theirs": _best(theirs), "ours": _best(ours)}
-        apart = max(abs(a / b - 1) for a, b in zip(ours(), theirs(), strict=True))
+        times = {"theirs": _fastest(by_pyradiomics), "ours": _fastest(by_sparsem)}
+        features = zip(by_sparsem(), by_pyradiomics(), strict=True)
+        largest_difference = max(abs(value / reference - 1) for value, reference in features)
         rows.append(
             {
                 "roi": name,
                 **times,
                 "times_faster": times["theirs"] / times["ours"],
-                "largest_difference": apart,
+                "largest_difference": largest_difference,
             }
         )
     return rows
 
 
 def urocell_table() -> list[dict[str, Any]]:
-    """All shapes of every label volume of UroCell."""
+    """Time the shapes of every label volume of UroCell."""
     folder = Path(os.environ["SPARSEM_DATA"]) / "urocell_labels"
     rows = []
-    shapes(np.ones((4, 4, 4), np.uint32), VoxelSize(15, 16, 16))  # compiled before the clock runs
+    shapes(np.ones((4, 4, 4), np.uint32), VoxelSize(15, 16, 16))  # compiled before it is timed
     for file in sorted(folder.glob("*.tif")):
         labels = tifffile.imread(file).astype(np.uint32)
-        started = time.monotonic()
-        found = shapes(labels, VoxelSize(15, 16, 16))
+        start = time.monotonic()
+        measures = shapes(labels, VoxelSize(15, 16, 16))
         rows.append(
             {
                 "volume": file.stem,
-                "objects": len(found["object"]),
-                "seconds": time.monotonic() - started,
+                "objects": len(measures["object"]),
+                "seconds": time.monotonic() - start,
             }
         )
     return rows
 
 
 def nucleus_table(edge: int) -> list[dict[str, Any]]:
-    """Time and peak memory of everything that is measured of one nucleus with ten nucleoli in a cube of ``edge`` voxels."""
+    """Measure everything of a nucleus with ten nucleoli in a cube of ``edge`` voxels.
+
+    The row holds time and peak memory.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "n.zarr"
-        voxels = _make_nucleus(path, edge)
-        code = f"from benchmarks.measures import measured; measured({str(path)!r})"
-        started = time.monotonic()
-        told = subprocess.run(
+        voxels = _draw_nucleus(path, edge)
+        code = f"from measures import measure_sample; measure_sample({str(path)!r})"
+        start = time.monotonic()
+        process = subprocess.run(
             [sys.executable, "-c", code],
             check=True,
             capture_output=True,
             text=True,
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).resolve().parent,
         )
-        row = dict(part.split("=") for part in told.stdout.split())
+        row = dict(part.split("=") for part in process.stdout.split())
         return [
-            {"edge": edge, "nucleus_voxels": voxels, "seconds": time.monotonic() - started, **row}
+            {"edge": edge, "nucleus_voxels": voxels, "seconds": time.monotonic() - start, **row}
         ]
 
 
-def measured(path: str) -> None:
-    """In a process of its own: its peak memory is that of measuring."""
-    found = measure(Sample.open(path), MeasureSettings(), on=Execution(quiet=True))
+def measure_sample(path: str) -> None:
+    """Measure a sample, in a process whose peak memory is that of measuring."""
+    measurement = measure(Sample.open(path), MeasureSettings(), on=Execution(quiet=True))
     level = next(
-        row["texture_level"] for row in found.summary.to_pylist() if row["structure"] == "nucleus"
+        row["texture_level"]
+        for row in measurement.summary.to_pylist()
+        if row["structure"] == "nucleus"
     )
-    print(f"peak_gb={peak_gb():.2f} objects={sum(found.objects.values())} texture_level={level}")
+    n_objects = sum(measurement.objects.values())
+    print(f"peak_gb={peak_gb():.2f} objects={n_objects} texture_level={level}")
 
 
-def _make_nucleus(path: Path, edge: int) -> int:
+def _draw_nucleus(path: Path, edge: int) -> int:
+    """Draw nucleus and nucleoli, and return the number of voxels of the nucleus."""
     sample = Sample.create(path)
     voxel, shape = VoxelSize(4, 4, 4), (edge, edge, edge)
     specs = [volume_spec("", shape, np.uint8, Kind.IMAGE, voxel, 16)]
@@ -184,13 +191,13 @@ def _make_nucleus(path: Path, edge: int) -> int:
         volume_spec(f"labels/{name}", shape, np.uint8, Kind.LABELS, voxel, 16)
         for name in ("nucleus", "nucleolus")
     ]
-    with Stage(sample, "made", PhantomSettings(), {}, specs) as stage:
-        done = stage.map(_nucleus_block, z_blocks(edge, 16), edge)
-    return int(sum(one["voxels"] for one in done))
+    with Stage(sample, "draw", PhantomSettings(), {}, specs) as stage:
+        summaries = stage.map(_nucleus_block, z_blocks(edge, 16), edge)
+    return int(sum(summary["voxels"] for summary in summaries))
 
 
 def _nucleus_block(block: ZBlock, edge: int) -> BlockResult:
-    """A ball with furrows, and smaller balls with holes in it."""
+    """Draw a ball with furrows, and in it smaller balls with holes."""
     y, x = (
         (np.arange(edge, dtype=np.float32) - edge / 2)[:, None],
         (np.arange(edge, dtype=np.float32) - edge / 2)[None],
@@ -206,10 +213,10 @@ def _nucleus_block(block: ZBlock, edge: int) -> BlockResult:
             center = (
                 0.27 * edge * np.array([np.sin(a), np.cos(a) * np.sin(b), np.cos(a) * np.cos(b)])
             )
-            near = (dz - center[0]) ** 2 + (y - center[1]) ** 2 + (x - center[2]) ** 2 < (
+            is_inside = (dz - center[0]) ** 2 + (y - center[1]) ** 2 + (x - center[2]) ** 2 < (
                 0.06 * edge
             ) ** 2
-            nucleolus[k] |= near & ~((np.sin(z / 9) + np.sin(y / 9) + np.sin(x / 9)) > 2.0)
+            nucleolus[k] |= is_inside & ~((np.sin(z / 9) + np.sin(y / 9) + np.sin(x / 9)) > 2.0)
     grain = ((np.arange(edge)[:, None] * 7 + np.arange(edge)[None] * 13) % 29).astype(np.uint8)
     image = (120 + grain[None] + 40 * nucleolus - 20 * nucleus).astype(np.uint8)
     return {"": image, "labels/nucleus": nucleus, "labels/nucleolus": nucleolus}, {
@@ -217,17 +224,17 @@ def _nucleus_block(block: ZBlock, edge: int) -> BlockResult:
     }
 
 
-def _best(function: Callable[[], Any]) -> float:
+def _fastest(function: Callable[[], Any]) -> float:
     function()
     times = []
     for _ in range(REPEATS):
-        started = time.perf_counter()
+        start = time.perf_counter()
         function()
-        times.append(time.perf_counter() - started)
+        times.append(time.perf_counter() - start)
     return min(times)
 
 
-def _kept(name: str, rows: list[dict[str, Any]]) -> None:
+def _write(name: str, rows: list[dict[str, Any]]) -> None:
     file = RESULTS / f"measures_{name}.csv"
     file.parent.mkdir(exist_ok=True)
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -236,7 +243,10 @@ def _kept(name: str, rows: list[dict[str, Any]]) -> None:
         writer.writeheader()
         writer.writerows(
             [
-                {key: f"{one:.4g}" if isinstance(one, float) else one for key, one in row.items()}
+                {
+                    key: f"{value:.4g}" if isinstance(value, float) else value
+                    for key, value in row.items()
+                }
                 for row in rows
             ]
         )
@@ -244,21 +254,22 @@ def _kept(name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
+    """Run the benchmark that the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("shapes", "texture", "urocell", "nucleus"))
     parser.add_argument(
-        "--edge", type=int, default=1300, help="voxels along the cube of the nucleus"
+        "--edge", type=int, default=1300, help="edge of the cube around the nucleus, voxels"
     )
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     tables: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "shapes": shapes_table,
         "texture": texture_table,
         "urocell": urocell_table,
-        "nucleus": lambda: nucleus_table(given.edge),
+        "nucleus": lambda: nucleus_table(arguments.edge),
     }
-    _kept(given.what, tables[given.what]())
+    _write(arguments.what, tables[arguments.what]())
 
 
 if __name__ == "__main__":

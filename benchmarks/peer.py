@@ -1,10 +1,12 @@
-"""The same network on the same tiles, through sparsem and through MONAI's sliding-window inference: time and peak memory.
+"""Prediction with the same network and tiles by sparsem and by MONAI: time and peak memory.
 
     python benchmarks/peer.py [--slices 100] [--width 16]
 
-A stack of 24 Mpx slices (6000 x 4000), one structure, 256 px seen at 128, tiles that overlap by a quarter, bfloat16 where the processor
-has it, each side in a process of its own, one after the other. MONAI gets one slice after the other, shrunk, enlarged and written by
-the functions that sparsem uses; sparsem writes coarser levels, labels and a resumable state besides. MONAI must be installed.
+The stack has slices of 24 Mpx (6000 x 4000) and one structure. Tiles of 256 px are shrunk to 128 px
+and overlap by a quarter. The precision is bfloat16 where the processor has it. The two programs run
+in processes of their own, one after the other. MONAI's sliding-window inference gets one slice
+after the other; the functions of sparsem shrink, enlarge and write it. In addition, sparsem writes
+coarser levels, labels and a resumable state. MONAI must be installed.
 """
 
 import argparse
@@ -38,12 +40,15 @@ RESULTS = Path(__file__).parent / "results"
 SHAPE = (4000, 6000)
 
 
-def make(folder: Path, slices: int, width: int) -> None:
-    """A stack that looks like tissue, and a network of random weights: neither changes what inference costs."""
-    part = phantom_slice(
+def write_inputs(folder: Path, slices: int, width: int) -> None:
+    """Write a stack that resembles tissue, and a network with random weights.
+
+    Neither changes the cost of inference.
+    """
+    crop = phantom_slice(
         PhantomSettings(shape=(1, 1000, 1500), voxel_nm=(8, 8, 8), cells=6), 0
     ).image
-    plane = np.tile(part, (4, 4))
+    plane = np.tile(crop, (4, 4))
     with tifffile.TiffWriter(folder / "raw.tif", bigtiff=True) as tiff:
         rolled = (np.roll(plane, 7 * z, axis=1) for z in range(slices))
         tiff.write(rolled, shape=(slices, *SHAPE), dtype=np.uint8, photometric="minisblack")
@@ -55,12 +60,12 @@ def make(folder: Path, slices: int, width: int) -> None:
 
 
 def by_sparsem(folder: Path) -> None:
-    """The command's function."""
+    """Predict with the function of the command ``predict``."""
     predict(Sample.open(folder / "s.zarr"), folder / "m.safetensors", PredictSettings(batch=16))
 
 
 def by_monai(folder: Path) -> None:
-    """MONAI's way, as its documentation shows it, slice by slice."""
+    """Predict with MONAI slice by slice, as in its documentation."""
     import torch
 
     sliding_window_inference: Any = import_module("monai.inferers").sliding_window_inference
@@ -103,39 +108,41 @@ def by_monai(folder: Path) -> None:
 SIDES: dict[str, Callable[[Path], None]] = {"sparsem": by_sparsem, "monai": by_monai}
 
 
-def told(side: str, folder: Path) -> str:
-    """Run one side; its time and peak memory as JSON."""
-    began = time.monotonic()
+def measure_side(side: str, folder: Path) -> str:
+    """Predict with one of the programs, and return time and peak memory as JSON."""
+    start = time.monotonic()
     SIDES[side](folder)
     return json.dumps(
         {
             "side": side,
-            "seconds": round(time.monotonic() - began, 1),
+            "seconds": round(time.monotonic() - start, 1),
             "peak_gb": round(peak_gb(), 3),
         }
     )
 
 
 def main() -> None:
+    """Run both programs, one after the other, and append the rows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--slices", type=int, default=100)
     parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--side", choices=SIDES, help="used by the script itself")
-    parser.add_argument("--folder", type=Path, help="used by the script itself")
-    given = parser.parse_args()
-    if given.side:
-        print(told(given.side, given.folder))
+    parser.add_argument("--side", choices=SIDES, help="internal: the program of a process")
+    parser.add_argument("--folder", type=Path, help="internal: the folder of the inputs")
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(measure_side(arguments.side, arguments.folder))
         return
     with tempfile.TemporaryDirectory() as folder:
-        make(Path(folder), given.slices, given.width)
+        write_inputs(Path(folder), arguments.slices, arguments.width)
         rows = []
         for side in SIDES:
             command = [sys.executable, __file__, "--side", side, "--folder", folder]
             result = subprocess.run(command, check=True, capture_output=True, text=True)
-            found = json.loads(result.stdout.splitlines()[-1])
-            rows.append({"slices": given.slices, "mpx": 24, "width": given.width, **found})
+            measured = json.loads(result.stdout.splitlines()[-1])
+            row = {"slices": arguments.slices, "mpx": 24, "width": arguments.width}
+            rows.append(row | measured)
             print(rows[-1], flush=True)
     with (RESULTS / "peer.csv").open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -1,11 +1,12 @@
-"""Prediction: what it costs beyond the bare network, and how much memory it takes for 100 and for 800 slices.
+"""Prediction: its time relative to the network alone, and its memory for 100 and for 800 slices.
 
     python benchmarks/prediction.py overhead [--slices 16] [--device cpu]
     python benchmarks/prediction.py memory
 
-Both make their own stack of 2 Mpx slices; results go to benchmarks/results/. The overhead is the wall time of the whole
-``predict`` (reading, shrinking, tiling, blending, enlarging, writing, pyramids) over that of the network alone on the same
-tiles in the same batches, measured in turn within one run.
+Both write their own stack of 2 Mpx slices; results are appended to benchmarks/results/. The
+overhead is the wall time of the whole ``predict`` (reading, shrinking, tiling, blending, enlarging,
+writing, pyramids) over that of the network alone on the same tiles in the same batches. Both are
+measured alternately within one run.
 """
 
 import argparse
@@ -36,27 +37,33 @@ RESULTS = Path(__file__).parent / "results"
 EDGE = 1448  # 2.1 Mpx
 
 
-def make(folder: Path, slices: int, width: int, read: int, see: int) -> tuple[Sample, Path]:
+def prepare(
+    folder: Path, slices: int, width: int, context_px: int, input_px: int
+) -> tuple[Sample, Path]:
+    """Draw a phantom, and train a network on it.
+
+    The network is trained for a few updates: its output has the shape of objects, as in practice,
+    instead of noise.
+    """
     settings = PhantomSettings(shape=(slices, EDGE, EDGE), voxel_nm=(8, 8, 8), cells=12)
     sample = phantom(folder / "s.zarr", settings, on=Execution(workers=2, quiet=True))
     for name in ("nucleus", "mitochondrion"):
         labels = [sample.volume("truth", name).read(slice(z, z + 1))[0] for z in (0, slices - 1)]
         write_annotation(sample, name, (0, slices - 1), labels)
-    # A network that has learnt a little: what it finds has the shape of objects, as in real use, and not of noise.
-    settings_of = TrainSettings(
+    training = TrainSettings(
         structures=("nucleus", "mitochondrion"),
         width=width,
-        context_px=read,
-        input_px=see,
+        context_px=context_px,
+        input_px=input_px,
         updates=150,
         ema=0.9,
     )
-    train_network([sample], folder / "m.safetensors", settings_of)
+    train_network([sample], folder / "m.safetensors", training)
     return sample, folder / "m.safetensors"
 
 
-def bare_seconds(sample: Sample, model: Path, settings: PredictSettings) -> float:
-    """The network on as many tiles, nothing else."""
+def network_seconds(sample: Sample, model: Path, settings: PredictSettings) -> float:
+    """Return the seconds of the network alone on the same number of tiles."""
     network, recipe = load_checkpoint(model)
     forward = make_forward(network, choose_device(settings.device), settings.precision)
     shape = sample.image().shape
@@ -68,63 +75,68 @@ def bare_seconds(sample: Sample, model: Path, settings: PredictSettings) -> floa
     tiles = np.random.default_rng(0).standard_normal(
         (settings.batch, 1, recipe.input_px, recipe.input_px), np.float32
     )
-    left = shape[0] * len(grid.corners)
+    remaining = shape[0] * len(grid.corners)
     forward(tiles)
-    started = time.monotonic()
-    while left > 0:
-        forward(tiles[:left])
-        left -= settings.batch
-    return time.monotonic() - started
+    start = time.monotonic()
+    while remaining > 0:
+        forward(tiles[:remaining])
+        remaining -= settings.batch
+    return time.monotonic() - start
 
 
-def overhead(slices: int, device: str, width: int, read: int, see: int) -> dict[str, object]:
+def overhead(
+    slices: int, device: str, width: int, context_px: int, input_px: int
+) -> dict[str, object]:
+    """Measure ``predict`` and the network alone, three times in turn; return the median."""
     with tempfile.TemporaryDirectory() as folder:
-        sample, model = make(Path(folder), slices, width, read, see)
+        sample, model = prepare(Path(folder), slices, width, context_px, input_px)
         settings = PredictSettings(device=device)
         ratios, times = [], []
         for _ in range(3):
-            bare = bare_seconds(sample, model, settings)
-            started = time.monotonic()
+            network_s = network_seconds(sample, model, settings)
+            start = time.monotonic()
             predict(sample, model, settings, on=Execution(overwrite=True, quiet=True))
-            whole = time.monotonic() - started
+            predict_s = time.monotonic() - start
             subprocess.run(
                 ["rm", "-rf", *(str(sample.path / name) for name in ("probabilities", "labels"))],
                 check=True,
             )
-            ratios.append(whole / bare)
-            times.append((whole, bare))
-    middle = sorted(ratios)[1]
-    seconds = times[ratios.index(middle)]
+            ratios.append(predict_s / network_s)
+            times.append((predict_s, network_s))
+    median = sorted(ratios)[1]
+    predict_s, network_s = times[ratios.index(median)]
     return {
         "slices": slices,
         "mpx": round(EDGE**2 / 1e6, 1),
         "width": width,
-        "read": read,
-        "see": see,
+        "context_px": context_px,
+        "input_px": input_px,
         "device": device,
-        "predict_s": round(seconds[0], 2),
-        "network_s": round(seconds[1], 2),
-        "ratio": round(middle, 3),
-        "ratio_least": round(min(ratios), 3),
-        "ratio_most": round(max(ratios), 3),
+        "predict_s": round(predict_s, 2),
+        "network_s": round(network_s, 2),
+        "ratio": round(median, 3),
+        "ratio_min": round(min(ratios), 3),
+        "ratio_max": round(max(ratios), 3),
     }
 
 
 def memory_of(slices: int) -> dict[str, object]:
-    """Peak memory of a process that predicts a stack; the stack is made by another."""
+    """Measure the peak memory of a process that predicts a stack of another process."""
+    imports = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import prediction; from pathlib import Path; "
+    )
     with tempfile.TemporaryDirectory() as folder:
-        code = "import sys; sys.path.insert(0, sys.argv[1]); import prediction as p; from pathlib import Path; "
-        here = str(Path(__file__).parent)
-        make_it = code + f"p.make_noise(Path(sys.argv[2]), {slices})"
-        subprocess.run([sys.executable, "-c", make_it, here, folder], check=True)
-        run_it = code + "print(p.predict_and_tell(Path(sys.argv[2])))"
-        result = subprocess.run(
-            [sys.executable, "-c", run_it, here, folder], check=True, capture_output=True, text=True
-        )
+        paths = [str(Path(__file__).parent), folder]
+        write_code = imports + f"prediction.write_noise(Path(sys.argv[2]), {slices})"
+        subprocess.run([sys.executable, "-c", write_code, *paths], check=True)
+        predict_code = imports + "print(prediction.measure_prediction(Path(sys.argv[2])))"
+        command = [sys.executable, "-c", predict_code, *paths]
+        result = subprocess.run(command, check=True, capture_output=True, text=True)
     return {"slices": slices, "mpx": round(EDGE**2 / 1e6, 1), **json.loads(result.stdout)}
 
 
-def make_noise(folder: Path, slices: int) -> None:
+def write_noise(folder: Path, slices: int) -> None:
+    """Write a stack of noise, and a network with random weights."""
     import tifffile
 
     from sparsem.io.ingest import ImportSettings, import_stack
@@ -143,15 +155,17 @@ def make_noise(folder: Path, slices: int) -> None:
     save_checkpoint(folder / "m.safetensors", recipe.build(), recipe)
 
 
-def predict_and_tell(folder: Path) -> str:
-    started = time.monotonic()
+def measure_prediction(folder: Path) -> str:
+    """Predict, and return time and peak memory as JSON."""
+    start = time.monotonic()
     predict(Sample.open(folder / "s.zarr"), folder / "m.safetensors")
     return json.dumps(
-        {"peak_gb": round(peak_gb(), 3), "predict_s": round(time.monotonic() - started, 1)}
+        {"peak_gb": round(peak_gb(), 3), "predict_s": round(time.monotonic() - start, 1)}
     )
 
 
 def write(name: str, rows: list[dict[str, object]]) -> None:
+    """Append rows to results/NAME.csv."""
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / f"{name}.csv").open("a", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -161,23 +175,32 @@ def write(name: str, rows: list[dict[str, object]]) -> None:
 
 
 def main() -> None:
+    """Run the benchmark that the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("overhead", "memory"))
     parser.add_argument("--slices", type=int, default=16)
     parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--read", type=int, default=256)
-    parser.add_argument("--see", type=int, default=128)
+    parser.add_argument("--read", type=int, default=256, help="--context-px of the network")
+    parser.add_argument("--see", type=int, default=128, help="--input-px of the network")
     parser.add_argument("--device", default="cpu")
-    given = parser.parse_args()
-    if given.what == "overhead":
-        rows = [overhead(given.slices, given.device, given.width, given.read, given.see)]
+    arguments = parser.parse_args()
+    if arguments.what == "overhead":
+        rows = [
+            overhead(
+                arguments.slices,
+                arguments.device,
+                arguments.width,
+                arguments.read,
+                arguments.see,
+            )
+        ]
     else:
         rows = [memory_of(slices) for slices in (100, 800)]
     for row in rows:
         print(row)
-    write(f"prediction_{given.what}", rows)
+    write(f"prediction_{arguments.what}", rows)
 
 
 if __name__ == "__main__":

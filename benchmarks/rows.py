@@ -1,4 +1,4 @@
-"""How benchmarks measure memory, and keep what they measured."""
+"""Rows of results, and the peak memory of the process."""
 
 import csv
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 RESULTS = Path(__file__).with_name("results")
 
 
-def keep(name: str, row: Mapping[str, object]) -> None:
+def save(name: str, row: Mapping[str, object]) -> None:
     """Print a row and append it to results/NAME.csv."""
     print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     path = RESULTS / f"{name}.csv"
@@ -21,6 +21,9 @@ def keep(name: str, row: Mapping[str, object]) -> None:
 
 
 def peak_gb() -> float:
-    """Most memory that this program ever held; ``getrusage`` would also count what the process held before it became this program."""
+    """Return the peak memory of this program in GB.
+
+    ``getrusage`` would also count what the process held before it became this program.
+    """
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0]) / 1e6

@@ -1,10 +1,11 @@
-"""Every stage with 1 and 2 workers: speed-up and equal bytes; and what a stack of 50 gigavoxels would take.
+"""Scaling: every stage with 1 and 2 workers, speed-up and equal bytes; time for 50 gigavoxels.
 
-    python benchmarks/scaling.py workers [--slices 8]    # every stage on slices of 24 Mpx (6000 x 4000)
-    python benchmarks/scaling.py memory [--slices 8]     # what every stage says it needs, and its peak
-    python benchmarks/scaling.py cost                    # worked out from the rates in results/scaling.csv
+    python benchmarks/scaling.py workers [--slices 8]    # slices of 24 Mpx (6000 x 4000)
+    python benchmarks/scaling.py memory [--slices 8]     # memory that stages state, and peak
+    python benchmarks/scaling.py cost                    # from the rates in results/scaling.csv
 
-A worker is a process with one thread. Workers are started once for the whole chain, which is a row of its own.
+A worker is a process with one thread. Workers are started once for all stages; their start has a
+row of its own.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import tifffile
 
-from rows import RESULTS, keep, peak_gb
+from rows import RESULTS, peak_gb, save
 from sparsem.annotation.writing import write_annotation
 from sparsem.cells.cells import cells
 from sparsem.cells.settings import CellsSettings
@@ -42,14 +43,18 @@ from sparsem.workflow.execution import Execution, client_of
 SHAPE = (4000, 6000)
 GIGAVOXELS = 50.0
 WORKERS = {"one core": 1, "workstation, 16 cores": 16, "cluster, 16 x 16 cores": 256}
-# What goes from slice to slice has no more parts than these: track is one chain at its heart, cells two chains between labeled slices.
-MOST_PARTS = {"track": 1, "cells": 12}
+# Maximum number of parallel parts of the stages that propagate from slice to slice: track is one
+# chain, cells has two chains between two labeled slices.
+MAX_PARTS = {"track": 1, "cells": 12}
 
 Work = Callable[[Sample, Execution], object]
 
 
-def made(folder: Path, slices: int) -> tuple[Path, Path]:
-    """A TIFF of tissue that drifts, and a network that has learnt a little: what it finds has the shape of objects."""
+def write_inputs(folder: Path, slices: int) -> tuple[Path, Path]:
+    """Write a TIFF of tissue with drift, and a network.
+
+    The network is trained for a few updates, so that its output has the shape of objects.
+    """
     settings = PhantomSettings(
         shape=(slices, *SHAPE), voxel_nm=(8, 8, 8), cells=12, seed=4, drift_nm=10, block_depth=1
     )
@@ -63,11 +68,11 @@ def made(folder: Path, slices: int) -> tuple[Path, Path]:
     return folder / "raw.tif", folder / "m.safetensors"
 
 
-def label(sample: Sample, phantom_: Sample) -> None:
-    """Two labeled slices, those of the phantom's truth."""
+def label(sample: Sample, phantom_sample: Sample) -> None:
+    """Label the first and the last slice with the ground truth of the phantom."""
     last = sample.image().shape[0] - 1
     for name in ("nucleus", "nucleolus", "mitochondrion", "cells"):
-        volume = phantom_.volume("truth", name)
+        volume = phantom_sample.volume("truth", name)
         write_annotation(
             sample,
             name,
@@ -79,7 +84,7 @@ def label(sample: Sample, phantom_: Sample) -> None:
 
 
 def stages(source: Path, model: Path, depth: int = 1) -> dict[str, Work]:
-    """The whole chain, in order."""
+    """Return all stages, in order."""
     return {
         "import": lambda sample, on: import_stack(
             source, sample.path, ImportSettings(voxel_nm=(8, 8, 8), block_depth=depth), on=on
@@ -95,65 +100,77 @@ def stages(source: Path, model: Path, depth: int = 1) -> dict[str, Work]:
 
 
 def digest(sample: Path) -> str:
-    """Of everything that a reader sees: volumes, tables, meshes; not of the history, which tells the time of day."""
-    found = hashlib.blake2b()
+    """Return the digest of volumes, tables and meshes.
+
+    The history is not included, since it contains times.
+    """
+    content = hashlib.blake2b()
     for file in sorted(
         path for path in sample.rglob("*") if path.is_file() and path.suffix != ".parquet"
     ):
         inside = file.relative_to(sample)
         if inside.parts[0] != ".sparsem" and str(inside) != "zarr.json":
-            found.update(str(inside).encode() + file.read_bytes())
-    return found.hexdigest()
+            content.update(str(inside).encode() + file.read_bytes())
+    return content.hexdigest()
 
 
-def chain(folder: Path, source: Path, model: Path, count: int) -> dict[str, tuple[float, str]]:
-    """Seconds of every stage, one after the other on one sample, and the digest of the sample after it."""
-    began, done = time.perf_counter(), {}
+def run_stages(folder: Path, source: Path, model: Path, count: int) -> dict[str, tuple[float, str]]:
+    """Run every stage on one sample; return its seconds and the digest of the sample after it."""
+    results = {}
+    start = time.perf_counter()
     with client_of(Execution(workers=count)) as client:
         assert client is not None
         client.run(import_module, "sparsem.segment.predict")
-    done["start of the workers"] = time.perf_counter() - began, ""
+    results["start of the workers"] = time.perf_counter() - start, ""
     sample = Sample(folder / f"by-{count}.zarr")
     for stage, work in stages(source, model).items():
-        began = time.perf_counter()
+        start = time.perf_counter()
         work(sample, Execution(workers=count, quiet=True))
-        done[stage] = time.perf_counter() - began, digest(sample.path)
-        print(f"{count} workers: {stage} {done[stage][0]:.1f} s", flush=True)
+        results[stage] = time.perf_counter() - start, digest(sample.path)
+        print(f"{count} workers: {stage} {results[stage][0]:.1f} s", flush=True)
         if stage == "import":
             label(sample, Sample.open(folder / "phantom.zarr"))
-    return done
+    return results
 
 
-def workers(slices: int) -> None:
-    """The chain with one worker and with two."""
+def compare_workers(slices: int) -> None:
+    """Run all stages with one worker and with two."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source, model = made(folder, slices)
-        one, two = (chain(folder, source, model, count) for count in (1, 2))
+        source, model = write_inputs(folder, slices)
+        with_one, with_two = (run_stages(folder, source, model, count) for count in (1, 2))
     gigavoxels = slices * SHAPE[0] * SHAPE[1] / 1e9
-    for stage in one:
-        alone, together = one[stage][0], two[stage][0]
+    for stage in with_one:
+        one_worker_s, digest_of_one = with_one[stage]
+        two_workers_s, digest_of_two = with_two[stage]
         row: dict[str, object] = {
             "stage": stage,
             "slices": slices,
-            "one_worker_s": f"{alone:.1f}",
-            "two_workers_s": f"{together:.1f}",
+            "one_worker_s": f"{one_worker_s:.1f}",
+            "two_workers_s": f"{two_workers_s:.1f}",
+            "speed_up": f"{one_worker_s / two_workers_s:.2f}",
+            "same_bytes": digest_of_one == digest_of_two,
+            "core_s_a_gigavoxel": f"{one_worker_s / gigavoxels:.0f}",
         }
-        row |= {"speed_up": f"{alone / together:.2f}", "same_bytes": one[stage][1] == two[stage][1]}
-        keep("scaling", row | {"core_s_a_gigavoxel": f"{alone / gigavoxels:.0f}"})
+        save("scaling", row)
 
 
-def memory(slices: int) -> None:
-    """Every stage in a process of its own, z-blocks of 4: the memory that it states before it begins, and the peak of the process."""
+def compare_memory(slices: int) -> None:
+    """Run every stage in a process of its own with z-blocks of 4 slices.
+
+    The rows hold the memory that a stage states at its start, and the peak of the process.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source, model = made(folder, slices)
+        source, model = write_inputs(folder, slices)
         for stage in stages(source, model):
             command = [sys.executable, __file__, "one", "--stage", stage, "--folder", name]
             result = subprocess.run(command, check=True, capture_output=True, text=True)
             stated = [
-                float(number)
-                for number in re.findall(r"needs up to ([\d.]+) GB of memory", result.stderr)
+                float(number) / (1 if unit == "GB" else 1000)
+                for number, unit in re.findall(
+                    r"needs up to ([\d.]+) (GB|MB) of memory", result.stderr
+                )
             ]
             before, peak = map(float, result.stdout.split()[-2:])
             row: dict[str, object] = {
@@ -161,16 +178,16 @@ def memory(slices: int) -> None:
                 "slices": slices,
                 "stated_gb": max(stated, default=0.0),
             }
-            keep(
+            save(
                 "scaling_memory",
-                row | {"peak_gb": f"{peak:.2f}", "of_it_the_program_gb": f"{before:.2f}"},
+                row | {"peak_gb": f"{peak:.2f}", "program_gb": f"{before:.2f}"},
             )
             if stage == "import":
                 label(Sample.open(folder / "s.zarr"), Sample.open(folder / "phantom.zarr"))
 
 
-def one(folder: Path, stage: str) -> None:
-    """A stage in this process; prints its memory before and at its peak, GB."""
+def run_stage(folder: Path, stage: str) -> None:
+    """Run a stage in this process; print its memory before and at its peak, in GB."""
     before = peak_gb()
     stages(folder / "raw.tif", folder / "m.safetensors", depth=4)[stage](
         Sample(folder / "s.zarr"), Execution()
@@ -179,7 +196,10 @@ def one(folder: Path, stage: str) -> None:
 
 
 def cost() -> None:
-    """Hours for ``GIGAVOXELS``, stage by stage, if more workers go on to help as one another; a Markdown table."""
+    """Print the hours of each stage for ``GIGAVOXELS`` as a Markdown table.
+
+    All workers are assumed to work as fast as one.
+    """
     with (RESULTS / "scaling.csv").open(encoding="utf-8") as file:
         rates = {
             row["stage"]: float(row["core_s_a_gigavoxel"])
@@ -191,38 +211,40 @@ def cost() -> None:
     total = dict.fromkeys(WORKERS, 0.0)
     for stage, rate in rates.items():
         hours = {
-            where: rate * GIGAVOXELS / 3600 / min(cores, MOST_PARTS.get(stage, cores))
-            for where, cores in WORKERS.items()
+            machine: rate * GIGAVOXELS / 3600 / min(cores, MAX_PARTS.get(stage, cores))
+            for machine, cores in WORKERS.items()
         }
-        total = {where: total[where] + hours[where] for where in WORKERS}
+        total = {machine: total[machine] + hours[machine] for machine in WORKERS}
         print(
             f"| {stage} | {rate:.0f} | "
-            + " | ".join(f"{hours[where]:.2f} h" for where in WORKERS)
+            + " | ".join(f"{hours[machine]:.2f} h" for machine in WORKERS)
             + " |"
         )
     print(
         "| all | "
         f"{sum(rates.values()):.0f} | "
-        + " | ".join(f"{total[where]:.1f} h" for where in WORKERS)
+        + " | ".join(f"{total[machine]:.1f} h" for machine in WORKERS)
         + " |"
     )
 
 
 def main() -> None:
+    """Run the benchmark that the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["workers", "memory", "cost", "one"])
     parser.add_argument("--slices", type=int, default=8)
-    parser.add_argument("--stage", help="for one, which memory starts")
-    parser.add_argument("--folder", type=Path)
-    given = parser.parse_args()
-    {
-        "workers": lambda: workers(given.slices),
-        "memory": lambda: memory(given.slices),
-        "one": lambda: one(given.folder, given.stage),
+    parser.add_argument("--stage", help="stage for one, a process that memory starts")
+    parser.add_argument("--folder", type=Path, help="folder of the inputs, for one")
+    arguments = parser.parse_args()
+    benchmarks = {
+        "workers": lambda: compare_workers(arguments.slices),
+        "memory": lambda: compare_memory(arguments.slices),
+        "one": lambda: run_stage(arguments.folder, arguments.stage),
         "cost": cost,
-    }[given.what]()
+    }
+    benchmarks[arguments.what]()
 
 
 if __name__ == "__main__":

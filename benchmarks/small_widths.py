@@ -1,12 +1,13 @@
-"""Trainings at small and odd widths, over all architectures: how many of them crash.
+"""Number of crashes of trainings at small and odd widths, for all architectures.
 
-Each training runs in a process of its own, so that a crash ends that training alone. oneDNN's backward pass of strided 1x1 convolutions
-writes beyond its memory below 16 channels (AVX-512 without AMX, channels_last, two threads or more); this shows whether any network does
-such a thing.
+Each training runs in a process of its own, so that a crash ends only that training. The backward
+pass of strided 1x1 convolutions in oneDNN writes beyond its memory with fewer than 16 channels
+(AVX-512 without AMX, channels_last, two threads or more). This script shows whether that affects a
+network.
 
     python benchmarks/small_widths.py --trainings 200
 
-Exit code 1 if any training crashed.
+The exit code is 1 if a training crashed.
 """
 
 import argparse
@@ -17,9 +18,7 @@ import sys
 import time
 from collections import Counter
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "passive"
-)  # threads that wait do not keep a core from others
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads do not occupy a core
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from sparsem.training.settings import TrainSettings
 
 TIMEOUT_S = 300
 THREADS = 2  # one thread does not crash
-WIDTHS = 8  # of each architecture: its smallest ones
+WIDTHS = 8  # number of the smallest widths of each architecture
 
 
 def train_once(
@@ -61,39 +60,42 @@ def train_once(
 
 
 def widths_of(name: str, count: int) -> list[int]:
-    """Return the smallest widths that a network takes; of one that takes multiples of 8 or more, two at most."""
+    """Return the smallest valid widths of a network.
+
+    A network whose widths are multiples of 8 or more gets at most two.
+    """
     multiple = architecture_class(name).width_multiple
     return [multiple * n for n in range(1, 1 + (count if multiple < 8 else min(count, 2)))]
 
 
 def main(trainings: int, seed: int, updates: int, edges: list[int], widths: int) -> int:
-    """Run the trainings, print how they ended by architecture, and return how many crashed."""
-    draw, names = random.Random(seed), list(ARCHITECTURES)
-    context = multiprocessing.get_context(
-        "fork"
-    )  # of a process that has computed nothing: it has no threads yet
+    """Run the trainings, print their ends by architecture, and return the number of crashes."""
+    generator, names = random.Random(seed), list(ARCHITECTURES)
+    # This process can be forked: it has computed nothing and has no threads.
+    context = multiprocessing.get_context("fork")
     ends: Counter[tuple[str, str]] = Counter()
     for number in range(trainings):
         name = names[number % len(names)]
-        width, edge = draw.choice(widths_of(name, widths)), draw.choice(edges)
-        channels = 1 if name == "transunet" else draw.choice((1, 3, 5))
-        precision = draw.choice(("float32", "bfloat16"))
-        arguments = (name, width, edge, channels, draw.randint(2, 5), precision, number, updates)
+        width, edge = generator.choice(widths_of(name, widths)), generator.choice(edges)
+        channels = 1 if name == "transunet" else generator.choice((1, 3, 5))
+        precision = generator.choice(("float32", "bfloat16"))
+        batch = generator.randint(2, 5)
+        arguments = (name, width, edge, channels, batch, precision, number, updates)
         process = context.Process(target=train_once, args=arguments)
-        started = time.monotonic()
+        start = time.monotonic()
         process.start()
         process.join(TIMEOUT_S)
         if process.is_alive():
             process.kill()
             process.join()
-            end = "endless"
+            end = "timeout"
         else:
             end = "finished" if process.exitcode == 0 else f"exit code {process.exitcode}"
         ends[name, end] += 1
         if end != "finished":
             print(f"{end}: {arguments}", flush=True)
         print(
-            f"{number + 1} of {trainings}: {name} {width}, {time.monotonic() - started:.1f} s",
+            f"{number + 1} of {trainings}: {name} {width}, {time.monotonic() - start:.1f} s",
             flush=True,
         )
     for (name, end), count in sorted(ends.items()):
@@ -102,7 +104,9 @@ def main(trainings: int, seed: int, updates: int, edges: list[int], widths: int)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trainings", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--updates", type=int, default=4)
@@ -111,7 +115,7 @@ if __name__ == "__main__":
         "--widths",
         type=int,
         default=WIDTHS,
-        help="how many of the smallest widths of each architecture",
+        help="number of the smallest widths of each architecture",
     )
     options = parser.parse_args()
     crashed = main(options.trainings, options.seed, options.updates, options.edges, options.widths)

@@ -1,9 +1,10 @@
-"""How good is a network that saw 3, 5, 7 or 15 labeled slices? Real stacks, evenly spaced slices, scored on all others.
+"""Sparse labels: accuracy of networks that are trained on 3, 5, 7 or 15 labeled slices.
 
     python benchmarks/sparse_labels.py epfl --labeled 3 7 15 --updates 2000
     python benchmarks/sparse_labels.py vnc --labeled 5
 
-The stacks (see DATA below) lie in the folder that the environment variable SPARSEM_DATA names. Results go to
+The labeled slices of the real stacks are evenly spaced; the scores are those of the unseen slices.
+``SPARSEM_DATA`` names the folder of the stacks (see DATA below). Rows are appended to
 benchmarks/results/sparse_labels.csv.
 """
 
@@ -26,7 +27,7 @@ from sparsem.segment.predict import PredictSettings, predict
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
 
-DATA = {  # stack, labels, voxel size nm
+DATA = {  # stack, labels, voxel size in nm
     "epfl": (
         "epfl_fibsem_mitochondria/raw.tif",
         "epfl_fibsem_mitochondria/labels_mitochondria.tif",
@@ -36,47 +37,58 @@ DATA = {  # stack, labels, voxel size nm
 }
 RESULTS = Path(__file__).parent / "results" / "sparse_labels.csv"
 NAME = "mitochondrion"
+# Option, field of TrainSettings, type.
+TRAINING_OPTIONS: tuple[tuple[str, str, type], ...] = (
+    ("--model", "architecture", str),
+    ("--width", "width", int),
+    ("--read", "context_px", int),
+    ("--see", "input_px", int),
+    ("--updates", "updates", int),
+    ("--learning-rate", "learning_rate", float),
+)
 
 
 def measure(
-    data: Path, which: str, labeled: int, training: TrainSettings, prediction: PredictSettings
+    data: Path, stack: str, labeled: int, training: TrainSettings, prediction: PredictSettings
 ) -> dict[str, object]:
-    stack, labels, voxel = DATA[which]
+    """Train on evenly spaced slices, predict, and return the scores as a row."""
+    raw, labels, voxel = DATA[stack]
     with tempfile.TemporaryDirectory() as folder:
-        sample = import_stack(data / stack, Path(folder) / "s.zarr", ImportSettings(voxel_nm=voxel))
+        sample = import_stack(data / raw, Path(folder) / "s.zarr", ImportSettings(voxel_nm=voxel))
         slices = evenly_spaced(sample.image().shape[0], labeled)
         import_annotation(
             sample, NAME, data / labels, AnnotationSettings(slices=",".join(map(str, slices)))
         )
-        started = time.monotonic()
+        start = time.monotonic()
         train_network([sample], Path(folder) / "m.safetensors", training, on=Execution())
-        trained = time.monotonic()
+        train_end = time.monotonic()
         predict(sample, Path(folder) / "m.safetensors", prediction, on=Execution())
-        predicted = time.monotonic()
-        unseen = score(sample, NAME, data / labels).summary("unseen")
+        predict_end = time.monotonic()
+        scores = score(sample, NAME, data / labels).summary("unseen")
     return {
-        "stack": which,
+        "stack": stack,
         "labeled": labeled,
-        "unseen": unseen["slices"],
-        "dice_3d": round(unseen["dice_3d"] or 0, 4),
-        "precision_3d": round(unseen["precision_3d"] or 0, 4),
-        "recall_3d": round(unseen["recall_3d"] or 0, 4),
-        "dice_slices": round(unseen["dice_slices"] or 0, 4),
+        "unseen": scores["slices"],
+        "dice_3d": round(scores["dice_3d"] or 0, 4),
+        "precision_3d": round(scores["precision_3d"] or 0, 4),
+        "recall_3d": round(scores["recall_3d"] or 0, 4),
+        "dice_slices": round(scores["dice_slices"] or 0, 4),
         "model": training.architecture,
         "width": training.width,
-        "read": training.context_px,
-        "see": training.input_px,
+        "context_px": training.context_px,
+        "input_px": training.input_px,
         "updates": training.updates,
         "learning_rate": training.learning_rate,
         "seed": training.seed,
-        "train_s": round(trained - started),
-        "predict_s": round(predicted - trained),
+        "train_s": round(train_end - start),
+        "predict_s": round(predict_end - train_end),
         "threads": torch.get_num_threads(),
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
     }
 
 
 def main() -> None:
+    """Measure every number of labeled slices with every seed, and append the rows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -84,35 +96,30 @@ def main() -> None:
     parser.add_argument("--labeled", type=int, nargs="+", default=[7])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--overlap", type=float, default=PredictSettings().overlap)
-    for name, kind in (
-        ("model", str),
-        ("width", int),
-        ("read", int),
-        ("see", int),
-        ("updates", int),
-        ("learning_rate", float),
-    ):
+    for option, field, kind in TRAINING_OPTIONS:
         parser.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, default=getattr(TrainSettings(), name)
+            option,
+            dest=field,
+            type=kind,
+            default=getattr(TrainSettings(), field),
+            help=f"{field} of the training",
         )
     parser.add_argument("--precision", default="auto")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     if "SPARSEM_DATA" not in os.environ:
         parser.error("set SPARSEM_DATA to the folder that holds the stacks")
     data = Path(os.environ["SPARSEM_DATA"])
-    settings = {
-        name: getattr(given, name)
-        for name in ("model", "width", "read", "see", "updates", "learning_rate", "precision")
-    }
-    for labeled in given.labeled:
-        for seed in given.seeds:
+    settings = {field: getattr(arguments, field) for _, field, _ in TRAINING_OPTIONS}
+    settings["precision"] = arguments.precision
+    for labeled in arguments.labeled:
+        for seed in arguments.seeds:
             training = TrainSettings(structures=(NAME,), seed=seed, **settings)
             row = measure(
                 data,
-                given.stack,
+                arguments.stack,
                 labeled,
                 training,
-                PredictSettings(overlap=given.overlap, precision=given.precision),
+                PredictSettings(overlap=arguments.overlap, precision=arguments.precision),
             )
             print(row, flush=True)
             RESULTS.parent.mkdir(exist_ok=True)

@@ -1,4 +1,7 @@
-"""Real stacks with their mitochondria labeled; ``SPARSEM_DATA`` names the folder that holds them."""
+"""Real stacks with labeled mitochondria.
+
+``SPARSEM_DATA`` names the folder of the stacks.
+"""
 
 import os
 from pathlib import Path
@@ -13,32 +16,34 @@ FOLDERS = {
     "vnc": ROOT / "vnc_sstem",
     "sbem": ROOT / "sbem_noise_pair",
 }
-VOXELS = {"epfl": (5, 5, 5), "vnc": (50, 4.6, 4.6), "sbem": (1, 1, 1)}  # nm; of sbem nobody says
+# In nm. The voxel size of sbem is not known.
+VOXELS = {"epfl": (5, 5, 5), "vnc": (50, 4.6, 4.6), "sbem": (1, 1, 1)}
 RAW = {"sbem": "noisy_z020-029.tif"}
 TRUTH = {"sbem": "labels_mitochondria_z020-029.tif"}
 NAME = "mitochondrion"
 
 
-def raw_of(stack: str) -> Path:
-    """Its slices."""
+def raw_path(stack: str) -> Path:
+    """Return the file of the slices of a stack."""
     return FOLDERS[stack] / RAW.get(stack, "raw.tif")
 
 
-def truth_of(stack: str) -> Path:
-    """Labels of every slice."""
+def truth_path(stack: str) -> Path:
+    """Return the file of the labels of every slice of a stack."""
     return FOLDERS[stack] / TRUTH.get(stack, "labels_mitochondria.tif")
 
 
 def labeled_sample(stack: str, folder: Path, images: Path | None = None) -> Sample:
-    """A stack, labeled on every slice; trainings take some of them.
+    """Import a stack with labels on every slice; a training selects some of them.
 
     Args:
         stack: its name.
-        folder: where the sample is made.
-        images: other images of the same tissue.
+        folder: where the sample is written.
+        images: different images of the same tissue.
     """
     sample = import_stack(
-        images or raw_of(stack), folder / "s.zarr", ImportSettings(voxel_nm=VOXELS[stack])
+        images or raw_path(stack), folder / "s.zarr", ImportSettings(voxel_nm=VOXELS[stack])
     )
-    import_annotation(sample, NAME, truth_of(stack), AnnotationSettings(slices="all", image="raw"))
+    settings = AnnotationSettings(slices="all", image="raw")
+    import_annotation(sample, NAME, truth_path(stack), settings)
     return sample

@@ -94,7 +94,10 @@ def voxels(volume: Volume) -> list[NDArray[Any]]:
 
 @pytest.fixture(scope="session")
 def tissue(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """A small phantom with nuclei, nucleoli and mitochondria annotated on three slices. Not to be changed."""
+    """A small phantom with nuclei, nucleoli and mitochondria annotated on three slices.
+
+    Not to be changed.
+    """
     sample = phantom(tmp_path_factory.mktemp("tissue") / "tissue.zarr", TISSUE)
     for name in ("nucleus", "nucleolus", "mitochondrion"):
         write_annotation(sample, name, LABELED, truth_of(sample, name, LABELED))

@@ -39,7 +39,7 @@ def main(folder: Path) -> None:
     assert np.array_equal(tifffile.imread(folder / "nuclei.tif") > 0, labels > 0)
     sparsem.report(sample, folder / "report.html")
     assert "nucleus" in (folder / "report.html").read_text(encoding="utf-8")
-    assert "pip install 'sparsem[train]'" in refusal_of_training(sample, folder)
+    assert 'pip install "sparsem[train]"' in refusal_of_training(sample, folder)
     loaded = [name for name in ABSENT if name in sys.modules]
     assert not loaded, loaded
 

@@ -2,7 +2,8 @@
 
     python tests/killing.py STAGE (of WORK, below) ARGUMENTS(JSON) KILLS SEED
 
-The parent imports the stage once and computes nothing; each child is a fork that gets SIGKILL. Prints how many died.
+The parent imports the stage once and computes nothing; each child is a fork that gets SIGKILL.
+Prints how many died.
 """
 
 import json

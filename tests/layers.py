@@ -1,8 +1,8 @@
 """The law of layers, and the page that shows it.
 
-A row is a room: a folder of the package, or a few files of its root. A module imports only from earlier rows,
-or from its own row as long as no two modules import each other, directly or through others. ``docs/architecture.md`` is
-written from this list by ``python -m tests.layers``.
+A row is a room: a folder of the package, or a few files of its root. A module imports only from
+earlier rows, or from its own row as long as no two modules import each other, directly or through
+others. ``docs/architecture.md`` is written from this list by ``python -m tests.layers``.
 """
 
 import ast
@@ -104,9 +104,9 @@ def page() -> str:
     lines = [
         "# Architecture",
         "",
-        "Every row is a room. **A module imports only from earlier rows, or from modules before it in",
-        "its own row.** A test reads all imports, lazy ones included, and this page is written from the",
-        "list that the test enforces: `python -m tests.layers`.",
+        "Every row is a room. **A module imports only from earlier rows, or from modules before",
+        "it in its own row.** A test reads all imports, lazy ones included, and this page is",
+        "written from the list that the test enforces: `python -m tests.layers`.",
         "",
     ]
     for number, (name, description) in enumerate(ROWS.items()):

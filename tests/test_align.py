@@ -160,7 +160,7 @@ def test_annotations_and_ground_truth_move_along(
     annotation = read_annotation(sample, "cells", "aligned")
     assert annotation.z == LABELED
     truth = sample.volume("truth", "cells").read(slice(None))
-    stack = sample.seen_by(image, truth)
+    stack = sample.resample_to(image, truth)
     for index, z in enumerate(LABELED):
         objects, known = annotation.objects(index)
         assert objects.shape == image.shape[1:]
@@ -205,7 +205,9 @@ def test_transforms_are_composed_over_several_images(
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     equalize(sample)
     assert sample.image("equalized").made_on == ("aligned", sample.image("aligned").fingerprint)
-    assert sample.frame(sample.image("equalized")).is_same(sample.frame(sample.image("aligned")))
+    assert sample.transform_of(sample.image("equalized")).is_same(
+        sample.transform_of(sample.image("aligned"))
+    )
     objects = read_annotation(sample, "cells", "equalized").objects(1)[0]
     assert np.array_equal(objects, read_annotation(sample, "cells", "aligned").objects(1)[0])
     # Labels drawn on the derived image are transformed to the raw one.
@@ -233,7 +235,7 @@ def test_labels_of_an_image_that_was_replaced_are_not_carried(
         SampleError,
         match=r"labels/nucleus of s\.zarr was made on the image 'aligned', which was replaced since",
     ):
-        sample.frame(sample.volume("labels", "nucleus"))
+        sample.transform_of(sample.volume("labels", "nucleus"))
     stages: tuple[Callable[[], object], ...] = (
         lambda: score(sample, "nucleus"),
         lambda: measure(sample, MeasureSettings(structures=("nucleus",))),
@@ -329,7 +331,7 @@ def test_an_image_computed_from_a_replaced_image_is_not_used(
     for work in (
         lambda: sample.image(),
         lambda: equalize(sample),
-        lambda: sample.frame(sample.volume("images", "equalized")),
+        lambda: sample.transform_of(sample.volume("images", "equalized")),
     ):
         with pytest.raises(
             SampleError,
@@ -417,7 +419,7 @@ def test_equalize_can_come_first(drifting: Sample, tmp_path: Path) -> None:
     align(sample)
     assert sample.image("aligned").made_on == ("equalized", sample.image("equalized").fingerprint)
     align(sample)  # run again, it aligns the same image
-    assert sample.frame(sample.image("aligned")).to_raw is not None
+    assert sample.transform_of(sample.image("aligned")).to_raw is not None
 
 
 def test_labels_drawn_on_the_raw_stack_are_recognized_by_their_size(

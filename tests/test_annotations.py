@@ -110,7 +110,10 @@ def test_masks_are_numbered_as_the_files_of_the_stack(tmp_path: Path, missing: A
 
 
 def test_slice_number_is_found_among_the_numbers_of_a_file_name(tmp_path: Path) -> None:
-    """It is neither that of the rater nor a time; if two numbers are possible, neither is guessed."""
+    """It is neither that of the rater nor a time.
+
+    If two numbers are possible, neither is guessed.
+    """
     sample = import_stack(
         series(tmp_path / "s", range(120)), tmp_path / "s.zarr", ImportSettings(voxel_nm=(8, 4, 4))
     )
@@ -279,7 +282,7 @@ def test_other_labels_of_a_name_are_not_lost(own_tissue: Sample, masks: Path) ->
         (
             np.zeros((2, Y, X), np.uint8),
             {"slices": "three"},
-            "--slices: expected .*; got 'three'. It takes 0,13,26 or 10-20, 'all' .* or 'non-empty'",
+            "--slices: expected .*; got 'three'. It takes 0,13,26 or 10-20, 'all' .* or 'non-",
         ),
         (
             np.zeros((2, Y - 1, X), np.uint8),
@@ -506,7 +509,7 @@ def test_label_volumes_belong_to_the_image_of_their_shape(
     assert own_tissue.volume("labels", "on-raw").made_on is None
     on_aligned = own_tissue.volume("labels", "on-aligned")
     assert own_tissue.name_of_image(on_aligned) == "aligned"
-    seen = own_tissue.seen_by(on_aligned, own_tissue.volume("labels", "on-raw").level())
+    seen = own_tissue.resample_to(on_aligned, own_tissue.volume("labels", "on-raw").level())
     assert np.array_equal(np.asarray(seen[0:N]), on_aligned.read(slice(None)))
     with Stage(
         own_tissue,
@@ -518,14 +521,14 @@ def test_label_volumes_belong_to_the_image_of_their_shape(
     ) as stage:
         stage.map(_cut, image.blocks(), image)  # another image of that name
     with pytest.raises(SampleError, match="was replaced since"):
-        own_tissue.frame(on_aligned)
+        own_tissue.transform_of(on_aligned)
     import_labels(
         own_tissue.path,
         "on-aligned",
         tmp_path / "aligned.tif",
         on=Execution(overwrite=True, quiet=True),
     )
-    own_tissue.frame(own_tissue.volume("labels", "on-aligned"))
+    own_tissue.transform_of(own_tissue.volume("labels", "on-aligned"))
     with pytest.raises(InputError, match=r"neither\.tif has the shape"):
         import_labels(own_tissue.path, "neither", tmp_path / "neither.tif")
 
@@ -571,8 +574,8 @@ def test_a_corrected_prediction_is_recorded(
     message = " ".join(capsys.readouterr().err.split())
     assert "Note: slice 9 of core: " in message
     assert (
-        "of the boundary is that of labels/core; recorded as corrected predictions, on which scores are too high"
-        in message
+        "of the boundary is that of labels/core; recorded as corrected predictions, on which "
+        "scores are too high" in message
     )
     write_mask(tmp_path, "core_z005.tif", hand_drawn(predicted[5], 1))
     import_annotation(

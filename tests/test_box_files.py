@@ -1,4 +1,7 @@
-"""Files of boxes: COCO, CSV and YOLO read and written; all faults are reported at once; boxes around labels."""
+"""Files of boxes: COCO, CSV and YOLO read and written.
+
+All faults are reported at once; boxes around labels.
+"""
 
 import csv
 import json

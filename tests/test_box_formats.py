@@ -1,4 +1,7 @@
-"""Files of boxes as programs write them: ids, sizes, polygons, numbers, encodings; and which images are completely annotated."""
+"""Files of boxes as programs write them: ids, sizes, polygons, numbers, encodings.
+
+And which images are completely annotated.
+"""
 
 import json
 import unicodedata

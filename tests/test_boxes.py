@@ -134,7 +134,10 @@ def by_the_library(compared: list[BoxComparison], most: int) -> Any:
 
 
 def many(rng: np.random.Generator, n_images: int, each: int) -> tuple[Boxes, Boxes]:
-    """True boxes, and detected ones: most are shifted a little, some missed, some wrong; all scores differ."""
+    """True boxes, and detected ones: most are shifted a little, some missed, some wrong.
+
+    All scores differ.
+    """
     corner = rng.uniform(0, 900, (n_images * each, 2))
     true = np.column_stack([corner, corner + rng.uniform(10, 60, corner.shape)])
     z = np.repeat(np.arange(n_images), each)

@@ -99,7 +99,10 @@ def tissue_of_depth(path: Path, depth: int) -> Sample:
 
 @pytest.fixture(scope="module")
 def tissue_with_cells(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """A small phantom, three slices labeled, and what a good network sees of it. Not to be changed."""
+    """A small phantom, three slices labeled, and what a good network sees of it.
+
+    Not to be changed.
+    """
     return tissue_of_depth(tmp_path_factory.mktemp("cells") / "tissue.zarr", 7)
 
 

@@ -1,4 +1,7 @@
-"""The command line as people meet it: every command, its words, its exit codes, its JSON; the README's commands."""
+"""The command line as people meet it: every command, its words, its exit codes, its JSON.
+
+The README's commands.
+"""
 
 import json
 import os
@@ -199,8 +202,8 @@ def test_what_looks_wrong_is_told(
     assert "nucleus: slices 0, 9, 18 (the first slice is 0; in file names 1, 10, 19)" in told
     assert "is the mask inverted?" in told
     assert (
-        "Slices were found by the numbers of the stack's files: 1 is slice 0. If masks count slices from 0, use --first-slice-number 0."
-        in told
+        "Slices were found by the numbers of the stack's files: 1 is slice 0. If masks count "
+        "slices from 0, use --first-slice-number 0." in told
     )
     untaught_model(Path("m.safetensors"), pixel_nm=20)
     assert "may find little" not in sparsem("predict", "s.zarr", "m.safetensors").stderr
@@ -251,7 +254,10 @@ def test_numbers_of_labels_on_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A negative number is the value of an option; what was read of labels, and what is drawn where, is reported."""
+    """A negative number is the value of an option.
+
+    What was read of labels, and what is drawn where, is reported.
+    """
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tissue.path, "s.zarr")
     labels = np.zeros((3, 96, 128), np.int64)

@@ -32,7 +32,10 @@ NONE = float("nan")
 
 
 def test_holm_follows_the_worked_example() -> None:
-    """0.01, 0.04, 0.03, 0.005 times 4, 3, 2 and 1 by rank, never decreasing; NaN do not count as tests."""
+    """0.01, 0.04, 0.03, 0.005 times 4, 3, 2 and 1 by rank, never decreasing.
+
+    NaN do not count as tests.
+    """
     assert holm_correction([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm_correction([0.5, NONE, 0.9])[0] == 1
     assert math.isnan(holm_correction([0.5, NONE])[1])

@@ -1,4 +1,7 @@
-"""The core runs in an environment of its own, without any extra; a missing extra is one sentence."""
+"""The core runs in an environment of its own, without any extra.
+
+A missing extra is one sentence.
+"""
 
 import subprocess
 from pathlib import Path
@@ -49,7 +52,7 @@ def test_a_command_of_a_missing_extra_is_one_sentence(
     )
     assert run.returncode == 2
     assert len(run.stderr.strip().splitlines()) == 1
-    assert f"pip install 'sparsem[{extra}]'" in run.stderr
+    assert f'pip install "sparsem[{extra}]"' in run.stderr
 
 
 def test_the_doctor_names_what_is_missing(python: Path) -> None:
@@ -58,4 +61,4 @@ def test_the_doctor_names_what_is_missing(python: Path) -> None:
     )
     assert "device: none: torch is not installed" in run.stdout
     assert "[render]" in run.stdout
-    assert "pip install 'sparsem[render]'" in run.stdout
+    assert 'pip install "sparsem[render]"' in run.stdout

@@ -1,4 +1,7 @@
-"""Denoising: noise is removed, tissue and black areas stay; Noise2Void in tiles and in parts; the stage."""
+"""Denoising: noise is removed, tissue and black areas stay.
+
+Noise2Void in tiles and in parts; the stage.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -316,7 +319,7 @@ def test_invalid_requests_are_refused(sample: Sample, monkeypatch: pytest.Monkey
         context.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(
             InputError,
-            match=r"Noise2Void needs CAREamics, which is not installed: pip install 'sparsem\[denoise\]'",
+            match=r'Noise2Void needs CAREamics, which is not installed: pip install "sparsem\[denoise\]"',
         ):
             denoise(sample, SHORT, on=QUIET)
     monkeypatch.setattr(noise2void, "require_careamics", lambda: None)

@@ -28,7 +28,10 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def run_page(page: str) -> int:
-    """Run every ``sparsem`` line of a page, word for word but for smaller trainings; how many there were."""
+    """Run every ``sparsem`` line of a page, word for word but for smaller trainings.
+
+    How many there were.
+    """
     for text in blocks(page, "toml"):
         Path("study.toml").write_text(
             text.replace(

@@ -150,7 +150,9 @@ def test_flicker_is_removed(own_tissue: Sample, dtype: Any) -> None:
     assert spread[1] < 0.3 * spread[0]
     assert after.dtype == dtype
     assert own_tissue.newest_image == "equalized"
-    assert own_tissue.frame(own_tissue.image()).is_same(own_tissue.frame(own_tissue.image("raw")))
+    assert own_tissue.transform_of(own_tissue.image()).is_same(
+        own_tissue.transform_of(own_tissue.image("raw"))
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -59,7 +59,8 @@ def test_the_parameters_of_the_paper_work() -> None:
 
 def test_two_steps_composed_are_one_step_of_their_sum() -> None:
     shape = (40, 50)
-    # The flow from the neighbor to the labeled slice is (2, 1); the step to the neighbor is (0.5, -3).
+    # The flow from the neighbor to the labeled slice is (2, 1); the step to the neighbor is (0.5,
+    # -3).
     before = identity_flow(shape)._replace(flow=constant(shape, 2, 1))
     there, back = constant(shape, 0.5, -3), constant(shape, -0.5, 3)
     total = compose_flow(there, back, before)

@@ -80,7 +80,8 @@ def test_files_are_read_on_file_systems_without_locks(
         if locking[-1] is not False:
             raise OSError(
                 number,
-                f"Unable to synchronously open file (unable to lock file, errno = {number}, error message = '?')",
+                f"Unable to synchronously open file (unable to lock file, errno = {number}, error "
+                "message = '?')",
             )
         return opened(path, mode, **options)
 

@@ -101,18 +101,35 @@ def test_public_names_are_documented(module: str) -> None:
 
 
 def test_every_setting_explains_itself() -> None:
+    fields = [
+        (model.__name__, name, field.description)
+        for model in settings_models()
+        for name, field in model.model_fields.items()
+    ]
+    assert len(fields) > 40
+    assert not [(model, name) for model, name, description in fields if not description]
+
+
+def test_groups_of_options_name_fields() -> None:
+    for model in settings_models():
+        groups = vars(model).get("OPTION_GROUPS", {})
+        names = [name for group in groups.values() for name in group]
+        assert set(names) <= set(model.model_fields), model.__name__
+        assert len(set(names)) == len(names), model.__name__
+
+
+def settings_models() -> list[type[Settings]]:
+    """Return all settings of the package."""
     for info in pkgutil.walk_packages([str(SOURCE)], "sparsem."):
         if info.name != "sparsem.__main__":
             importlib.import_module(info.name)
-    models, found = [Settings], []
-    while models:
-        model = models.pop()
-        models += model.__subclasses__()
-        found += [
-            (model.__name__, name, field.description) for name, field in model.model_fields.items()
-        ]
-    assert len(found) > 40
-    assert not [(model, name) for model, name, description in found if not description]
+    waiting, models = [Settings], []
+    while waiting:
+        model = waiting.pop()
+        waiting += model.__subclasses__()
+        if model.__module__.startswith("sparsem."):
+            models.append(model)
+    return models
 
 
 # Rooms and modules that need an extra, besides imports inside of functions.

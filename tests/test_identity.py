@@ -12,7 +12,7 @@ from sparsem.report.report import report
 from sparsem.segment.cross_validation import plan_folds
 from sparsem.segment.training_slices import read_unlabeled_slices
 from sparsem.settings import changed
-from sparsem.store.sample import Sample, as_samples, distinct_names
+from sparsem.store.sample import Sample, as_samples, sample_names_of
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of
@@ -32,9 +32,9 @@ def equal_names(tissue: Sample, tmp_path: Path) -> list[Sample]:
 
 def test_equal_names_are_preceded_by_the_folders_that_differ() -> None:
     paths = [Path("x/a/liver.zarr"), Path("x/b/liver.zarr"), Path("y/b/liver.zarr"), Path("lung")]
-    assert distinct_names(paths) == ["a/liver", "x/b/liver", "y/b/liver", "lung"]
-    assert distinct_names(paths[:1]) == ["liver"]
-    assert distinct_names([Path("/a/b"), Path("/a/b")]) == ["//a/b", "//a/b"]  # and ends
+    assert sample_names_of(paths) == ["a/liver", "x/b/liver", "y/b/liver", "lung"]
+    assert sample_names_of(paths[:1]) == ["liver"]
+    assert sample_names_of([Path("/a/b"), Path("/a/b")]) == ["//a/b", "//a/b"]  # and ends
 
 
 def test_a_sample_that_is_given_twice_is_refused(tissue: Sample, tmp_path: Path) -> None:

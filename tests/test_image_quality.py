@@ -1,4 +1,7 @@
-"""Quality of single images: metrics compared with other implementations; tiles, resin, invalid input."""
+"""Quality of single images: metrics compared with other implementations.
+
+Tiles, resin, invalid input.
+"""
 
 import json
 import math
@@ -94,7 +97,10 @@ def plain_ssim_maps(one: NDArray[np.float64], other: NDArray[np.float64]) -> tup
 
 
 def test_multi_scale_ssim_follows_the_paper(clean: Image) -> None:
-    """Wang et al. 2003: contrast and structure at five scales, light at the last, to the powers of its table."""
+    """Wang et al.
+
+    2003: contrast and structure at five scales, light at the last, to the powers of its table.
+    """
     pair = [each[:352, :352].astype(float) / 255 for each in (noisy(clean, 20), clean)]
     product = 1.0
     for scale, power in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
@@ -110,7 +116,11 @@ def test_multi_scale_ssim_follows_the_paper(clean: Image) -> None:
 
 
 def test_gmsd_follows_the_paper(clean: Image) -> None:
-    """Xue et al. 2014: means of 2 x 2, Prewitt's gradients, the standard deviation of their similarity; T is 170 of 255 squared."""
+    """Xue et al.
+
+    2014: means of 2 x 2, Prewitt's gradients, the standard deviation of their similarity; T is 170
+    of 255 squared.
+    """
     smaller = [
         each.astype(float).reshape(200, 2, 180, 2).mean(axis=(1, 3))
         for each in (noisy(clean, 20), clean)
@@ -166,7 +176,10 @@ def plain_saliency(image: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def resized(image: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """By Keys' cubic kernel, as wide as an output pixel where it shrinks; beyond the border lies the mirror image."""
+    """By Keys' cubic kernel, as wide as an output pixel where it shrinks.
+
+    Beyond the border lies the mirror image.
+    """
     for axis, length in enumerate(shape):
         scale = length / image.shape[axis]
         width = max(1.0, 1 / scale)
@@ -188,7 +201,10 @@ def resized(image: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.fl
 
 
 def test_directions(clean: Image) -> None:
-    """More noise is worse by every metric, in the direction that its entry states; what is identical is best."""
+    """More noise is worse by every metric, in the direction that its entry states.
+
+    What is identical is best.
+    """
     rows = [full_reference_metrics(noisy(clean, noise), clean) for noise in (4, 10, 25)]
     same = full_reference_metrics(clean, clean)
     for name, values in same.items():
@@ -218,7 +234,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_trained_metrics_agree_with_piq(
     weights: Path, clean: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """piq, which loads the same files in its own way, gives the same numbers; DISTS of identical images is 0."""
+    """piq, which loads the same files in its own way, gives the same numbers.
+
+    DISTS of identical images is 0.
+    """
     files = find_weight_files(weights).files
     assert not find_weight_files(weights).missing
     kept = {
@@ -250,7 +269,10 @@ def test_trained_metrics_agree_with_piq(
 
 
 def test_dists_follows_the_paper(weights: Path, clean: Image) -> None:
-    """Ding et al. 2020: 1 less the weighted similarity of means and of covariance in five stages of VGG16."""
+    """Ding et al.
+
+    2020: 1 less the weighted similarity of means and of covariance in five stages of VGG16.
+    """
     layers = torch.load(weights / "vgg16-397923af.pth", weights_only=True)
     factors = torch.load(weights / "dists_weights.pt", weights_only=True)
     mean, spread = (
@@ -412,7 +434,10 @@ def test_images_from_files(folder: Path, capsys: pytest.CaptureFixture[str], wei
 
 
 def test_two_files_of_one_name_are_two_images(folder: Path) -> None:
-    """Also if size and time of change are equal, as after unpacking an archive; and a slice has a fixed name."""
+    """Also if size and time of change are equal, as after unpacking an archive.
+
+    And a slice has a fixed name.
+    """
     for place, source in (("a", "p0.tif"), ("b", "p2.tif")):
         (folder / place).mkdir()
         made = folder / place / "x.tif"

@@ -40,7 +40,10 @@ QUIET = Execution(quiet=True)
 
 
 def two_bodies() -> Image8:
-    """Return two disjoint boxes, numbered 1 and 2; of the annotated slices, 2 is on slice 4 only."""
+    """Return two disjoint boxes, numbered 1 and 2.
+
+    Of the annotated slices, 2 is on slice 4 only.
+    """
     labels = np.zeros((Z, Y, X), np.uint8)
     labels[1:6, 8:30, 10:33] = 1
     labels[3:5, 34:44, 40:58] = 2
@@ -702,8 +705,8 @@ def test_unusual_masks_are_reported(
         sample.path, "a", tif(tmp_path / "a.tif", (LABELS > 0) * np.uint8(7)), on=Execution()
     )
     assert (
-        "all labels of a.tif have the number 7 and were read as a mask. With --label-type objects they are one object."
-        in " ".join(capsys.readouterr().err.split())
+        "all labels of a.tif have the number 7 and were read as a mask. With --label-type objects "
+        "they are one object." in " ".join(capsys.readouterr().err.split())
     )
     import_labels(sample.path, "b", tif(tmp_path / "b.tif", LABELS * np.uint8(0)), on=Execution())
     assert "Note: b.tif holds no labels, every voxel is 0." in capsys.readouterr().err

@@ -452,7 +452,8 @@ def _() -> None:
 @other(
     "masks that are JPEG",
     ANNOTATE,
-    "There are no TIFF or PNG slices in the folder masks; save images of other formats, such as JPEG",
+    "There are no TIFF or PNG slices in the folder masks; save images of other formats, such as "
+    "JPEG",
 )
 def _() -> None:
     png("masks/m_9.jpg", MASK)

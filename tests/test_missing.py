@@ -95,7 +95,10 @@ def write_hdf5(path: Path, lost: Sequence[tuple[int, ...]], fill: int = 0) -> No
 
 
 def write_virtual_hdf5(path: Path, lost: Sequence[tuple[int, ...]]) -> None:
-    """Write a virtual dataset, and a file for each of its slices; the z of a chunk numbers its file."""
+    """Write a virtual dataset, and a file for each of its slices.
+
+    The z of a chunk numbers its file.
+    """
     with h5py.File(path, "w") as file:
         layout = h5py.VirtualLayout(STACK.shape, "u1")
         for z in range(len(STACK)):

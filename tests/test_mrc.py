@@ -112,7 +112,8 @@ def test_voxels_show_the_sign_if_the_header_does_not(
     assert_reads(tmp_path / "a.mrc", stack)
     (note,) = open_source(tmp_path / "a.mrc").notes
     assert note.startswith(
-        f"a.mrc does not state whether its bytes are signed; they are read as {word}, as neighboring pixels"
+        f"a.mrc does not state whether its bytes are signed; they are read as {word}, as "
+        "neighboring pixels"
     )
 
 

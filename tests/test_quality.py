@@ -78,7 +78,10 @@ def test_noise_is_what_was_added(clean: NDArray[np.float64]) -> None:
 
 
 def test_the_spectrum_holds_the_variance_and_the_autocorrelation() -> None:
-    """White noise has its variance at zero shift; a wave has half its squared height at its period."""
+    """White noise has its variance at zero shift.
+
+    A wave has half its squared height at its period.
+    """
     random = np.random.default_rng(1)
     white = spectra(128 + random.normal(0, 20, (512, 512)))
     found = autocorrelation(white)

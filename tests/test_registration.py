@@ -1,4 +1,7 @@
-"""Registration of pairs: known motions, both kernels, an independent library; positions of a stack."""
+"""Registration of pairs: known motions, both kernels, an independent library.
+
+Positions of a stack.
+"""
 
 import os
 import subprocess
@@ -29,7 +32,7 @@ from sparsem.preprocess.slice_positions import (
     solve_slice_positions,
 )
 from sparsem.preprocess.tile_sums import tile_sums
-from sparsem.store.transforms import UNMOVED, Motion, inverse, joined, moved
+from sparsem.store.transforms import UNMOVED, Motion, compose, invert, warp
 
 SHAPE = (200, 260)
 
@@ -45,7 +48,7 @@ def texture(seed: int, shape: tuple[int, int] = (420, 480)) -> NDArray[np.uint8]
 
 def view_of(image: NDArray[np.uint8], motion: Motion, seed: int) -> NDArray[np.uint8]:
     """A view of an image at the position to which ``motion`` leads, with noise."""
-    view = moved(image, motion, SHAPE, "cubic").astype(np.float64)
+    view = warp(image, motion, SHAPE, "cubic").astype(np.float64)
     return np.clip(view + np.random.default_rng(seed).normal(0, 6, SHAPE), 0, 255).astype(np.uint8)
 
 
@@ -80,7 +83,7 @@ def test_turns_and_shears_are_found(kind: MotionKind) -> None:
         view_of(image, view_motion(0, 0), 5),
         view_of(image, view_motion(4.3, -7.6, linear), 6),
     )
-    true = joined(inverse(view_motion(4.3, -7.6, linear)), view_motion(0, 0))
+    true = compose(invert(view_motion(4.3, -7.6, linear)), view_motion(0, 0))
     found = register(extract_detail(first), extract_detail(second), kind).motion
     corners = np.array([[0, 0, 199, 199], [0, 259, 0, 259], [1, 1, 1, 1]])
     assert np.abs(found @ corners - true @ corners).max() < 0.25
@@ -91,7 +94,7 @@ def test_turns_and_shears_are_found(kind: MotionKind) -> None:
 def test_a_large_slice_is_shrunk_for_registration() -> None:
     image = texture(7, (900, 1100))
     views = [
-        moved(image, np.array([[1, 0, 20 + y], [0, 1, 30 + x]], float), (800, 1000), "cubic")
+        warp(image, np.array([[1, 0, 20 + y], [0, 1, 30 + x]], float), (800, 1000), "cubic")
         for y, x in ((0, 0), (5.3, -8.6))
     ]
     details = [extract_detail(view, working_mpx=0.3) for view in views]
@@ -166,7 +169,8 @@ def test_compiled_and_cached_kernels_give_the_same_digits(tmp_path: Path) -> Non
     """A killed run resumes in a process that loads the kernel from the cache."""
     command = (
         "import numpy as np; from sparsem.preprocess.tile_sums import tile_sums\n"
-        "random = np.random.default_rng(8); a, b = (random.standard_normal((61, 83)).astype(np.float32) for _ in range(2))\n"
+        "random = np.random.default_rng(8); a, b = (random.standard_normal((61, "
+        "83)).astype(np.float32) for _ in range(2))\n"
         "for motion in ([[1, 0, 3.25], [0, 1, -6.5]], [[0.99, 0.05, 2], [-0.04, 1.02, 1.5]]):\n"
         "    print([part.tobytes().hex() for part in tile_sums(a, b, np.array(motion, float))])"
     )
@@ -234,7 +238,10 @@ def test_opencv_finds_the_same_shift() -> None:
 def test_serial_sections_that_share_no_fine_detail(
     real_data: Callable[[str], Path], first: str, second: str, shift: tuple[float, float]
 ) -> None:
-    """Two real sections with the grid of the camera on them, checked by eye; the last pair overlaps by a fifth."""
+    """Two real sections with the grid of the camera on them, checked by eye.
+
+    The last pair overlaps by a fifth.
+    """
     sections = [
         extract_detail(tifffile.imread(real_data(f"sem_tiles_unaligned/{name}_raw.tif")))
         for name in (first, second)
@@ -263,13 +270,13 @@ def true_motions(count: int, kind: MotionKind) -> Motion:
         motions[:, :, :2] = nearest_rotation(motions[:, :, :2])
     motions[:, :, 2] = np.cumsum(random.normal(0, 3, (count, 2)), axis=0)
     motions[count // 2 :, :, 2] += 300
-    return joined(np.repeat(inverse(motions[0])[None], count, axis=0), motions)
+    return compose(np.repeat(invert(motions[0])[None], count, axis=0), motions)
 
 
 def pairs_of(motions: Motion, neighbors: int, bad: tuple[int, ...] = ()) -> list[RegisteredPair]:
     pairs = [(z, z + k) for k in range(1, neighbors + 1) for z in range(len(motions) - k)]
     return [
-        RegisteredPair(i, j, joined(inverse(motions[j]), motions[i]), 0.7)
+        RegisteredPair(i, j, compose(invert(motions[j]), motions[i]), 0.7)
         for i, j in pairs
         if i not in bad and j not in bad
     ]
@@ -288,7 +295,7 @@ def test_positions_follow_from_pairs_and_a_wrong_pair_is_outvoted(kind: MotionKi
     found = solve_slice_positions(40, wrong, kind, (300, 400))
     assert (
         np.abs(
-            joined(np.repeat(inverse(found.to_common[0])[None], 40, axis=0), found.to_common) - true
+            compose(np.repeat(invert(found.to_common[0])[None], 40, axis=0), found.to_common) - true
         ).max()
         < 1e-3
     )
@@ -306,7 +313,7 @@ def test_bad_slices_lie_between_their_neighbors_and_gaps_are_bridged() -> None:
     bridged = [
         *pairs,
         *(
-            RegisteredPair(i, j, joined(inverse(true[j]), true[i]), 0.5)
+            RegisteredPair(i, j, compose(invert(true[j]), true[i]), 0.5)
             for i, j in pairs_across_gaps(40, pairs)
         ),
     ]
@@ -322,7 +329,7 @@ def test_a_few_similar_bad_slices_do_not_break_the_stack() -> None:
     true = true_motions(40, "translation")
     pairs = [*pairs_of(true, 2, bad=(7, 8)), RegisteredPair(7, 8, UNMOVED, 0.9)]
     assert (6, 9) in pairs_across_gaps(40, pairs)
-    bridged = [*pairs, RegisteredPair(6, 9, joined(inverse(true[9]), true[6]), 0.5)]
+    bridged = [*pairs, RegisteredPair(6, 9, compose(invert(true[9]), true[6]), 0.5)]
     found = solve_slice_positions(40, bridged, "translation", (300, 400))
     assert (found.bad, found.breaks) == ((7, 8), ())
     good = [z for z in range(40) if z not in (7, 8)]
@@ -333,7 +340,7 @@ def test_the_common_frame_is_that_of_most_slices() -> None:
     true = true_motions(15, "translation")
     turned = view_motion(0, 0)
     turned[:, :2] = [[0.9, -0.4359], [0.4359, 0.9]]
-    true[0] = joined(true[0], turned)  # the first slice alone was mounted askew
+    true[0] = compose(true[0], turned)  # the first slice alone was mounted askew
     found = solve_slice_positions(15, pairs_of(true, 2), "rigid", (300, 400))
     assert np.abs(found.to_common[1:, :, :2] - np.eye(2)).max() < 1e-3
     assert np.abs(found.to_common[0, :, :2] - true[0, :, :2]).max() < 1e-3

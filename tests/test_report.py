@@ -180,8 +180,8 @@ def test_missing_parts_are_reported_and_the_rest_is_shown(complete: Sample, tmp_
     assert set(data_of(page)["samples"][0]["slices"][0]["predicted"]) == {"nucleus"}
     put(sample, "labels/odd", np.ones((4, 60, 70), np.uint8))
     assert (
-        "odd is not drawn over the slices: its shape is (4, 60, 70), that of its image is (19, 60, 70)"
-        in notice_texts(sample, page)
+        "odd is not drawn over the slices: its shape is (4, 60, 70), that of its image is (19, 60, "
+        "70)" in notice_texts(sample, page)
     )
     shutil.rmtree(sample.path / "labels" / "odd")
     put(sample, "labels/mitochondrion", np.zeros(SHAPE, np.uint8), 7, VoxelSize(20, 10, 10))
@@ -337,7 +337,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     )
     if not program or not driver:
         pytest.skip(
-            "no Chromium with its driver on this machine (Debian: apt install chromium chromium-driver)"
+            "no Chromium with its driver on this machine (Debian: apt install chromium "
+            "chromium-driver)"
         )
     from selenium import webdriver
 
@@ -395,7 +396,8 @@ def test_the_page_works_in_a_browser(browser: Any, page: Path) -> None:
     def sources(kind: str) -> list[str]:
         return list(
             browser.execute_script(
-                f"return [...document.querySelectorAll('.stack.{kind} img')].map((image) => image.src)"
+                f"return [...document.querySelectorAll('.stack.{kind} img')].map((image) => "
+                "image.src)"
             )
         )
 

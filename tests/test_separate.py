@@ -43,8 +43,8 @@ def evidence(mask: Labels, boundary: Labels, carried: Labels) -> Evidence:
     )
 
 
-# Two cells side by side. The network predicts their boundary in the upper half only; the flow carried
-# it one pixel too far to the left.
+# Two cells side by side. The network predicts their boundary in the upper half only; the flow
+# carried it one pixel too far to the left.
 MASK = drawn(*["..11111111111.."] * 9) > 0
 BORDER = drawn(*["........1......"] * 5, *["..............."] * 4)
 CARRIED = drawn(*["..11111222222.."] * 9)

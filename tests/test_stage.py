@@ -1,4 +1,7 @@
-"""Stages: resumed, refused, replaced, locked, checked before they start, spread over workers; always the same bytes."""
+"""Stages: resumed, refused, replaced, locked, checked before they start, spread over workers.
+
+Always the same bytes.
+"""
 
 import os
 import shutil
@@ -280,7 +283,10 @@ def test_an_error_in_a_worker_comes_back_and_the_rest_resumes(
 
 
 def fail_or_work_on(block: ZBlock, folder: Path) -> BlockResult:
-    """Fail in the first block, once the second one has begun; the second one writes long after that."""
+    """Fail in the first block, once the second one has begun.
+
+    The second one writes long after that.
+    """
     if block.start == 0:
         deadline = time.monotonic() + 60
         while not (folder / "begun").exists() and time.monotonic() < deadline:
@@ -374,7 +380,7 @@ def test_a_chain_that_is_to_be_done_here_is_given_to_no_worker(own_tissue: Sampl
     with Stage(
         own_tissue, "here", BrightenSettings(), {}, [], Execution(workers=2, quiet=True)
     ) as stage:
-        folder = stage.chain("learning", whose, {"one": [1, 2]}, here=True)
+        folder = stage.chain("learning", whose, {"one": [1, 2]}, in_process=True)
         assert [
             int(np.asarray(link_arrays(folder, "one", number)["process"])[0]) for number in range(2)
         ] == [os.getpid()] * 2
@@ -391,7 +397,7 @@ def test_a_stage_knows_the_result_that_it_replaces_only_while_it_is_whole(
             suppress(StopError),
             Stage(own_tissue, "brighten", BrightenSettings(by=3), {}, specs, OVERWRITE) as stage,
         ):
-            found.append(stage.replaced())
+            found.append(stage.replaced_summaries())
             raise StopError
         return found[-1]
 

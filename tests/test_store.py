@@ -67,7 +67,8 @@ def test_level_transformations_say_where_the_centers_lie(tmp_path: Path) -> None
         "multiscales"
     ][0]["datasets"]
     assert [one["coordinateTransformations"][0]["scale"][1] for one in datasets] == [4, 8, 16]
-    # The center of the first cell of level 2 is that of 4 fine voxels: 1.5 voxels of 4 nm beyond the first voxel's.
+    # The center of the first cell of level 2 is that of 4 fine voxels: 1.5 voxels of 4 nm beyond
+    # the first voxel's.
     assert datasets[2]["coordinateTransformations"][1]["translation"] == [6, 6, 6]
 
 

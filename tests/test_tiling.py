@@ -331,7 +331,10 @@ def boxes_of_tiles(
     rows_and_columns: list[tuple[int, int]],
     first: int,
 ) -> TileDetections:
-    """Boxes of objects in each tile, a little off; the same for tiles at the same place from column ``first`` on."""
+    """Boxes of objects in each tile, a little off.
+
+    The same for tiles at the same place from column ``first`` on.
+    """
     found = []
     for row, column in rows_and_columns:
         tile, noise = (

@@ -77,7 +77,10 @@ def one_by_one(slices: list[Labels], base: int, window_px: int = 512) -> Labels:
 
 
 def best_match(island: int, of: Labels, among: Labels, window_px: int) -> int:
-    """Return the region with the highest IoU in the window around the island; 0 if none overlaps."""
+    """Return the region with the highest IoU in the window around the island.
+
+    0 if none overlaps.
+    """
     y, x = np.nonzero(of == island)
     middle = [(int(side.min()) + int(side.max()) + 1) // 2 for side in (y, x)]
     near = tuple(slice(max(0, m - window_px // 2), m + window_px // 2) for m in middle)
@@ -142,7 +145,10 @@ def main_parts_and_islands(labels: Labels, base: int) -> Labels:
 
 
 def stack_of(*rows: str) -> list[Labels]:
-    """Slices drawn side by side, with blanks between them; 1 and 2 are cells, 3 and more islands."""
+    """Slices drawn side by side, with blanks between them.
+
+    1 and 2 are cells, 3 and more islands.
+    """
     split = [row.split() for row in rows]
     return [drawn(*(row[z] for row in split)).astype(np.uint32) for z in range(len(split[0]))]
 

@@ -246,8 +246,8 @@ def test_an_exported_annotation_is_imported_unchanged(
     path = export(labeled_sample, ["annotations/neurons"], tmp_path / "a.tif", on=Execution())
     note = " ".join(capsys.readouterr().err.split())
     assert (
-        "the file contains slices 2,9,12; import it with 'annotate import --slices 2,9,12 --ignore 77'"
-        in note
+        "the file contains slices 2,9,12; import it with 'annotate import --slices 2,9,12 --ignore "
+        "77'" in note
     )
     import_annotation(labeled_sample, "again", path, AnnotationSettings(slices="2,9,12", ignore=77))
     first, second = (

@@ -8,8 +8,8 @@
     sparsem.predict(sample, "liver.safetensors")
     nuclei = sample.labels["nucleus"][10:20]
 
-The names in ``__all__`` are the public interface. Everything else is internal and may change. Names are imported when they
-are first used, so that ``import sparsem`` loads no numerical library.
+The names in ``__all__`` are the public interface. Everything else is internal and may change. Names
+are imported when they are first used, so that ``import sparsem`` loads no numerical library.
 """
 
 import sys
@@ -113,8 +113,9 @@ def __dir__() -> list[str]:
 class _PublicFunctionsFirst(ModuleType):
     """A package whose public functions are not hidden by its folders of the same name.
 
-    ``sparsem.measure`` is the function. Python would bind the folder ``sparsem/measure`` to this name as soon as
-    anything in it is imported; imports themselves find the folder in ``sys.modules`` and do not need the name.
+    ``sparsem.measure`` is the function. Python would bind the folder ``sparsem/measure`` to this
+    name as soon as anything in it is imported; imports themselves find the folder in
+    ``sys.modules`` and do not need the name.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

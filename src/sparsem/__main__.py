@@ -1,4 +1,4 @@
-"""``python -m sparsem``, and the program ``sparsem``."""
+"""The program ``sparsem``, also run by ``python -m sparsem``."""
 
 from sparsem.workflow import interruption
 

@@ -1,8 +1,8 @@
 """Single steps on arrays, without a sample: for notebooks, and for users who need one step only.
 
-Images are (z, y, x) uint8 or uint16; labels are (z, y, x) integers, 0 is background. Voxel sizes are plain tuples
-(z, y, x) in nm. Each array passes through a temporary sample on disk, so the results are exactly those of the stages, and
-keyword arguments are the settings of the stage.
+Images are (z, y, x) uint8 or uint16; labels are (z, y, x) integers, 0 is background. Voxel sizes
+are plain tuples (z, y, x) in nm. Each array passes through a temporary sample on disk, so the
+results are exactly those of the stages, and keyword arguments are the settings of the stage.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -153,7 +153,9 @@ def separate_cells(
     voxel_nm: VoxelSize = (1, 1, 1),
     **changes: Any,
 ) -> NDArray[np.uint32]:
-    """Separate cells in every slice, and assign their protrusions; see ``sparsem.cells`` and ``sparsem.track``.
+    """Separate cells in every slice, and assign their protrusions.
+
+    See ``sparsem.cells`` and ``sparsem.track``.
 
     Args:
         interior: (z, y, x) uint8, round(255 p) of the interior of cells.
@@ -164,7 +166,8 @@ def separate_cells(
         **changes: settings of ``cells``, for instance ``method="mask_flow"``.
 
     Returns:
-        (z, y, x) uint32: the annotated number of each cell, protrusions included; objects that meet no annotated cell
+        (z, y, x) uint32: the annotated number of each cell, protrusions included; objects that
+        meet no annotated cell
         have larger numbers.
 
     >>> import numpy as np
@@ -202,15 +205,16 @@ def track(
     """Join regions of neighboring slices, and assign islands to their cells (paper 3.3).
 
     Args:
-        regions: (z, y, x) integers. 1 to ``n_cells`` are cells, which have the same number in every slice. Larger numbers
-            are islands, which are numbered in each slice on their own.
+        regions: (z, y, x) integers. 1 to ``n_cells`` are cells, which have the same number in every
+            slice. Larger numbers are islands, which are numbered in each slice on their own.
         n_cells: largest number of a cell.
         voxel_nm: voxel size (z, y, x) in nm.
         window_px: edge of the square around an island in which it is compared with other regions.
         min_volume_um3: objects that meet no cell and are smaller are removed.
 
     Returns:
-        (z, y, x) uint32: every island has the number of its cell; objects that meet no cell have numbers above ``n_cells``.
+        (z, y, x) uint32: every island has the number of its cell; objects that meet no cell have
+        numbers above ``n_cells``.
 
     >>> import numpy as np
     >>> from sparsem import arrays
@@ -245,13 +249,15 @@ def measure(
     """Measure every object; see ``sparsem.measure``.
 
     Args:
-        labels: (z, y, x). A mask (one number besides 0) is split into connected objects; other numbers are objects.
+        labels: (z, y, x). A mask (one number besides 0) is split into connected objects; other
+            numbers are objects.
         voxel_nm: voxel size (z, y, x) in nm.
         images: (z, y, x) for the texture; without it no texture is measured.
         **changes: settings of ``measure``.
 
     Returns:
-        One row per object, units in the column names: a pandas.DataFrame, or a pyarrow.Table where pandas is not
+        One row per object, units in the column names: a pandas.DataFrame, or a pyarrow.Table where
+            pandas is not
         installed.
 
     >>> import numpy as np
@@ -288,7 +294,8 @@ def score(
         **changes: settings of ``score``, for instance ``instances=True``.
 
     Returns:
-        Dice, precision and recall of all voxels (``dice_3d``, ...), the mean Dice of the slices (``dice_slices``), and with
+        Dice, precision and recall of all voxels (``dice_3d``, ...), the mean Dice of the slices
+        (``dice_slices``), and with
         ``instances=True`` the scores of objects.
 
     >>> import numpy as np
@@ -311,7 +318,9 @@ def score(
 
 
 def quality(images: Image, voxel_nm: VoxelSize = (1, 1, 1), **changes: Any) -> Any:
-    """Measure noise, sharpness, stripes and other properties of every slice; see ``sparsem.quality``.
+    """Measure noise, sharpness, stripes and other properties of every slice.
+
+    See ``sparsem.quality``.
 
     Args:
         images: (z, y, x) uint8 or uint16.
@@ -389,7 +398,10 @@ def _block_of_file(block: ZBlock, file: Path, path: str) -> BlockResult:
 def _number_islands(
     regions: NDArray[np.uint32], n_cells: int
 ) -> tuple[list[NDArray[np.uint32]], list[int], list[NDArray[np.int64]]]:
-    """Number the islands of each slice consecutively from ``n_cells + 1``; also return their number and pixels."""
+    """Number the islands of each slice consecutively from ``n_cells + 1``.
+
+    Also return their number and pixels.
+    """
     planes = []
     counts = []
     pixels = []

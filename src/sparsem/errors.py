@@ -1,6 +1,6 @@
 """The errors of sparsem, as one tree.
 
-    SparsemError                 base of all; the command line prints it as one sentence and exits with code 2
+    SparsemError                 base of all; the command line prints it and exits with code 2
     ├── InputError               a file, array or slice is not what was expected
     ├── SettingsError            a setting is unknown or out of range
     ├── SampleError              a sample lacks something, is damaged, or is in use

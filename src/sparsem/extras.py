@@ -1,7 +1,7 @@
 """Optional parts of sparsem, and one sentence where a part is missing.
 
-The core (import, measure, score, export, report) installs without torch. Modules of a part call ``require`` before
-they import its libraries.
+The core (import, measure, score, export, report) installs without torch. Modules of a part call
+``require`` before they import its libraries.
 """
 
 from importlib.util import find_spec
@@ -35,5 +35,5 @@ def require(extra: str) -> None:
         module, purpose = EXTRAS[extra]
         raise MissingExtraError(
             f"This needs {module}, for {purpose}, which is not installed; "
-            f"install it with: pip install 'sparsem[{extra}]'"
+            f'install it with: pip install "sparsem[{extra}]"'
         )

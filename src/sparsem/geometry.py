@@ -1,4 +1,7 @@
-"""Sizes and positions. Axis order is (z, y, x) everywhere; lengths are in nm. Everything here is immutable."""
+"""Sizes and positions.
+
+Axis order is (z, y, x) everywhere; lengths are in nm. Everything here is immutable.
+"""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +28,8 @@ class VoxelSize(NamedTuple):
             math.isfinite(length) and length > 0 for length in lengths_nm
         ):
             raise InputError(
-                f"A voxel size is three positive lengths in nm (z y x), for example 8 4 4; got {list(lengths_nm)}."
+                "A voxel size is three positive lengths in nm (z y x), for example 8 4 4; got "
+                f"{list(lengths_nm)}."
             )
         return cls(*(float(length) for length in lengths_nm))
 
@@ -46,14 +50,15 @@ class VoxelSize(NamedTuple):
     def halving(self) -> tuple[int, int, int]:
         """Return by how much the next coarser pyramid level shrinks each axis (z, y, x): 2 or 1.
 
-        An axis whose voxel is already twice as long as the shortest one is kept, so that coarse levels become isotropic.
+        An axis whose voxel is already twice as long as the shortest one is kept, so that coarse
+        levels become isotropic.
         """
         z, y, x = (2 if length < 2 * min(self) else 1 for length in self)
         return z, y, x
 
 
 class ZBlock(NamedTuple):
-    """Slices ``start`` to ``stop`` (exclusive) that one task owns, and the halo around them that it may read."""
+    """Slices ``start`` to ``stop`` (exclusive) of one task, and the halo that it may read."""
 
     start: int
     stop: int
@@ -77,7 +82,10 @@ class ZBlock(NamedTuple):
 
 
 def z_blocks(n_slices: int, depth: int, halo: int = 0) -> list[ZBlock]:
-    """Cut ``n_slices`` into blocks of ``depth`` slices (the last may be thinner), each with up to ``halo`` slices on either side."""
+    """Cut ``n_slices`` into blocks of ``depth`` slices; the last may be thinner.
+
+    Each has a halo of up to ``halo`` slices on either side.
+    """
     blocks = []
     for start in range(0, n_slices, depth):
         stop = min(start + depth, n_slices)
@@ -88,7 +96,9 @@ def z_blocks(n_slices: int, depth: int, halo: int = 0) -> list[ZBlock]:
 
 
 def evenly_spaced(n_slices: int, count: int) -> list[int]:
-    """Return ``count`` slice indices, evenly spaced from the first to the last slice (the papers' choice of slices to label).
+    """Return ``count`` slice indices, evenly spaced from the first to the last slice.
+
+    The papers choose the slices to label so.
 
     Raises:
         InputError: ``count`` is smaller than 1 or larger than ``n_slices``.
@@ -101,7 +111,9 @@ def evenly_spaced(n_slices: int, count: int) -> list[int]:
 
 
 def axes_hint(shape: Sequence[int], expected: Sequence[int]) -> str:
-    """Return the end of a message about a shape that does not fit: which axes are exchanged, if that explains it; else empty.
+    """Return which axes of a shape are exchanged, as the end of a message.
+
+    It is empty if exchanged axes do not explain why the shape does not fit.
 
     >>> axes_hint((128, 96), (96, 128))
     '; y and x are exchanged, transpose it'

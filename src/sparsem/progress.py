@@ -1,4 +1,7 @@
-"""Progress of long work, with the time left: a bar on a terminal, a line now and then in a log file or a notebook."""
+"""Progress of long work, with the time left.
+
+A terminal shows a bar, a log file or a notebook a line now and then.
+"""
 
 import sys
 import time
@@ -23,7 +26,7 @@ def in_notebook() -> bool:
     return "ipykernel" in sys.modules
 
 
-def tell(message: str, quiet: bool) -> None:
+def print_note(message: str, quiet: bool) -> None:
     """Print a line on standard error, unless ``quiet``."""
     if not quiet:
         console = Console(file=sys.stderr)
@@ -31,7 +34,9 @@ def tell(message: str, quiet: bool) -> None:
 
 
 class Meter:
-    """Count steps of one piece of work on standard error; as a context manager it always restores the terminal.
+    """Count steps of one piece of work on standard error.
+
+    As a context manager it always restores the terminal.
 
     Args:
         title: name of the work.
@@ -95,7 +100,9 @@ class Meter:
 
 
 def time_left(done: int, undone: int, seconds: float) -> str:
-    """Return the time that the undone steps will take, in words; empty without a basis for it, and when all is done.
+    """Return the time that the undone steps will take, in words.
+
+    Empty without a basis for it, and when all is done.
 
     >>> time_left(10, 50, 60.0)
     '5 min left'

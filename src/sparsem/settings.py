@@ -1,7 +1,7 @@
 """Settings: frozen models that reject unknown keys and name the nearest known one.
 
-Every stage declares one subclass next to its function. TOML files, the command line and the viewer are generated from
-it, so a default, its range and its help text exist once.
+Every stage declares one subclass next to its function. TOML files, the command line and the viewer
+are generated from it, so a default, its range and its help text exist once.
 """
 
 import difflib
@@ -9,10 +9,10 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -29,7 +29,12 @@ MAX_SHOWN = 60  # characters of a value in a message
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, and an unknown key is an error."""
+    """Base of all settings: immutable, and an unknown key is an error.
+
+    ``OPTION_GROUPS`` sorts the options of the command line: title of a group -> names of fields.
+    """
+
+    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
@@ -52,7 +57,9 @@ Precision = Literal["auto", "float32", "bfloat16"]  # of a network on its device
 
 
 def named_values(value: Any, example: str) -> Any:
-    """Return ``["a=1", "b=2"]``, as a command line gives it, as a dictionary; return other values as they are.
+    """Return ``["a=1", "b=2"]``, as a command line gives it, as a dictionary.
+
+    Return other values as they are.
 
     Raises:
         ValueError: a part is not NAME=VALUE; the message shows the example.
@@ -72,7 +79,8 @@ def parse(model: type[S], values: Mapping[str, Any], where: str) -> S:
     """Validate ``values`` as ``model``; ``where`` (a file, a command) opens the error message.
 
     Raises:
-        SettingsError: a key is unknown (the message names the nearest known one), a type is wrong, or a value out of range.
+        SettingsError: a key is unknown (the message names the nearest known one), a type is wrong,
+            or a value out of range.
     """
     try:
         return model.model_validate(values)
@@ -158,7 +166,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         content = path.read_bytes()
-        # Windows' editors and PowerShell open a file with a byte order mark, which TOML does not know.
+        # Windows' editors and PowerShell open a file with a byte order mark, which TOML does not
+        # know.
         encoding = "utf-16" if content.startswith(UTF16_MARKS) else "utf-8-sig"
         return tomllib.loads(content.decode(encoding))
     except OSError as error:
@@ -171,8 +180,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Name the keys in which two flat records differ: ``another image, batch: 5 -> 8``.
 
-    Fingerprints are not shown, since they say nothing to a reader. Next to the fingerprint ``NAME`` of an annotation a
-    record may hold ``NAME slices``, slice to fingerprint: then the slices that differ are named instead.
+    Fingerprints are not shown, since they say nothing to a reader. Next to the fingerprint ``NAME``
+    of an annotation a record may hold ``NAME slices``, slice to fingerprint: then the slices that
+    differ are named instead.
     """
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     explained = set()  # keys that another key explains
@@ -227,7 +237,8 @@ def parsed_slices(text: str) -> list[int]:
     [1, 2, 3, 9]
 
     Raises:
-        ValueError: the text is no list of numbers, a range runs backwards or is too long, or a slice is given twice.
+        ValueError: the text is no list of numbers, a range runs backwards or is too long, or a
+            slice is given twice.
     """
     without_spaces = re.sub(r"\s*-\s*", "-", text.strip())
     numbers: list[int] = []
@@ -253,7 +264,10 @@ def parsed_slices(text: str) -> list[int]:
 
 
 def _as_text(value: Any) -> Any:
-    """Return a number, or a list of numbers and ranges, as one text; return other values as they are."""
+    """Return a number, or a list of numbers and ranges, as one text.
+
+    Return other values as they are.
+    """
     parts = [value] if isinstance(value, int) else value
     is_list = isinstance(parts, list | tuple)
     if not is_list or not all(isinstance(part, int | str) for part in parts):
@@ -277,14 +291,33 @@ def _as_names(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class OptionName:
-    """The name of a field on the command line, where it differs from the field: ``--structure`` is given once per name."""
+    """The name of a field on the command line, where it differs from the name of the field.
+
+    ``structures`` is ``--structure``, which can be repeated.
+    """
 
     name: str
 
 
-# Every field of settings that takes slices has one of these types, so that all take 5, [0, 9] and "10-20,40".
-SliceNumbers = Annotated[tuple[int, ...], BeforeValidator(_as_numbers)]
-SliceChoice = Annotated[str, BeforeValidator(_as_text)]  # or a word, such as "non-empty" or "all"
+@dataclass(frozen=True)
+class Metavar:
+    """The word for the value of a field in the help of the command line, such as ``LOW HIGH``."""
 
-# Every field of settings that takes structures has this type, so that all take "nucleus", ["a", "b"] and "a,b".
-StructureNames = Annotated[tuple[str, ...], BeforeValidator(_as_names), OptionName("structure")]
+    text: str
+
+
+# Every field of settings that takes slices has one of these types, so that all take 5, [0, 9] and
+# "10-20,40".
+SliceNumbers = Annotated[tuple[int, ...], BeforeValidator(_as_numbers), Metavar("SLICES")]
+# A word is possible too, such as "non-empty" or "all".
+SliceChoice = Annotated[str, BeforeValidator(_as_text), Metavar("SLICES")]
+
+# Every field of settings that takes structures has this type, so that all take "nucleus", ["a",
+# "b"] and "a,b".
+StructureNames = Annotated[
+    tuple[str, ...], BeforeValidator(_as_names), OptionName("structure"), Metavar("NAME")
+]
+
+# Pairs and triples of numbers, by the words for them in the help.
+Range = Annotated[tuple[float, float], Metavar("LOW HIGH")]
+VoxelNm = Annotated[tuple[float, float, float], Metavar("Z Y X")]

@@ -31,7 +31,7 @@ def find_annotated_image(sample: Sample, size: Sequence[int]) -> str | None:
     """
     for name in (sample.newest_image, *sample.images):
         if _volume_of(sample, name).shape[-len(size) :] == tuple(size):
-            return sample.drawn_on(name)
+            return sample.grid_image(name)
     return None
 
 

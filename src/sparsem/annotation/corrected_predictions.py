@@ -98,11 +98,7 @@ def slice_origins(
     if stated:
         return dict.fromkeys(labels.z, stated), []
     recorded = previous.origins if previous else {}
-    unchanged = [
-        z
-        for z in labels.z
-        if z in recorded and np.array_equal(_previous_labels(labels, previous, z), labels.labels(z))
-    ]
+    unchanged = [z for z in labels.z if z in recorded and _is_unchanged(labels, previous, z)]
     changed = [z for z in labels.z if z not in unchanged]
     origins: dict[int, Origin] = {z: recorded[z] for z in unchanged}
     origins |= dict.fromkeys(changed, "manual")
@@ -110,12 +106,15 @@ def slice_origins(
     for structure in list(labels.classes) or [name]:
         predictions = predictions_of(sample, structure, labels.image)
         if predictions:
-            comparison = _compare_slices(
-                structure, changed, labels, previous, predictions, recorded
-            )
+            comparison = _compare_slices(structure, changed, labels, previous, predictions)
             _update_origins(origins, comparison)
             notes += _notes(structure, comparison)
     return origins, notes
+
+
+def _is_unchanged(labels: FileLabels, previous: StoredAnnotation | None, z: int) -> bool:
+    """Return True if the labels of a slice are those that it had before."""
+    return np.array_equal(_previous_labels(labels, previous, z), labels.labels(z))
 
 
 class _Comparison(NamedTuple):
@@ -139,13 +138,13 @@ def _compare_slices(
     labels: FileLabels,
     previous: StoredAnnotation | None,
     predictions: Sequence[PredictedVolume],
-    recorded: Mapping[int, Origin],
 ) -> _Comparison:
+    """Compare the labels of slices with predictions and with their previous labels."""
+    recorded = previous.origins if previous else {}
     comparison = _Comparison({}, {}, {})
     for z in slices:
         objects = labels.objects(labels.labels(z), structure)
-        similarities = [_similarity(objects, prediction, z) for prediction in predictions]
-        best = max(similarities, key=lambda similarity: similarity[1:])
+        best = _most_similar(objects, predictions, z)
         previous_objects = labels.objects(_previous_labels(labels, previous, z), structure)
         previous_boundary = same_boundary(objects, previous_objects)
         is_from_previous = (
@@ -158,6 +157,12 @@ def _compare_slices(
         elif best.dice > SIMILAR_DICE:
             comparison.similar[z] = best
     return comparison
+
+
+def _most_similar(objects: Labels, predictions: Sequence[PredictedVolume], z: int) -> Similarity:
+    """Return the similarity to the prediction that has most in common with objects of a slice."""
+    similarities = [_similarity(objects, prediction, z) for prediction in predictions]
+    return max(similarities, key=lambda similarity: similarity[1:])
 
 
 def _update_origins(origins: dict[int, Origin], comparison: _Comparison) -> None:
@@ -241,8 +246,8 @@ def _similarity(objects: Labels, prediction: PredictedVolume, z: int) -> Similar
 def _is_on_image(sample: Sample, volume: Volume, image: str) -> bool:
     """Return True if a volume has the pixel grid of an image that was not replaced since."""
     try:
-        grid = sample.frame(volume)
-        image_grid = sample.frame(sample.image(image))
+        grid = sample.transform_of(volume)
+        image_grid = sample.transform_of(sample.image(image))
     except SampleError:
         return False
     return volume.shape == sample.image(image).shape and grid.is_same(image_grid)

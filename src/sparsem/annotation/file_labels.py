@@ -27,7 +27,7 @@ from sparsem.annotation.labeled_slices import (
 )
 from sparsem.annotation.renumbering import Renumbering, extend_renumbering, make_renumbering
 from sparsem.io.readers.source import Stack
-from sparsem.progress import tell
+from sparsem.progress import print_note
 from sparsem.store.lazy import LazyArray
 from sparsem.store.sample import Sample
 from sparsem.store.summary import list_first
@@ -187,28 +187,42 @@ def read_file_labels(
         renumbering=make_renumbering([], special),
         image=image,
     )
-    numbers: set[int] = set()
-    marks_on_slices: set[int | None] = set()
-    for z in plane_of:
-        numbers_on_slice = distinct_numbers(labels.file_numbers(z))
-        numbers |= numbers_on_slice
-        marks_on_slices.add(find_ignore_mark(numbers_on_slice, special))
-    mark = find_ignore_mark(numbers, special)
+    numbers, ignore_mark = _numbers_in(labels, special)
     class_numbers = {number for ids in meaning.classes.values() for number in ids}
     if extended is None:
         renumbering = make_renumbering(numbers | class_numbers, special)
     else:
-        is_exceeded = extended.renumbering.is_identity and max(numbers) >= special.limit
-        stored_previously = _all_numbers(extended) if is_exceeded else set()
-        renumbering = extend_renumbering(
-            extended.renumbering, stored_previously, numbers | class_numbers
-        )
+        renumbering = _extended_renumbering(extended, numbers, class_numbers, special)
     return replace(
         labels,
         numbers=frozenset(numbers),
         renumbering=renumbering,
-        ignore_mark=mark if mark in marks_on_slices else None,
+        ignore_mark=ignore_mark,
     )
+
+
+def _numbers_in(labels: FileLabels, special: SpecialNumbers) -> tuple[set[int], int | None]:
+    """Return all numbers in the labels, and the one of them that may mark unlabeled pixels."""
+    numbers: set[int] = set()
+    marks_on_slices: set[int | None] = set()
+    for z in labels.plane_of:
+        numbers_on_slice = distinct_numbers(labels.file_numbers(z))
+        numbers |= numbers_on_slice
+        marks_on_slices.add(find_ignore_mark(numbers_on_slice, special))
+    mark = find_ignore_mark(numbers, special)
+    return numbers, mark if mark in marks_on_slices else None
+
+
+def _extended_renumbering(
+    extended: StoredAnnotation,
+    numbers: set[int],
+    class_numbers: set[int],
+    special: SpecialNumbers,
+) -> Renumbering:
+    """Return the renumbering of an annotation, extended to the numbers of more slices."""
+    is_exceeded = extended.renumbering.is_identity and max(numbers) >= special.limit
+    stored_previously = _all_numbers(extended) if is_exceeded else set()
+    return extend_renumbering(extended.renumbering, stored_previously, numbers | class_numbers)
 
 
 def _all_numbers(annotation: StoredAnnotation) -> set[int]:
@@ -226,20 +240,27 @@ def report_unexpected_numbers(labels: FileLabels, quiet: bool) -> None:
     mark = labels.ignore_mark
     if mark is not None and special.ignore is None and mark not in class_numbers:
         meaning = "background" if class_numbers else "the structure"
-        tell(
+        print_note(
             f"Note: pixels of {mark} in {labels.where} count as {meaning}; if they are unlabeled, "
             f"give --ignore {mark}.",
             quiet,
         )
     if special.ignore not in (None, 0) and special.ignore not in labels.numbers:
-        tell(f"Note: no pixel of {labels.where} has the ignored number {special.ignore}.", quiet)
+        print_note(
+            f"Note: no pixel of {labels.where} has the ignored number {special.ignore}.", quiet
+        )
+    _report_absent_classes(labels, quiet)
+
+
+def _report_absent_classes(labels: FileLabels, quiet: bool) -> None:
+    """Report the classes whose numbers do not occur."""
     absent = [
         f"{name}={','.join(map(str, ids))}"
         for name, ids in labels.classes.items()
         if not labels.numbers & set(ids)
     ]
     if absent:
-        tell(
+        print_note(
             f"Note: no pixel of {labels.where} has the numbers of {', '.join(absent)}; it holds "
             f"{list_first(sorted(labels.numbers))}.",
             quiet,

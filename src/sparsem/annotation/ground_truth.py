@@ -4,7 +4,7 @@ Pixels that are not labeled are not background: they are unknown and do not coun
 read as (z, y, x) uint32, in which ``UNLABELED`` marks unknown pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,29 +134,20 @@ def read_ground_truth(
     planes_in_file = open_source(
         where, settings.dataset, labels=True, any_order=True, min_is_white=settings.min_is_white
     )
-    shapes = []
-    if sample.has_image:
-        shapes.append(sample.image("raw").shape)
-    if target is not None:
-        shapes.append(target.shape)
+    shapes = _possible_shapes(sample, target)
     if shapes:
         planes_in_file = uncrop_segmentation(planes_in_file, shapes)
     # A volume of the sample itself reports chunks that are missing.
-    planes: Any = own_volume.kept() if own_volume else planes_in_file.stack
+    planes: Any = own_volume.lazy() if own_volume else planes_in_file.stack
     shape, box = _match_shape(tuple(planes_in_file.stack.shape), shapes, settings.box, where)
     extent = _extent(box, shape)
     if own_volume and settings.slices is None:
         plane_of = {z: z for z in range(shape[0])}  # made with the sample, and complete
     else:
         plane_of = _labeled_planes(sample, planes_in_file, shape, extent, settings, where)
-    first_z, stop_z = extent[0].start, extent[0].stop
-    plane_of = {z: plane for z, plane in plane_of.items() if first_z <= z < stop_z}
+    plane_of = _planes_within(plane_of, extent[0])
     stack = SparseStack(planes, plane_of, shape, where, extent, settings.ids, settings.ignore)
-    is_wide = np.dtype(planes.dtype).itemsize >= WIDE_BYTES
-    if not is_wide:
-        stack = replace(stack, renumbering=identity_renumbering())
-    elif objects:
-        stack = replace(stack, renumbering=stack.object_renumbering())
+    stack = _with_renumbering(stack, objects)
     return GroundTruth(
         stack if target is None else _move_to_target(sample, stack, target),
         planes_in_file.identity(),
@@ -165,13 +156,38 @@ def read_ground_truth(
     )
 
 
+def _possible_shapes(sample: Sample, target: Volume | None) -> list[Shape]:
+    """Return the shapes of the stacks that ground truth may belong to."""
+    shapes = []
+    if sample.has_image:
+        shapes.append(sample.image("raw").shape)
+    if target is not None:
+        shapes.append(target.shape)
+    return shapes
+
+
+def _planes_within(plane_of: Mapping[int, int], extent: slice) -> dict[int, int]:
+    """Return the planes of the slices within an extent along z."""
+    return {z: plane for z, plane in plane_of.items() if extent.start <= z < extent.stop}
+
+
+def _with_renumbering(stack: SparseStack, objects: bool) -> SparseStack:
+    """Return the stack with numbers of 32 bits, if its numbers fit or objects are kept."""
+    is_wide = np.dtype(stack.planes.dtype).itemsize >= WIDE_BYTES
+    if not is_wide:
+        return replace(stack, renumbering=identity_renumbering())
+    if objects:
+        return replace(stack, renumbering=stack.object_renumbering())
+    return stack
+
+
 def _move_to_target(sample: Sample, stack: SparseStack, target: Volume) -> Stack:
     """Return ground truth on the pixel grid of an image, or of labels made on one.
 
     Raises:
         InputError: its shape is neither that of the target nor that of the raw image.
     """
-    moved: Stack = sample.seen_by(target, stack, UNLABELED)
+    moved: Stack = sample.resample_to(target, stack, UNLABELED)
     shape = tuple(moved.shape)
     if shape != target.shape:
         if target.directory == sample.path:
@@ -225,12 +241,19 @@ def _match_shape(
             _, y, x = _extent(part, shape)
             if plane_size == (y.stop - y.start, x.stop - x.start):
                 return shape, part
+    raise InputError(_misfit_message(file_shape, shapes, box, where))
+
+
+def _misfit_message(
+    file_shape: tuple[int, ...], shapes: Sequence[Shape], box: str | None, where: str
+) -> str:
+    """Return an error message that states which size of slices was expected."""
     sizes = " or ".join(dict.fromkeys(f"{shape[1:]}" for shape in shapes))
     hint = axes_hint(file_shape, shapes[0]) if shapes else ""
     if not hint and not box:
         hint = "; if it labels a part of the stack, state which with --box"
-    raise InputError(
-        f"{where} has slices of {plane_size} px, but expected {sizes} px (y, x), as the stack "
+    return (
+        f"{where} has slices of {file_shape[1:]} px, but expected {sizes} px (y, x), as the stack "
         f"has{hint}."
     )
 
@@ -276,16 +299,10 @@ def _labeled_planes(
     is_part = not is_by_name and choice in (None, "all", "non-empty")
     is_part = is_part and n_planes == depth != n_slices
     if choice is None and not is_by_name:
-        if n_planes not in (n_slices, depth):
-            raise InputError(
-                f"Which {n_planes} of the {n_slices} slices does {where} label? Give their numbers "
-                "with --slices, or the part of the stack with --box."
-            )
+        _refuse_other_depth(n_planes, n_slices, depth, where)
         _refuse_empty_slices(planes_in_file, extent[1:] if plane_size == shape[1:] else (), where)
         choice = "all"
-    numbering: Sequence[Number] = range(n_slices)
-    if sample.has_image:
-        numbering = slice_numbering(sample, settings.first_slice_number)
+    numbering = _numbering_of(sample, n_slices, settings)
     # The size of the planes was compared with the box before, so it is not compared again here.
     expected_shape = (depth if is_part else n_slices, *plane_size)
     slices, planes = match_planes_to_slices(
@@ -293,6 +310,22 @@ def _labeled_planes(
     )
     offset = first if is_part else 0
     return {z + offset: plane for z, plane in zip(slices, planes, strict=True)}
+
+
+def _numbering_of(sample: Sample, n_slices: int, settings: GroundTruthSettings) -> Sequence[Number]:
+    """Return the number of every slice in file names; from 0 on if there is no image."""
+    if sample.has_image:
+        return slice_numbering(sample, settings.first_slice_number)
+    return range(n_slices)
+
+
+def _refuse_other_depth(n_planes: int, n_slices: int, depth: int, where: str) -> None:
+    """Raise an InputError if there are neither as many planes as slices, nor as in the part."""
+    if n_planes not in (n_slices, depth):
+        raise InputError(
+            f"Which {n_planes} of the {n_slices} slices does {where} label? Give their numbers "
+            "with --slices, or the part of the stack with --box."
+        )
 
 
 def _is_series(planes_in_file: Source) -> bool:

@@ -33,7 +33,7 @@ from sparsem.io.readers.open import open_source
 from sparsem.io.readers.placement import uncrop_segmentation
 from sparsem.io.readers.selection import MinIsWhite
 from sparsem.io.readers.source import Source
-from sparsem.progress import tell
+from sparsem.progress import print_note
 from sparsem.settings import Settings, SliceChoice, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
@@ -215,19 +215,23 @@ def import_annotation(
         else:
             _write(sample, name, labels, on.overwrite, origins)
         for note in notes:
-            tell(f"Note: {note}", on.quiet)
+            print_note(f"Note: {note}", on.quiet)
     write_renumbering_table(sample, f"annotation_ids_{name}", read_renumbering(sample, name))
+    return _result(sample, name)
+
+
+def _result(sample: Sample, name: str) -> AnnotationResult:
+    """Return the structures of an annotation, and the slices that are labeled."""
     structures = [
         structure
         for structure, annotation in annotation_names(sample).items()
         if annotation == name
     ]
-    slices = annotated_structures(sample)[structures[0]]
     return AnnotationResult(
         sample=sample,
         written=(f"annotations/{name}",),
         structures=tuple(structures),
-        slices=slices,
+        slices=annotated_structures(sample)[structures[0]],
     )
 
 
@@ -312,10 +316,10 @@ def _is_same_annotation(sample: Sample, labels: FileLabels, previous: StoredAnno
     objects = labels.numbers - {0, *renumbering.special.numbers}
     if not renumbering.is_identity and not objects <= set(renumbering.file.tolist()):
         return False
-    return all(
-        np.array_equal(previous.read(z), renumbering.apply(labels.file_numbers(z)))
-        for z in labels.z
-    )
+    for z in labels.z:
+        if not np.array_equal(previous.read(z), renumbering.apply(labels.file_numbers(z))):
+            return False
+    return True
 
 
 def _refuse_other_meaning(
@@ -370,20 +374,14 @@ def _add(
     origins: Mapping[int, Origin],
 ) -> None:
     """Add labeled slices to an annotation; its slices with other labels need ``overwrite``."""
-    annotated = extended.z
-    differing = [
-        z
-        for z in labels.z
-        if z in annotated
-        and not np.array_equal(extended.converted(z, labels.renumbering), labels.labels(z))
-    ]
+    differing = _differing_slices(labels, extended)
     if differing and not overwrite:
         listed = ", ".join(map(str, differing))
         raise ResumeError(
             f"Slices {listed} of '{name}' have other labels already; use --overwrite to replace "
             "them."
         )
-    all_slices = sorted({*annotated, *labels.z})
+    all_slices = sorted({*extended.z, *labels.z})
     all_labels = (
         labels.labels(z) if z in labels.plane_of else extended.converted(z, labels.renumbering)
         for z in all_slices
@@ -402,3 +400,14 @@ def _add(
         renumbering=labels.renumbering,
         origin={**extended.origins, **origins},
     )
+
+
+def _differing_slices(labels: FileLabels, extended: StoredAnnotation) -> list[int]:
+    """Return the slices of a file that an annotation holds with other labels."""
+    differing = []
+    for z in labels.z:
+        if z not in extended.z:
+            continue
+        if not np.array_equal(extended.converted(z, labels.renumbering), labels.labels(z)):
+            differing.append(z)
+    return differing

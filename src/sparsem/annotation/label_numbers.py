@@ -166,17 +166,24 @@ def _float_to_integer(labels: NDArray[Any], where: str) -> Numbers:
     is_whole = labels == np.rint(labels)
     if not is_whole.all():
         first_value = labels[~is_whole][0]
-        is_probability = labels.min() >= 0 and labels.max() <= 1
-        if is_probability:
-            advice = (
-                "if it is a probability map, threshold it, for instance at 0.5, and save the mask"
-            )
-        else:
-            advice = "save whole numbers"
         raise InputError(
             f"Labels must be whole numbers, but {where} holds {labels.dtype} values such as "
-            f"{first_value:.3g}; {advice}."
+            f"{first_value:.3g}; {_advice_for_fractions(labels)}."
         )
+    _refuse_inexact(labels, where)
+    return labels.astype(np.int64)
+
+
+def _advice_for_fractions(labels: NDArray[Any]) -> str:
+    """Return what to do with labels that are no whole numbers."""
+    is_probability = labels.min() >= 0 and labels.max() <= 1
+    if is_probability:
+        return "if it is a probability map, threshold it, for instance at 0.5, and save the mask"
+    return "save whole numbers"
+
+
+def _refuse_inexact(labels: NDArray[Any], where: str) -> None:
+    """Raise an InputError if a number is so large that floats do not hold it exactly."""
     exact_limit = 2 ** (np.finfo(labels.dtype).nmant + 1)
     highest = float(np.abs(labels).max(initial=0))
     if highest >= exact_limit:
@@ -185,7 +192,6 @@ def _float_to_integer(labels: NDArray[Any], where: str) -> Numbers:
             f"exact only below {exact_limit}: several objects may have the same number. Save them "
             "as integers."
         )
-    return labels.astype(np.int64)
 
 
 def _refuse_marks(numbers: Numbers, where: str, special: SpecialNumbers) -> None:

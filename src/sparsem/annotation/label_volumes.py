@@ -27,7 +27,7 @@ from sparsem.geometry import VoxelSize, ZBlock, axes_hint, z_blocks
 from sparsem.io.ingest import ImportSettings, open_import_source, report_reading, stated_voxel_size
 from sparsem.io.readers.placement import uncrop_segmentation
 from sparsem.io.readers.source import Source, Stack
-from sparsem.progress import tell
+from sparsem.progress import print_note
 from sparsem.settings import resolve_settings
 from sparsem.store.names import checked_structure
 from sparsem.store.sample import Sample
@@ -72,16 +72,11 @@ def import_labels(
     sample = Sample.create(path)
     labels = uncrop_segmentation(labels, candidate_shapes(sample) if sample.has_image else [])
     target = _target_of(sample, name, labels, settings, str(source), on.quiet)
-    z, y, x = target.shape
-    blocks = z_blocks(z, target.depth)
+    blocks = z_blocks(target.shape[0], target.depth)
     report_reading(labels, settings, on.quiet)
     interpretation = detect_label_type(labels, blocks, settings, on.quiet)
     output = target.spec(interpretation)
-    needs = Needs(
-        target.depth * y * x * (labels.stack.dtype.itemsize + 14) + y * x * 32,
-        output.nbytes // 8,
-        "a smaller --block-depth needs less",
-    )
+    needs = _needs(labels, target, output)
     inputs = _stage_inputs(labels, target, interpretation, settings)
     with Stage(sample, f"import-{name}", settings, inputs, [output], on, needs) as stage:
         stage.map(_labels_block, blocks, labels.stack, output.path, interpretation)
@@ -164,11 +159,7 @@ def detect_label_type(
     is_wide = labels.stack.dtype.itemsize >= WIDE_BYTES and settings.label_type != "mask"
     if settings.label_type is not None and not is_wide:
         return stated
-    numbers: set[int] = set()
-    for block in blocks:
-        numbers |= distinct_numbers(stated.file_numbers(block, labels.stack)) - {0}
-        if len(numbers) > 1 and not is_wide:
-            break
+    numbers = _object_numbers(labels.stack, blocks, stated, is_wide)
     is_mask = settings.label_type is None and len(numbers) <= 1
     if not is_mask:
         return replace(stated, is_mask=False, renumbering=make_renumbering(numbers))
@@ -177,12 +168,24 @@ def detect_label_type(
     return replace(stated, is_mask=True, value=value)
 
 
+def _object_numbers(
+    stack: Stack, blocks: Sequence[ZBlock], stated: LabelInterpretation, is_complete: bool
+) -> set[int]:
+    """Return the numbers of objects; if not all of them are needed, at least two of several."""
+    numbers: set[int] = set()
+    for block in blocks:
+        numbers |= distinct_numbers(stated.file_numbers(block, stack)) - {0}
+        if len(numbers) > 1 and not is_complete:
+            break
+    return numbers
+
+
 def _report_unusual_mask(title: str, value: int | None, quiet: bool) -> None:
     """Report a mask that may have another meaning."""
     if value is None:
-        tell(f"Note: {title} holds no labels, every voxel is 0.", quiet)
+        print_note(f"Note: {title} holds no labels, every voxel is 0.", quiet)
     elif value not in USUAL_MASK_NUMBERS:
-        tell(
+        print_note(
             f"Note: all labels of {title} have the number {value} and were read as a mask. With "
             "--label-type objects they are one object.",
             quiet,
@@ -218,6 +221,16 @@ class _Target(NamedTuple):
         return replace(spec, sizes=self.sizes)
 
 
+def _needs(labels: Source, target: _Target, output: VolumeSpec) -> Needs:
+    """Return what it takes to import labels."""
+    _, y, x = target.shape
+    return Needs(
+        target.depth * y * x * (labels.stack.dtype.itemsize + 14) + y * x * 32,
+        output.nbytes // 8,
+        "a smaller --block-depth needs less",
+    )
+
+
 def _target_of(
     sample: Sample, name: str, labels: Source, settings: ImportSettings, where: str, quiet: bool
 ) -> _Target:
@@ -233,15 +246,20 @@ def _target_of(
         return _Target(path, (z, y, x), voxel, min(settings.block_depth, z), None)
     image_name = find_annotated_image(sample, (z, y, x))
     if image_name is None:
-        shape = sample.image().shape
-        hint = axes_hint((z, y, x), shape)
-        raise InputError(
-            f"{where} has the shape {(z, y, x)}, but the image of {sample.path.name} has "
-            f"{shape}{hint}."
-        )
+        raise InputError(_other_shape_message((z, y, x), sample, where))
     image = sample.image(image_name)
     made_on = (image_name, image.fingerprint) if image_name != "raw" else None
     return _Target(path, (z, y, x), image.voxel_size, image.block_depth, made_on, image.sizes)
+
+
+def _other_shape_message(shape: tuple[int, int, int], sample: Sample, where: str) -> str:
+    """Return an error message that compares a shape with that of the image."""
+    image_shape = sample.image().shape
+    hint = axes_hint(shape, image_shape)
+    return (
+        f"{where} has the shape {shape}, but the image of {sample.path.name} has "
+        f"{image_shape}{hint}."
+    )
 
 
 def _stage_inputs(

@@ -22,7 +22,7 @@ from sparsem.store.lazy import LazyArray
 from sparsem.store.names import BOUNDARY, INTERIOR
 from sparsem.store.sample import Sample
 from sparsem.store.snapshot import read_attributes
-from sparsem.store.transforms import MovedStack
+from sparsem.store.transforms import WarpedStack
 from sparsem.store.volume import Volume
 
 UNKNOWN = 255
@@ -122,7 +122,6 @@ def read_annotation(sample: Sample, structure: str, image: str | None = None) ->
     if structure not in annotations:
         raise SampleError(_missing_annotation(sample, structure, annotations))
     name, attributes = annotations[structure]
-    fingerprints = attributes.get("slices", {})
     labeled = LabeledSlices(
         z=tuple(attributes["z"]),
         labels=stored_labels(sample, name),
@@ -132,11 +131,15 @@ def read_annotation(sample: Sample, structure: str, image: str | None = None) ->
         image_fingerprint=attributes["image_fingerprint"],
         fingerprint=f"{attributes['fingerprint']} {structure}",
         background=attributes.get("background"),
-        slice_fingerprints=(
-            tuple(fingerprints[str(z)] for z in attributes["z"]) if fingerprints else ()
-        ),
+        slice_fingerprints=_slice_fingerprints(attributes),
     )
     return labeled if image is None else _transform_to_image(sample, structure, labeled, image)
+
+
+def _slice_fingerprints(attributes: Attributes) -> tuple[str, ...]:
+    """Return the fingerprint of every labeled slice; empty if they were not recorded."""
+    fingerprints = attributes.get("slices", {})
+    return tuple(fingerprints[str(z)] for z in attributes["z"]) if fingerprints else ()
 
 
 def _missing_annotation(sample: Sample, structure: str, annotated: Mapping[str, Any]) -> str:
@@ -162,16 +165,23 @@ def _transform_to_image(
         )
     if image_name == labeled.image:
         return labeled
-    target_grid = sample.frame(image)
-    annotated_grid = sample.frame(annotated_image)
+    target_grid = sample.transform_of(image)
+    annotated_grid = sample.transform_of(annotated_image)
     if target_grid.is_same(annotated_grid):
         return replace(labeled, image=image_name)
-    motions = annotated_grid.seen_from(target_grid)[list(labeled.z)]
+    motions = annotated_grid.motions_from(target_grid)[list(labeled.z)]
+    return _warp(labeled, motions, image, image_name)
+
+
+def _warp(
+    labeled: LabeledSlices, motions: NDArray[np.float64], image: Volume, image_name: str
+) -> LabeledSlices:
+    """Return labels that are moved to the pixel grid of another image."""
     ignore = OUTSIDE_IMAGE if labeled.ignore is None else labeled.ignore
     shape = (len(labeled.z), *image.shape[1:])
     return replace(
         labeled,
-        labels=MovedStack(labeled.labels, motions, shape, ignore),
+        labels=WarpedStack(labeled.labels, motions, shape, ignore),
         ignore=ignore,
         image=image_name,
         fingerprint=f"{labeled.fingerprint} on {image.fingerprint}",

@@ -146,9 +146,7 @@ def extend_renumbering(
     if previous.is_identity:
         if max(additional, default=0) < special.limit:
             return previous
-        reserved = {0, UNLABELED, EXTRA_BACKGROUND, *special.numbers}
-        objects = sorted(set(stored_previously) - reserved)
-        previous = Renumbering(np.array(objects, np.uint64), np.array(objects, np.uint32), special)
+        previous = _explicit_identity(stored_previously, special)
     new_numbers = sorted(additional - set(previous.file.tolist()))
     first = int(previous.stored.max(initial=0)) + 1
     if first + len(new_numbers) > EXTRA_BACKGROUND:
@@ -156,11 +154,23 @@ def extend_renumbering(
             f"32 bits do not suffice for {len(new_numbers)} more object numbers after {first - 1}; "
             "import all slices again, with --overwrite."
         )
+    return _with_numbers(previous, new_numbers, first)
+
+
+def _with_numbers(previous: Renumbering, new_numbers: list[int], first: int) -> Renumbering:
+    """Return a renumbering that also stores new numbers, as ``first`` and those that follow."""
     file = np.concatenate([previous.file, np.array(new_numbers, np.uint64)])
     new_stored = np.arange(first, first + len(new_numbers), dtype=np.uint32)
     stored = np.concatenate([previous.stored, new_stored])
     order = np.argsort(file)
-    return Renumbering(file[order], stored[order], special)
+    return Renumbering(file[order], stored[order], previous.special)
+
+
+def _explicit_identity(numbers: Iterable[int], special: SpecialNumbers) -> Renumbering:
+    """Return a renumbering that lists all numbers of objects, each of which is stored as it is."""
+    reserved = {0, UNLABELED, EXTRA_BACKGROUND, *special.numbers}
+    objects = sorted(set(numbers) - reserved)
+    return Renumbering(np.array(objects, np.uint64), np.array(objects, np.uint32), special)
 
 
 def write_renumbering_table(sample: Sample, table: str, renumbering: Renumbering) -> None:

@@ -38,19 +38,27 @@ def match_planes_to_slices(
             missing, ambiguous or outside the image.
     """
     n_slices = shape[0]
-    n_planes = labels.stack.shape[0]
-    plane_size = tuple(labels.stack.shape[1:])
-    if plane_size != tuple(shape[1:]):
-        hint = axes_hint(plane_size, shape[1:]) or "; labels must cover the whole slice"
-        raise InputError(
-            f"{where} has slices of {plane_size} px, but the image has {shape[1:]}{hint}."
-        )
+    _refuse_other_size(tuple(labels.stack.shape[1:]), shape[1:], where)
     if choice is None:
         slices = _slices_by_name(labels, numbering, where)
-        planes = list(range(n_planes))
+        planes = list(range(labels.stack.shape[0]))
     else:
         labels.refuse_unordered()
         slices, planes = _slices_by_choice(labels, n_slices, choice, where)
+    _refuse_slices_outside(slices, n_slices, where)
+    order = np.argsort(slices)
+    return [slices[i] for i in order], [planes[i] for i in order]
+
+
+def _refuse_other_size(plane_size: tuple[int, ...], size: tuple[int, int], where: str) -> None:
+    """Raise an InputError if planes have another size (y, x) than the slices of the image."""
+    if plane_size != tuple(size):
+        hint = axes_hint(plane_size, size) or "; labels must cover the whole slice"
+        raise InputError(f"{where} has slices of {plane_size} px, but the image has {size}{hint}.")
+
+
+def _refuse_slices_outside(slices: Sequence[int], n_slices: int, where: str) -> None:
+    """Raise an InputError if no slice is annotated, or one that the image does not have."""
     if not slices:
         raise InputError(f"The annotated slices of {where} do not fit the image: there are none.")
     outside = [z for z in slices if not 0 <= z < n_slices]
@@ -59,8 +67,6 @@ def match_planes_to_slices(
             f"The annotated slices of {where} do not fit the image: {outside[0]} is outside 0 to "
             f"{n_slices - 1}."
         )
-    order = np.argsort(slices)
-    return [slices[i] for i in order], [planes[i] for i in order]
 
 
 def _slices_by_choice(
@@ -78,29 +84,35 @@ def _slices_by_choice(
         if choice == "non-empty":
             planes = [plane for plane in planes if np.any(labels.stack[plane : plane + 1])]
         return planes, planes
+    slices = _parsed_choice(choice)
+    if n_planes == n_slices:
+        return slices, slices
+    if n_planes == len(slices):
+        return slices, list(range(n_planes))
+    raise InputError(
+        f"{where} has {n_planes} slices; expected {n_slices} as the image, or {len(slices)}, "
+        "one for each of --slices."
+    )
+
+
+def _parsed_choice(choice: str) -> list[int]:
+    """Return the slices that --slices lists.
+
+    Raises:
+        InputError: it lists no slices.
+    """
     try:
-        slices = parsed_slices(choice)
+        return parsed_slices(choice)
     except ValueError as error:
         raise InputError(f"--slices: {error}. It takes {CHOICES}.") from None
-    if n_planes not in (n_slices, len(slices)):
-        raise InputError(
-            f"{where} has {n_planes} slices; expected {n_slices} as the image, or {len(slices)}, "
-            "one for each of --slices."
-        )
-    return slices, slices if n_planes == n_slices else list(range(n_planes))
 
 
 def _slices_by_name(labels: Source, numbering: Sequence[Number], where: str) -> list[int]:
     """Return the slice of each file, by the only number in the names that can be its number."""
-    names = distinct_names(labels.files)
-    has_decimals = any(number != int(number) for number in numbering)
-    is_signed = any(number < 0 for number in numbering)
-    candidates: list[tuple[Number, ...]] = []
-    if len(names) == labels.stack.shape[0]:
-        candidates = possible_slice_numbers(names, has_decimals, is_signed)
+    candidates = _possible_numbers(labels, numbering)
     if not candidates:
         labels.refuse_unordered()
-        _refuse_equal_numbers(names)
+        _refuse_equal_numbers(distinct_names(labels.files))
         raise InputError(
             f"Which slices of {where} are annotated? Give --slices {CHOICES}; slices that are not "
             "listed are unlabeled, not background."
@@ -110,12 +122,27 @@ def _slices_by_name(labels: Source, numbering: Sequence[Number], where: str) -> 
     if not fitting:
         raise InputError(_misfit_message(candidates[-1], numbering, where))
     if len(fitting) > 1:
-        first, second = (", ".join(map(str, numbers[:3])) for numbers in fitting[:2])
-        raise InputError(
-            f"Which number in the file names of {where} is the slice, {first} or {second}? Write z "
-            "before it, or give --slices in their order."
-        )
+        raise InputError(_ambiguity_message(fitting, where))
     return [slice_of[number] for number in fitting[0]]
+
+
+def _ambiguity_message(fitting: Sequence[Sequence[Number]], where: str) -> str:
+    """Return an error message that names two numbers that can be that of the slice."""
+    first, second = (", ".join(map(str, numbers[:3])) for numbers in fitting[:2])
+    return (
+        f"Which number in the file names of {where} is the slice, {first} or {second}? Write z "
+        "before it, or give --slices in their order."
+    )
+
+
+def _possible_numbers(labels: Source, numbering: Sequence[Number]) -> list[tuple[Number, ...]]:
+    """Return the numbers in the names of all files that may be slice numbers."""
+    names = distinct_names(labels.files)
+    if len(names) != labels.stack.shape[0]:
+        return []
+    has_decimals = any(number != int(number) for number in numbering)
+    is_signed = any(number < 0 for number in numbering)
+    return possible_slice_numbers(names, has_decimals, is_signed)
 
 
 def _misfit_message(numbers: Sequence[Number], numbering: Sequence[Number], where: str) -> str:
@@ -124,10 +151,9 @@ def _misfit_message(numbers: Sequence[Number], numbering: Sequence[Number], wher
     n_slices = len(numbering)
     if list(numbering) == list(range(n_slices)):
         highest = max(numbers)
-        is_from_one = highest == n_slices
-        hint = (
-            "; if the first slice is numbered 1, give --first-slice-number 1" if is_from_one else ""
-        )
+        hint = ""
+        if highest == n_slices:
+            hint = "; if the first slice is numbered 1, give --first-slice-number 1"
         return (
             f"The file names in {where} carry the numbers {min(numbers)} to {highest}, but the "
             f"image has {n_slices} slices{hint}."

@@ -74,17 +74,28 @@ def write_annotation(
     renumbering = renumbering or identity_renumbering(SpecialNumbers(ignore, background))
     meaning = _stored_meaning(numbers_of_classes, renumbering)
     with sample.locked():
-        unfinished = sample.path / ".sparsem" / "work" / f"annotation-{name}"
-        _restore(sample, name)
-        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished = _empty_work_folder(sample, name)
         drawn_on = sample.image(image)
         summary = _write_slices(unfinished / "labels", name, z, slices, drawn_on.shape, meaning)
         attributes = _attributes(z, meaning, (image, drawn_on.fingerprint), added, summary)
-        attributes["origin"] = {str(number): (origin or {}).get(number, "manual") for number in z}
+        attributes["origin"] = _origins_by_slice(z, origin or {})
         _write_file_numbers(unfinished / "file_ids", renumbering)
         write_group(unfinished, {"sparsem": attributes})
         _refuse_other_labels(sample, name, unfinished, attributes, overwrite)
         _publish(sample, name, unfinished, attributes)
+
+
+def _origins_by_slice(z: Sequence[int], origin: Mapping[int, Origin]) -> dict[str, Origin]:
+    """Return how the labels of every slice came about; manual where it is not known."""
+    return {str(number): origin.get(number, "manual") for number in z}
+
+
+def _empty_work_folder(sample: Sample, name: str) -> Path:
+    """Return the folder in which an annotation is prepared; a killed run leaves nothing in it."""
+    unfinished = sample.path / ".sparsem" / "work" / f"annotation-{name}"
+    _restore(sample, name)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return unfinished
 
 
 @dataclass
@@ -109,14 +120,19 @@ class _WriteSummary:
         self.content.update(stored)
         fingerprint = hashlib.blake2b(stored, digest_size=8).hexdigest()
         self.slice_fingerprints[str(slice_number)] = fingerprint
-        ignore, background = meaning["ignore"], meaning["background"]
         for structure, empty_slices in self.empty.items():
-            ids = meaning["classes"].get(structure, ())
-            inside, known = structure_mask(labels, ids, ignore, background)
-            if known.any() and not inside.any():
+            if _is_absent(structure, labels, meaning):
                 empty_slices.append(slice_number)
+        ignore = meaning["ignore"]
         if ignore is not None and (labels == ignore).all():
             self.unknown.append(slice_number)
+
+
+def _is_absent(structure: str, labels: Labels, meaning: Mapping[str, Any]) -> bool:
+    """Return True if a slice has labeled pixels, and none of them is of a structure."""
+    ids = meaning["classes"].get(structure, ())
+    inside, known = structure_mask(labels, ids, meaning["ignore"], meaning["background"])
+    return bool(known.any() and not inside.any())
 
 
 def _write_slices(

@@ -131,22 +131,18 @@ class BoxFile:
                 self.add_fault("boxes that are listed twice", _described(box))
                 continue
             known.add(key)
-            valid.append(box._replace(corners=_clip_to_image(corners, height, width)))
+            clipped = _clip_to_image(corners, height, width)
+            valid.append(box._replace(corners=clipped))
         self.boxes = valid
 
     def _is_valid(self, box: FileBox, height: int, width: int, clip: bool) -> bool:
         """Return True for a box with an area in its image; record a fault for any other."""
         position = _described(box)
-        x0, y0, x1, y1 = box.corners
-        if not all(map(math.isfinite, box.corners)):
-            kind = "boxes with corners that are not numbers"
-            self.add_lost_box(kind, position, box.image, box.class_name)
+        fault = _fault_of_corners(box.corners)
+        if fault:
+            self.add_lost_box(fault, position, box.image, box.class_name)
             return False
-        if x1 <= x0 or y1 <= y0:
-            self.add_lost_box("boxes without area", position, box.image, box.class_name)
-            return False
-        inside = _clip_to_image(box.corners, height, width)
-        is_outside = inside[2] <= inside[0] or inside[3] <= inside[1]
+        is_outside = _is_empty(_clip_to_image(box.corners, height, width))
         if not is_outside and (clip or _is_within(box.corners, height, width)):
             return True
         kind = "boxes outside of their image"
@@ -195,6 +191,21 @@ def _described(box: FileBox) -> str:
     """Return position and corners of a box, for messages."""
     x0, y0, x1, y1 = box.corners
     return f"{box.position}: {x0:g} {y0:g} {x1:g} {y1:g}"
+
+
+def _fault_of_corners(corners: BoxCorners) -> str:
+    """Return why corners are those of no box; empty if they are."""
+    if not all(map(math.isfinite, corners)):
+        return "boxes with corners that are not numbers"
+    if _is_empty(corners):
+        return "boxes without area"
+    return ""
+
+
+def _is_empty(corners: BoxCorners) -> bool:
+    """Return True if a box has no area."""
+    x0, y0, x1, y1 = corners
+    return x1 <= x0 or y1 <= y0
 
 
 def _clip_to_image(corners: BoxCorners, height: int, width: int) -> BoxCorners:

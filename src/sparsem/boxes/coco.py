@@ -52,19 +52,26 @@ def read_json(path: Path) -> BoxFile:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path.name} is not valid JSON ({error}); is it complete?") from None
-    is_coco = isinstance(content, dict) and bool(set(LISTS) & set(content))
-    if is_coco:
-        lists = [rows_of_json_table(content.get(key)) for key in LISTS]
-        images, annotations, categories = lists
-        if images is not None and annotations is not None and categories is not None:
-            return _CocoReader(BoxFile(path)).read(images, annotations, categories)
-    records = None if is_coco else rows_of_json_table(content)
-    if not records or not all(isinstance(record, dict) for record in records):
-        raise InputError(
-            f"{path.name} is not a COCO file: expected an object with the lists 'images', "
-            "'annotations' and 'categories'."
-        )
-    return read_records(path, records)
+    if isinstance(content, dict) and set(LISTS) & set(content):
+        file = _read_coco(path, content)
+        if file is not None:
+            return file
+    else:
+        records = rows_of_json_table(content)
+        if records and all(isinstance(record, dict) for record in records):
+            return read_records(path, records)
+    raise InputError(
+        f"{path.name} is not a COCO file: expected an object with the lists 'images', "
+        "'annotations' and 'categories'."
+    )
+
+
+def _read_coco(path: Path, content: Object) -> BoxFile | None:
+    """Return the boxes of a COCO file; None if one of its lists is missing."""
+    images, annotations, categories = (rows_of_json_table(content.get(key)) for key in LISTS)
+    if images is None or annotations is None or categories is None:
+        return None
+    return _CocoReader(BoxFile(path)).read(images, annotations, categories)
 
 
 @dataclass
@@ -103,14 +110,19 @@ class _CocoReader:
             # These annotations may belong to listed images whose ids are written differently.
             without_annotation = set(range(len(self.file.images))) - self.annotated
             self.file.lost |= {LostBox(image, None) for image in without_annotation}
+        self._note_possible_corners()
+        return self.file
+
+    def _note_possible_corners(self) -> None:
+        """Add a note if every box could as well be x0 y0 x1 y1."""
         if len(self.may_be_corners) >= MIN_ORDERED and all(self.may_be_corners):
             self.file.notes.append(
                 f"all {len(self.may_be_corners)} boxes of {self.file.name} could be x0, y0, x1, "
                 "y1; COCO's bbox is x, y, width, height, and they are read as such."
             )
-        return self.file
 
     def _read_class(self, category: Object, number: int) -> None:
+        """Add a class, or its fault."""
         class_id = parse_id(category.get("id"))
         name = category.get("name")
         if class_id is None or not isinstance(name, str) or not name.strip():
@@ -126,6 +138,7 @@ class _CocoReader:
             self.file.class_names.append(name)
 
     def _read_image(self, image: Object, number: int) -> None:
+        """Add an image with its size and slice number, or its fault."""
         image_id = parse_id(image.get("id"))
         name = image.get("file_name")
         if not isinstance(name, str) or not name.strip():
@@ -143,15 +156,21 @@ class _CocoReader:
         if image_id is None:
             position = f"image number {number}: id {_shown_id(image.get('id'))}"
             self.file.add_lost_box(NO_IMAGE_NAME, position, index, None)
-        elif image_id in self.images or image_id in self.refused:
-            self.file.add_lost_box("images of the same id", position, index, None)
-            if image_id in self.images:
-                self.file.lost.add(LostBox(self.images.pop(image_id), None))
-            self.refused.add(image_id)
         else:
+            self._add_image_id(image_id, index, position)
+
+    def _add_image_id(self, image_id: Id, index: int, position: str) -> None:
+        """Record the id of an image; two images of one id are refused both."""
+        if image_id not in self.images and image_id not in self.refused:
             self.images[image_id] = index
+            return
+        self.file.add_lost_box("images of the same id", position, index, None)
+        if image_id in self.images:
+            self.file.lost.add(LostBox(self.images.pop(image_id), None))
+        self.refused.add(image_id)
 
     def _read_size(self, image: Object, position: str, index: int) -> None:
+        """Record the size that the file states for an image, or its fault."""
         stated_height = image.get("height")
         stated_width = image.get("width")
         if is_missing(stated_height) or is_missing(stated_width):
@@ -165,6 +184,7 @@ class _CocoReader:
             self.file.shapes[index] = (height, width)
 
     def _read_annotation(self, annotation: Object, number: int) -> None:
+        """Add the box of an annotation, or its fault."""
         if not annotation:
             self.file.add_lost_box(NO_BOX, f"annotation number {number}", None, None)
             return
@@ -172,8 +192,7 @@ class _CocoReader:
         position = f"annotation {annotation_id}"
         if annotation_id is None:
             position = f"annotation number {number}"
-        class_id = parse_id(annotation.get("category_id"))
-        name = "" if class_id is None else self.classes.get(class_id, "")
+        name = self._class_of(annotation)
         image = self._image_of(annotation, position, name)
         if image is None:
             return
@@ -185,15 +204,19 @@ class _CocoReader:
         if first is not annotation:
             self._read_copy(annotation, first, position, image)
             return
+        fault = _fault_of(annotation, corners, are_corners)
         if not name:
             position = f"{position}: category_id {_shown(annotation.get('category_id'))}"
             self.file.add_lost_box("annotations of an unknown class", position, image, None)
-            return
-        fault = _fault_of(annotation, corners, are_corners)
-        if fault:
+        elif fault:
             self.file.add_lost_box(fault, position, image, name)
         elif corners is not None:
             self.file.boxes.append(FileBox(image, name, corners, position))
+
+    def _class_of(self, annotation: Object) -> str:
+        """Return the class of an annotation; empty if it is not known."""
+        class_id = parse_id(annotation.get("category_id"))
+        return "" if class_id is None else self.classes.get(class_id, "")
 
     def _image_of(self, annotation: Object, position: str, name: str) -> int | None:
         """Return the index of the image of an annotation; record a fault if it is not known."""
@@ -235,9 +258,7 @@ class _CocoReader:
             return None, False
         x, y, width, height = numbers
         corners = (x, y, x + width, y + height)
-        area = parse_json_number(annotation.get("area"))
-        tolerance = AREA_TOLERANCE * width * height
-        has_area = area is not None and abs(area - width * height) <= tolerance
+        has_area = _has_area(annotation, width, height)
         is_extent = has_area or _fits_polygons(corners, annotation)
         if x or y or is_extent:  # a box that begins at 0, 0 is the same in both forms
             self.may_be_corners.append(width > x and height > y and not is_extent)
@@ -261,6 +282,13 @@ def _fault_of(annotation: Object, corners: BoxCorners | None, are_corners: bool)
     if are_corners:
         return "bbox of x0, y0, x1, y1, where COCO has x, y, width, height"
     return ""
+
+
+def _has_area(annotation: Object, width: float, height: float) -> bool:
+    """Return True if the area that an annotation states is about that of width and height."""
+    area = parse_json_number(annotation.get("area"))
+    tolerance = AREA_TOLERANCE * width * height
+    return area is not None and abs(area - width * height) <= tolerance
 
 
 def _fits_polygons(corners: BoxCorners, annotation: Object) -> bool:

@@ -10,6 +10,7 @@ probable than the nucleus and its nucleoli, by the sum of their log odds, the nu
 otherwise they are.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -84,24 +85,38 @@ def apply_constraints(
 ) -> dict[str, BoxDecision]:
     """Return which boxes of an image the biological constraints allow, structure by structure."""
     allowed = {name: np.ones(len(part.confidence), bool) for name, part in boxes.items()}
-    must_count = {name: np.zeros(len(part.confidence), bool) for name, part in boxes.items()}
+    must_count = {name: np.zeros_like(mask) for name, mask in allowed.items()}
     organelles = [name for name in settings.cytoplasm if name in boxes]
     _remove_double_names(boxes, organelles, allowed)
-    nuclei = boxes.get(settings.nucleus)
-    if nuclei is not None:
-        nucleoli = boxes.get(settings.nucleolus, NO_BOXES)
-        covered = intersection_areas(nucleoli.corners, nuclei.corners)
-        is_inside = covered >= NUCLEOLUS_INSIDE * box_areas(nucleoli.corners)[:, None]
-        support = nucleoli.confidence[:, None] * is_inside
-        _weigh_nuclei(boxes, nuclei, organelles, support, allowed, settings.nucleus)
-        if len(nucleoli.confidence):
-            is_in_allowed = is_inside & allowed[settings.nucleus][None]
-            nucleus_confidence = np.where(is_in_allowed, nuclei.confidence[None], 0)
-            confirmed = _constrain_nucleoli(
-                nucleoli, nucleus_confidence, allowed[settings.nucleolus]
-            )
-            must_count[settings.nucleus][confirmed] = True
+    if settings.nucleus in boxes:
+        confirmed = _constrain_by_nuclei(boxes, organelles, allowed, settings)
+        must_count[settings.nucleus][confirmed] = True
     return {name: BoxDecision(allowed[name], must_count[name]) for name in boxes}
+
+
+def _constrain_by_nuclei(
+    boxes: Mapping[str, BoxSet],
+    organelles: list[str],
+    allowed: dict[str, Mask],
+    settings: StructureRoles,
+) -> NDArray[np.int64]:
+    """Remove boxes that contradict nuclei, and return the nuclei that probable nucleoli confirm."""
+    nuclei = boxes[settings.nucleus]
+    nucleoli = boxes.get(settings.nucleolus, NO_BOXES)
+    is_inside = _lie_inside(nucleoli.corners, nuclei.corners)
+    support = nucleoli.confidence[:, None] * is_inside
+    _weigh_nuclei(boxes, nuclei, organelles, support, allowed, settings.nucleus)
+    if not len(nucleoli.confidence):
+        return np.empty(0, np.int64)
+    is_in_allowed = is_inside & allowed[settings.nucleus][None]
+    nucleus_confidence = np.where(is_in_allowed, nuclei.confidence[None], 0)
+    return _constrain_nucleoli(nucleoli, nucleus_confidence, allowed[settings.nucleolus])
+
+
+def _lie_inside(nucleoli: Corners, nuclei: Corners) -> Mask:
+    """Return True for each nucleolus (n, m) of which enough lies in the box of a nucleus."""
+    covered = intersection_areas(nucleoli, nuclei)
+    return np.asarray(covered >= NUCLEOLUS_INSIDE * box_areas(nucleoli)[:, None])
 
 
 def _constrain_nucleoli(
@@ -145,36 +160,48 @@ def _weigh_nuclei(
     inside = {name: lies_in_nucleus(boxes[name].corners, nuclei.corners) for name in organelles}
     for index in np.argsort(-nuclei.confidence, kind="stable"):
         confidence = nuclei.confidence[index : index + 1]
-        against = 0.0
-        for name in organelles:
-            contradicts = inside[name][:, index] & allowed[name]
-            against += _evidence(boxes[name].confidence[contradicts])
+        in_nucleus = {name: inside[name][:, index] for name in organelles}
+        against = _evidence_against(boxes, in_nucleus, allowed)
         for_nucleus = _log_odds(confidence).item() + _evidence(support[:, index])
         if against > 0 and against > for_nucleus:
             allowed[nucleus][index] = False
             continue
         for name in organelles:
             is_weaker = (boxes[name].confidence < confidence) | (confidence >= MIN_CONFIDENCE)
-            allowed[name] &= ~(inside[name][:, index] & is_weaker)
+            allowed[name] &= ~(in_nucleus[name] & is_weaker)
+
+
+def _evidence_against(
+    boxes: Mapping[str, BoxSet], in_nucleus: Mapping[str, Mask], allowed: Mapping[str, Mask]
+) -> float:
+    """Return the evidence against a nucleus of the allowed boxes of organelles that lie in it."""
+    against = 0.0
+    for name, is_inside in in_nucleus.items():
+        contradicts = is_inside & allowed[name]
+        against += _evidence(boxes[name].confidence[contradicts])
+    return against
 
 
 def _remove_double_names(
     boxes: Mapping[str, BoxSet], names: list[str], allowed: dict[str, Mask]
 ) -> None:
     """Keep only the most confident of boxes of different structures around one object."""
-    for number, first_name in enumerate(names):
-        for second_name in names[number + 1 :]:
-            first_boxes = boxes[first_name]
-            second_boxes = boxes[second_name]
-            first, second, _ = overlapping_pairs(
-                first_boxes.corners, second_boxes.corners, SAME_OBJECT_IOU
-            )
-            both_allowed = allowed[first_name][first] & allowed[second_name][second]
-            first = first[both_allowed]
-            second = second[both_allowed]
-            is_weaker = first_boxes.confidence[first] < second_boxes.confidence[second]
-            allowed[first_name][first[is_weaker]] = False
-            allowed[second_name][second[~is_weaker]] = False
+    for first_name, second_name in itertools.combinations(names, 2):
+        first_boxes = boxes[first_name]
+        second_boxes = boxes[second_name]
+        first, second = _same_objects(first_boxes, second_boxes)
+        both_allowed = allowed[first_name][first] & allowed[second_name][second]
+        first = first[both_allowed]
+        second = second[both_allowed]
+        is_weaker = first_boxes.confidence[first] < second_boxes.confidence[second]
+        allowed[first_name][first[is_weaker]] = False
+        allowed[second_name][second[~is_weaker]] = False
+
+
+def _same_objects(first: BoxSet, second: BoxSet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the pairs of boxes of two structures that are around one object, as indices."""
+    first_index, second_index, _ = overlapping_pairs(first.corners, second.corners, SAME_OBJECT_IOU)
+    return first_index, second_index
 
 
 def _evidence(confidence: NDArray[np.float32]) -> float:
@@ -228,32 +255,48 @@ def constrain_boxes(
     made_from = {name: boxes.fingerprint for name, boxes in stored.items()}
     record_settings = settings.model_dump(mode="json")
     fingerprint = fingerprint_of({"made_from": made_from, **record_settings})
+    origin = {"made_from": made_from, "fingerprint": fingerprint}
     with sample.locked():
         # Remove also the tables of structures that were constrained before, and are not now.
         _remove_constrained_tables(sample)
         for name, boxes in stored.items():
-            keep = allowed[name]
-            constrained = StoredBoxes(
-                boxes.boxes[keep],
-                boxes.slices,
-                boxes.image,
-                {**boxes.metadata, "made_from": made_from, "fingerprint": fingerprint},
-                boxes.confidence[keep],
-                counts[name][keep],
-            )
-            write_detected_boxes(sample, f"{DETECTED_PREFIX}{name}{CONSTRAINED}", constrained)
-        record = {
-            "stage": "detect-constrain",
-            "fingerprint": fingerprint,
-            "settings": record_settings,
-        }
-        sample.remember({**record, "outputs": [], "finished": now()})
+            constrained = _select_constrained(boxes, allowed[name], counts[name], origin)
+            write_detected_boxes(sample, _constrained_table(name), constrained)
+        _record_stage(sample, "detect-constrain", fingerprint, record_settings)
     removed = {name: int((boxes.counts & ~allowed[name]).sum()) for name, boxes in stored.items()}
-    tables = tuple(f"tables/{DETECTED_PREFIX}{name}{CONSTRAINED}" for name in stored)
+    tables = tuple(f"tables/{_constrained_table(name)}" for name in stored)
     return BoxConstraintResult(removed, sample=sample, written=tables)
 
 
+def _constrained_table(name: str) -> str:
+    """Return the name of the table with the constrained boxes of a structure."""
+    return f"{DETECTED_PREFIX}{name}{CONSTRAINED}"
+
+
+def _select_constrained(
+    boxes: StoredBoxes, is_allowed: Mask, counts: Mask, origin: Mapping[str, Any]
+) -> StoredBoxes:
+    """Return the allowed boxes of a structure, with the origin of the constraints as metadata."""
+    return StoredBoxes(
+        boxes.boxes[is_allowed],
+        boxes.slices,
+        boxes.image,
+        {**boxes.metadata, **origin},
+        boxes.confidence[is_allowed],
+        counts[is_allowed],
+    )
+
+
+def _record_stage(
+    sample: Sample, stage: str, fingerprint: str, settings: Mapping[str, Any]
+) -> None:
+    """Add a stage without outputs to the history of a sample."""
+    record = {"stage": stage, "fingerprint": fingerprint, "settings": settings}
+    sample.remember({**record, "outputs": [], "finished": now()})
+
+
 def _boxes_to_constrain(sample: Sample, settings: StructureRoles) -> dict[str, StoredBoxes]:
+    """Return the detected boxes of the structures with a role, all on one image."""
     names = structures_with_roles(sample, settings)
     if len(names) < 2:
         known = ", ".join((settings.nucleus, settings.nucleolus, *settings.cytoplasm))
@@ -277,16 +320,26 @@ def _constrain_images(
     """Return which boxes are allowed, and which count as objects, by structure (N,)."""
     allowed = {name: np.ones(len(boxes.boxes), bool) for name, boxes in stored.items()}
     counts = {name: boxes.counts.copy() for name, boxes in stored.items()}
-    for z in sorted({z for boxes in stored.values() for z in boxes.boxes.z.tolist()}):
+    for z in _slices_with_boxes(stored):
         indices = {name: np.flatnonzero(boxes.boxes.z == z) for name, boxes in stored.items()}
-        box_sets = {}
-        for name, boxes in stored.items():
-            corners = boxes.boxes.corners[indices[name]]
-            box_sets[name] = BoxSet(corners, boxes.confidence[indices[name]])
+        box_sets = {name: _box_set(stored[name], indices[name]) for name in stored}
         for name, decision in apply_constraints(box_sets, settings).items():
             allowed[name][indices[name]] = decision.is_allowed
             counts[name][indices[name][decision.must_count]] = True
     return allowed, counts
+
+
+def _box_set(boxes: StoredBoxes, indices: NDArray[np.intp]) -> BoxSet:
+    """Return some boxes with their confidence."""
+    return BoxSet(boxes.boxes.corners[indices], boxes.confidence[indices])
+
+
+def _slices_with_boxes(stored: Mapping[str, StoredBoxes]) -> list[int]:
+    """Return the indices of the slices in which any structure has a box, ascending."""
+    slices: set[int] = set()
+    for boxes in stored.values():
+        slices.update(boxes.boxes.z.tolist())
+    return sorted(slices)
 
 
 def remove_constrained_boxes(sample: Sample) -> list[str]:
@@ -298,8 +351,7 @@ def remove_constrained_boxes(sample: Sample) -> list[str]:
     with sample.locked():
         tables = _remove_constrained_tables(sample)
         if tables:
-            record = {"stage": "detect-release", "fingerprint": "", "settings": {}}
-            sample.remember({**record, "outputs": [], "finished": now()})
+            _record_stage(sample, "detect-release", "", {})
     return tables
 
 

@@ -35,7 +35,7 @@ def export_boxes(
         InputError: the ending is unknown, or the file exists and ``overwrite`` is not set.
     """
     stored = _stored_boxes(sample, drawn)
-    if len({sample.drawn_on(part.image) for part in stored}) > 1:
+    if len({sample.grid_image(part.image) for part in stored}) > 1:
         raise SampleError(
             f"Boxes in {sample.path.name} lie on images with different pixels; remove those of "
             "one image, or find all boxes on one --image."

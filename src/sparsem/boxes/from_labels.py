@@ -1,6 +1,6 @@
 """Boxes around the objects of labels, so that a detector can be trained on segmented objects."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cc3d
@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.annotation.labeled_slices import annotated_structures, read_annotation
-from sparsem.boxes.geometry import Boxes, box_sizes, boxes_of_labels
+from sparsem.boxes.geometry import Boxes, Corners, box_sizes, boxes_of_labels
 from sparsem.errors import InputError, SampleError
 from sparsem.labels.results import result_labels
-from sparsem.progress import Meter, tell
+from sparsem.progress import Meter, print_note
 from sparsem.settings import nearest
 from sparsem.store.sample import Sample
 
@@ -67,22 +67,11 @@ def boxes_around_labels(
         InputError: no slice is completely labeled.
     """
     labeled = _labeled_slices(sample, name)
-    z = [np.empty(0, int)]
-    corners = [np.empty((0, 4), np.float32)]
-    complete: list[int] = []
-    with Meter(f"boxes around {name}", len(labeled.slices), quiet=quiet) as meter:
-        for index, slice_index in enumerate(labeled.slices):
-            labels, is_complete = labeled.read(index)
-            meter.step()
-            if not is_complete:
-                continue
-            complete.append(slice_index)
-            _, slice_corners = boxes_of_labels(_connected_objects(labels))
-            z.append(np.full(len(slice_corners), slice_index))
-            corners.append(slice_corners)
+    structure = name.rpartition("/")[2]
+    boxes, complete = _boxes_of_complete_slices(labeled, name, structure, quiet)
     n_incomplete = len(labeled.slices) - len(complete)
     if n_incomplete:
-        tell(
+        print_note(
             f"Note: {n_incomplete} slices of {name} are left out, because some of their pixels are "
             "ignored.",
             quiet,
@@ -92,9 +81,32 @@ def boxes_around_labels(
             f"Expected a slice of {name} in {sample.path.name} without ignored pixels, which may "
             "belong to any object; found none."
         )
-    structure = name.rpartition("/")[2]
-    boxes = Boxes.from_arrays((structure,), np.concatenate(z), 0, np.concatenate(corners))
     return drop_small_boxes(sample, boxes, complete, labeled.image, min_px)
+
+
+def _boxes_of_complete_slices(
+    labeled: _LabeledSlices, name: str, structure: str, quiet: bool
+) -> tuple[Boxes, list[int]]:
+    """Return boxes around the objects of all slices without ignored pixels, and these slices."""
+    corners_of_slice: dict[int, Corners] = {}
+    with Meter(f"boxes around {name}", len(labeled.slices), quiet=quiet) as meter:
+        for index, slice_index in enumerate(labeled.slices):
+            labels, is_complete = labeled.read(index)
+            meter.step()
+            if is_complete:
+                _, corners = boxes_of_labels(_connected_objects(labels))
+                corners_of_slice[slice_index] = corners
+    return _boxes_of_slices(structure, corners_of_slice), list(corners_of_slice)
+
+
+def _boxes_of_slices(structure: str, corners_of_slice: Mapping[int, Corners]) -> Boxes:
+    """Return the boxes of a structure in several slices as one."""
+    z = [np.empty(0, int)]
+    all_corners = [np.empty((0, 4), np.float32)]
+    for slice_index, corners in corners_of_slice.items():
+        z.append(np.full(len(corners), slice_index))
+        all_corners.append(corners)
+    return Boxes.from_arrays((structure,), np.concatenate(z), 0, np.concatenate(all_corners))
 
 
 def drop_small_boxes(

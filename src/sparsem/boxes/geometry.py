@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 # Boxes in a strip of the image that are compared at once with all boxes that may touch the strip.
 STRIP_BOXES = 64
 
+Ints = NDArray[np.int64]
 Corners = NDArray[np.float32]
-BoxPairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+BoxPairs = tuple[Ints, Ints, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,7 @@ def overlapping_pairs(first: Corners, second: Corners, min_iou: float) -> BoxPai
         Indices into either set and the intersection over union, (n,) each, sorted by the first
         index and then by the second.
     """
-    # Strips run across the axis along which the boxes are spread further.
-    axis = int(len(first) > 0 and np.ptp(first[:, 1]) > np.ptp(first[:, 0]))
+    axis = _strip_axis(first)
     order = np.argsort(first[:, axis], kind="stable")
     rows = [np.empty(0, np.int64)]
     columns = [np.empty(0, np.int64)]
@@ -172,6 +172,18 @@ def overlapping_pairs(first: Corners, second: Corners, min_iou: float) -> BoxPai
         rows.append(strip[row])
         columns.append(near[column])
         values.append(iou[row, column])
+    return _sorted_pairs(rows, columns, values)
+
+
+def _strip_axis(corners: Corners) -> int:
+    """Return the axis that strips run across: the one along which the boxes are spread further."""
+    return int(len(corners) > 0 and np.ptp(corners[:, 1]) > np.ptp(corners[:, 0]))
+
+
+def _sorted_pairs(
+    rows: Sequence[Ints], columns: Sequence[Ints], values: Sequence[NDArray[np.float64]]
+) -> BoxPairs:
+    """Return the pairs of all strips, sorted by the first index and then by the second."""
     first_index = np.concatenate(rows)
     second_index = np.concatenate(columns)
     order = np.lexsort((second_index, first_index))
@@ -201,11 +213,19 @@ def boxes_of_labels(labels: NDArray[Any]) -> tuple[NDArray[np.int64], Corners]:
     is_object = values != 0
     y, x = np.divmod(starts[is_object], labels.shape[1])
     numbers, index = np.unique(values[is_object], return_inverse=True)
-    corners = np.empty((len(numbers), 4), np.float32)
+    corners = _boxes_around_runs(len(numbers), index, y, x, lengths[is_object])
+    return numbers.astype(np.int64), corners
+
+
+def _boxes_around_runs(n_boxes: int, index: Ints, y: Ints, x: Ints, lengths: Ints) -> Corners:
+    """Return the boxes around runs of pixels that begin at (y, x); ``index`` is that of the box."""
+    corners = np.empty((n_boxes, 4), np.float32)
     corners[:, :2] = np.inf
     corners[:, 2:] = -np.inf
+    x1 = x + lengths
+    y1 = y + 1
     np.minimum.at(corners[:, 0], index, x.astype(np.float32))
     np.minimum.at(corners[:, 1], index, y.astype(np.float32))
-    np.maximum.at(corners[:, 2], index, (x + lengths[is_object]).astype(np.float32))
-    np.maximum.at(corners[:, 3], index, (y + 1).astype(np.float32))
-    return numbers.astype(np.int64), corners
+    np.maximum.at(corners[:, 2], index, x1.astype(np.float32))
+    np.maximum.at(corners[:, 3], index, y1.astype(np.float32))
+    return corners

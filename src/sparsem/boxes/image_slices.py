@@ -25,6 +25,9 @@ class SliceOfImage(NamedTuple):
     z: int
 
 
+SlicesByName = dict[str, list[SliceOfImage]]
+
+
 def match_images_to_slices(
     samples: Sequence[Sample], file: BoxFile
 ) -> tuple[dict[int, SliceOfImage], set[SliceOfImage]]:
@@ -36,16 +39,11 @@ def match_images_to_slices(
     Raises:
         InputError: the file counts slices from 1.
     """
-    candidates = _candidates_by_name(samples, file)
-    # Slice numbers count only where no name is known: with names, they may be those of other
-    # samples.
-    if len(samples) == 1 and not any(candidates):
-        candidates = _candidates_by_number(samples[0], file)
     slices: dict[int, SliceOfImage] = {}
     image_of_slice: dict[SliceOfImage, int] = {}
     ambiguous: set[SliceOfImage] = set()
-    for index, (name, matches) in enumerate(zip(file.images, candidates, strict=True)):
-        shown = name or f"slice {file.numbers.get(index)}"
+    for index, matches in enumerate(_candidates(samples, file)):
+        shown = file.images[index] or f"slice {file.numbers.get(index)}"
         if not matches:
             file.add_fault("images that are in none of the samples", shown)
         elif len(matches) > 1:
@@ -61,20 +59,22 @@ def match_images_to_slices(
     return slices, ambiguous
 
 
+def _candidates(samples: Sequence[Sample], file: BoxFile) -> list[list[SliceOfImage]]:
+    """Return the slices that each image may be, by its name or by its slice number."""
+    candidates = _candidates_by_name(samples, file)
+    # Slice numbers count only where no name is known: with names, they may be those of other
+    # samples.
+    if len(samples) == 1 and not any(candidates):
+        return _candidates_by_number(samples[0], file)
+    return candidates
+
+
 def _candidates_by_name(samples: Sequence[Sample], file: BoxFile) -> list[list[SliceOfImage]]:
     """Return the slices that each image may be.
 
     These are the slices of exactly its name or, if there are none, those whose names continue it.
     """
-    exact: dict[str, list[SliceOfImage]] = {}
-    longer: dict[str, list[SliceOfImage]] = {}
-    for sample_index, sample in enumerate(samples):
-        for z, name in enumerate(map(_normalize, image_names(sample))):
-            position = SliceOfImage(sample_index, z)
-            exact.setdefault(name, []).append(position)
-            for end, character in enumerate(name):
-                if character in AFTER_NAME:
-                    longer.setdefault(name[:end], []).append(position)
+    exact, longer = _slices_by_name(samples)
     candidates = []
     for written in file.images:
         name = _normalize(written)
@@ -82,6 +82,20 @@ def _candidates_by_name(samples: Sequence[Sample], file: BoxFile) -> list[list[S
         matches = exact.get(name) or exact.get(plain) or longer.get(name) or longer.get(plain)
         candidates.append(matches if name and matches else [])
     return candidates
+
+
+def _slices_by_name(samples: Sequence[Sample]) -> tuple[SlicesByName, SlicesByName]:
+    """Return the slices of each name, and the slices whose names continue a shorter one."""
+    exact: SlicesByName = {}
+    longer: SlicesByName = {}
+    for sample_index, sample in enumerate(samples):
+        for z, name in enumerate(map(_normalize, image_names(sample))):
+            position = SliceOfImage(sample_index, z)
+            exact.setdefault(name, []).append(position)
+            for end, character in enumerate(name):
+                if character in AFTER_NAME:
+                    longer.setdefault(name[:end], []).append(position)
+    return exact, longer
 
 
 def _normalize(name: str) -> str:

@@ -6,7 +6,7 @@ separators of thousands.
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 MAX_NUMBER = 1e300  # larger numbers overflow in computations
@@ -79,19 +79,23 @@ def decimal_mark(words: Iterable[str], separator: str) -> Decimal:
     """
     compact = [SPACED_THOUSANDS.sub("", word.strip()) for word in words]
     marked = [word for word in compact if "." in word or "," in word]
+    grouped = [word for word in marked if GROUP.fullmatch(word)]
     clear_marks: set[str] = {_mark_in(word) for word in marked if not GROUP.fullmatch(word)}
     clear_marks.discard("")
     if clear_marks == {","}:
         return ","
     if clear_marks == {"."}:
         return "."
-    grouped = [word for word in marked if GROUP.fullmatch(word)]
-    group_marks = {mark for mark in ".," if any(mark in word for word in grouped)}
-    if clear_marks or len(group_marks) == 2:
-        return "?"
+    return "?" if clear_marks or _are_unclear(grouped, separator) else "."
+
+
+def _are_unclear(grouped: Sequence[str], separator: str) -> bool:
+    """Return True if the marks of numbers such as 1.234 may be of thousands or of decimals."""
+    marks = {mark for mark in ".," if any(mark in word for word in grouped)}
+    if len(marks) == 2:
+        return True
     # Where commas separate values, they do not separate decimals.
-    is_unclear = group_marks and (group_marks == {","} or separator != ",")
-    return "?" if is_unclear else "."
+    return bool(marks) and (marks == {","} or separator != ",")
 
 
 def _mark_in(word: str) -> str:

@@ -28,6 +28,7 @@ SEPARATOR_LINE = re.compile(r"sep=([,;|\t])[ ]*(?:\r?\n|$)", re.IGNORECASE)
 MAX_SHOWN = 200  # characters of a header in a message
 
 Row = tuple[str, list[str]]  # position for messages, and values
+ImageKey = tuple[str, int | None]  # name of an image, and its slice number
 
 
 def read_text(path: Path) -> str:
@@ -42,9 +43,20 @@ def read_text(path: Path) -> str:
         raise InputError(
             f"{path.name} cannot be read as text ({error.strerror or error})."
         ) from None
+    text = _decode(path, content)
+    if "\0" in text:
+        raise InputError(
+            f"{path.name} cannot be read as text: it holds bytes of 0; save it as UTF-8, in Excel "
+            "as 'CSV UTF-8'."
+        )
+    return text
+
+
+def _decode(path: Path, content: bytes) -> str:
+    """Return bytes in UTF-8, or in UTF-16 with a byte order mark, as text."""
     is_utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
-        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
+        return content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         encoding = f"UTF-8 (byte 0x{content[error.start]:02x} in line {line})"
@@ -54,12 +66,6 @@ def read_text(path: Path) -> str:
             f"{path.name} cannot be read as text: it is not in {encoding}; save it as UTF-8, in "
             "Excel as 'CSV UTF-8'."
         ) from None
-    if "\0" in text:
-        raise InputError(
-            f"{path.name} cannot be read as text: it holds bytes of 0; save it as UTF-8, in Excel "
-            "as 'CSV UTF-8'."
-        )
-    return text
 
 
 def column_separator(text: str) -> str:
@@ -86,6 +92,22 @@ def read_csv(path: Path) -> BoxFile:
         first_line = 2
     else:
         separator = column_separator(text)
+    rows = _csv_rows(path, text, separator, first_line)
+    if not rows:
+        raise InputError(
+            f"{path.name} is empty; expected a header such as image,class,x0,y0,x1,y1 and a row "
+            "for each box."
+        )
+    _, header = rows[0]
+    return _read_rows(path, header, rows[1:], separator)
+
+
+def _csv_rows(path: Path, text: str, separator: str, first_line: int) -> list[Row]:
+    """Return the rows of a CSV that hold any text, the header included.
+
+    Raises:
+        InputError: the text is no CSV.
+    """
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
     rows: list[Row] = []
@@ -98,12 +120,7 @@ def read_csv(path: Path) -> BoxFile:
         raise InputError(
             f"{path.name} cannot be read as CSV ({error}); is a quotation mark left open?"
         ) from None
-    if not rows:
-        raise InputError(
-            f"{path.name} is empty; expected a header such as image,class,x0,y0,x1,y1 and a row "
-            "for each box."
-        )
-    return _read_rows(path, rows[0][1], rows[1:], separator)
+    return rows
 
 
 def read_records(path: Path, records: Sequence[Any]) -> BoxFile:
@@ -171,6 +188,10 @@ class _Columns:
             return name, None
         return name, int(number)
 
+    def class_of(self, values: Sequence[str]) -> str:
+        """Return the class in a row; empty if the row is too short."""
+        return _class_name(values[self.kind]) if self.kind < len(values) else ""
+
     def may_be_thousands(self, values: Sequence[str]) -> bool:
         """Return True if the marks in a number of a row may be thousands or decimals."""
         if self.decimal != "?":
@@ -183,22 +204,16 @@ class _Columns:
 
 
 def _read_rows(path: Path, header: Sequence[str], rows: Sequence[Row], separator: str) -> BoxFile:
+    """Return the boxes and faults of the rows below a header."""
     columns = _columns(path, header, rows, separator)
     file = BoxFile(path)
-    images: dict[tuple[str, int | None], int] = {}
+    images: dict[ImageKey, int] = {}
     for position, cells in rows:
         values = cells
         if not any(cells[columns.count :]):  # spreadsheets add empty cells
             values = cells[: columns.count]
-        class_name = _class_name(values[columns.kind]) if columns.kind < len(values) else ""
-        name, z = columns.image_of(values)
-        image = None
-        if name or z is not None:
-            image = images.setdefault((name, z), len(file.images))
-            if image == len(file.images):
-                file.images.append(name)
-                if z is not None:
-                    file.numbers[image] = z
+        image = _image_index(file, images, columns.image_of(values))
+        class_name = columns.class_of(values)
         is_complete = len(values) == columns.count
         if class_name and class_name not in file.class_names and is_complete:
             file.class_names.append(class_name)
@@ -206,9 +221,22 @@ def _read_rows(path: Path, header: Sequence[str], rows: Sequence[Row], separator
     if not file.boxes and not file.faults:
         raise InputError(
             f"{path.name} holds no box; expected a row for each box under the header "
-            f"{', '.join(header)[:MAX_SHOWN]}."
+            f"{_listed(header)}."
         )
     return file
+
+
+def _image_index(file: BoxFile, images: dict[ImageKey, int], key: ImageKey) -> int | None:
+    """Return the index of an image, which is added to the file if it is new; None without a key."""
+    name, z = key
+    if not name and z is None:
+        return None
+    image = images.setdefault(key, len(file.images))
+    if image == len(file.images):
+        file.images.append(name)
+        if z is not None:
+            file.numbers[image] = z
+    return image
 
 
 def _read_row(
@@ -246,31 +274,54 @@ def _columns(path: Path, header: Sequence[str], rows: Sequence[Row], separator: 
     Raises:
         InputError: a column is missing, or occurs twice.
     """
-    keys = [re.sub(r"[\W_]", "", UNIT.sub("", word.strip().lower())) for word in header]
+    keys = [_column_key(word) for word in header]
     image = _first_column(IMAGE_KEYS, keys)
     number = _first_column(SLICE_KEYS, keys)
     kind = _first_column(CLASS_KEYS, keys)
     corner_keys = _first_present(CORNER_KEYS, keys)
     box_keys = corner_keys or _first_present(EXTENT_KEYS, keys)
-    listed = ", ".join(header)[:MAX_SHOWN]
     if (image is None and number is None) or kind is None or not box_keys:
         raise InputError(
-            f"{path.name} has the columns {listed}; expected an image (image or z), a class, and "
-            "x0, y0, x1, y1 or x, y, width, height."
+            f"{path.name} has the columns {_listed(header)}; expected an image (image or z), a "
+            "class, and x0, y0, x1, y1 or x, y, width, height."
         )
     numbers = tuple(keys.index(name) for name in box_keys)
-    for column in (image, number, kind, *numbers):
-        if column is not None and keys.count(keys[column]) > 1:
-            raise InputError(
-                f"{path.name} has two columns called '{header[column]}' ({listed}); remove one of "
-                "them."
-            )
-    words: list[str] = []
-    for _, values in rows:
-        if len(values) >= len(header):
-            words += [values[column] for column in numbers if values[column]]
+    _refuse_double_columns(path, header, keys, (image, number, kind, *numbers))
+    words = _words_of_numbers(rows, numbers, len(header))
     decimal = decimal_mark(words, separator)
     return _Columns(image, number, kind, numbers, bool(corner_keys), len(header), decimal)
+
+
+def _column_key(word: str) -> str:
+    """Return the letters and digits of a name of a column in lower case, without a unit."""
+    without_unit = UNIT.sub("", word.strip().lower())
+    return re.sub(r"[\W_]", "", without_unit)
+
+
+def _listed(header: Sequence[str]) -> str:
+    """Return the names of columns for messages."""
+    return ", ".join(header)[:MAX_SHOWN]
+
+
+def _refuse_double_columns(
+    path: Path, header: Sequence[str], keys: Sequence[str], columns: Sequence[int | None]
+) -> None:
+    """Raise an InputError if another column has the name of one of some columns."""
+    for column in columns:
+        if column is not None and keys.count(keys[column]) > 1:
+            raise InputError(
+                f"{path.name} has two columns called '{header[column]}' ({_listed(header)}); "
+                "remove one of them."
+            )
+
+
+def _words_of_numbers(rows: Sequence[Row], columns: Sequence[int], n_columns: int) -> list[str]:
+    """Return all words in the columns of numbers, of rows that are as long as the header."""
+    words: list[str] = []
+    for _, values in rows:
+        if len(values) >= n_columns:
+            words += [values[column] for column in columns if values[column]]
+    return words
 
 
 def _first_column(names: Sequence[str], keys: Sequence[str]) -> int | None:

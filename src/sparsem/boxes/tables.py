@@ -21,6 +21,7 @@ from sparsem.labels.inventory import BOXES
 from sparsem.settings import nearest
 from sparsem.store.names import CONSTRAINED, checked_name, checked_structure
 from sparsem.store.sample import Sample, now
+from sparsem.store.volume import Volume
 from sparsem.workflow.stage import fingerprint_of
 
 ANNOTATED_PREFIX, DETECTED_PREFIX = BOXES
@@ -120,10 +121,7 @@ def read_detected_boxes(sample: Sample, name: str, as_predicted: bool = False) -
             f"{sample.path.name} has no boxes of '{name}'{nearest(name, known)} "
             f"'sparsem detect predict {sample.path.name} MODEL' finds some."
         )
-    constrained: dict[str, dict[str, Any]] = {}  # metadata by structure
-    for table in constrained_box_tables(sample):
-        structure = table.removeprefix(DETECTED_PREFIX).removesuffix(CONSTRAINED)
-        constrained[structure] = _stored_metadata(sample, table)
+    constrained = _constrained_metadata(sample)
     is_constrained = any(
         name in {structure, *metadata.get("made_from", {})}
         for structure, metadata in constrained.items()
@@ -132,6 +130,15 @@ def read_detected_boxes(sample: Sample, name: str, as_predicted: bool = False) -
         return _read_table(sample, f"{DETECTED_PREFIX}{name}", name)
     _refuse_outdated_constraints(sample, constrained)
     return _read_table(sample, f"{DETECTED_PREFIX}{name}{CONSTRAINED}", name)
+
+
+def _constrained_metadata(sample: Sample) -> dict[str, dict[str, Any]]:
+    """Return the metadata of all constrained tables, by structure."""
+    constrained = {}
+    for table in constrained_box_tables(sample):
+        structure = table.removeprefix(DETECTED_PREFIX).removesuffix(CONSTRAINED)
+        constrained[structure] = _stored_metadata(sample, table)
+    return constrained
 
 
 def _refuse_outdated_constraints(
@@ -309,42 +316,70 @@ def _write_table(
     """Write boxes with their names and sizes, further columns, and metadata."""
     volume = sample.image(image)
     names = image_names(sample)
-    pixel_nm = np.array([volume.voxel_size.x, volume.voxel_size.y], np.float32)
-    size_um = box_sizes(boxes.corners) * pixel_nm / 1000
-    all_columns: dict[str, Any] = {"z": boxes.z, "image": [names[z] for z in boxes.z.tolist()]}
-    all_columns |= dict(zip(CORNER_COLUMNS, boxes.corners.T, strict=True))
-    all_columns |= {"width_um": size_um[:, 0], "height_um": size_um[:, 1], **columns}
+    box_columns = _box_columns(boxes, [names[z] for z in boxes.z.tolist()], volume)
+    rows = pa.table({**box_columns, **columns})
     content = {**metadata, "image": image, "image_fingerprint": volume.fingerprint}
-    rows = pa.table(all_columns)
     encoded = json.dumps(content).encode()
     sample.write_table(table, rows.replace_schema_metadata({METADATA_KEY: encoded}))
 
 
+def _box_columns(boxes: Boxes, names: list[str], image: Volume) -> dict[str, Any]:
+    """Return slice, name of the image, corners and size of boxes."""
+    columns: dict[str, Any] = {"z": boxes.z, "image": names}
+    columns |= dict(zip(CORNER_COLUMNS, boxes.corners.T, strict=True))
+    size_um = _sizes_um(boxes, image)
+    return {**columns, "width_um": size_um[:, 0], "height_um": size_um[:, 1]}
+
+
+def _sizes_um(boxes: Boxes, image: Volume) -> NDArray[np.float32]:
+    """Return width and height of boxes in an image, (N, 2) µm."""
+    pixel_nm = np.array([image.voxel_size.x, image.voxel_size.y], np.float32)
+    return np.asarray(box_sizes(boxes.corners) * pixel_nm / 1000)
+
+
 def _read_table(sample: Sample, table: str, name: str) -> StoredBoxes:
+    """Return the boxes of a table; refuse one that is damaged, or whose image was replaced."""
     rows = sample.read_table(table)
     try:
         metadata = json.loads((rows.schema.metadata or {})[METADATA_KEY])
         slices = tuple(metadata["slices"])
         image = str(metadata["image"])
         image_fingerprint = metadata["image_fingerprint"]
-        corners: Corners = np.column_stack([rows[column].to_numpy() for column in CORNER_COLUMNS])
-        score = rows["score"].to_numpy() if "score" in rows.column_names else None
-        boxes = Boxes.from_arrays((name,), rows["z"].to_numpy(), 0, corners, score)
+        boxes = _boxes_of_rows(rows, name)
     except (KeyError, ValueError, TypeError):
         raise SampleError(
             f"tables/{table} of {sample.path.name} was not written by sparsem, or is damaged; make "
             "it again."
         ) from None
-    if sample.image(image).fingerprint != image_fingerprint:
+    _refuse_replaced_image(sample, table, image, image_fingerprint)
+    confidence, counts = _confidence_and_counts(rows, boxes)
+    return StoredBoxes(boxes, slices, image, metadata, confidence, counts)
+
+
+def _refuse_replaced_image(sample: Sample, table: str, image: str, fingerprint: str) -> None:
+    """Raise a SampleError if the image of a table has another fingerprint now."""
+    if sample.image(image).fingerprint != fingerprint:
         raise SampleError(
             f"tables/{table} of {sample.path.name} belongs to the image '{image}', which was "
             "replaced since; make it again."
         )
+
+
+def _confidence_and_counts(
+    rows: pa.Table, boxes: Boxes
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the confidence of boxes, and which count; annotated boxes are certain, and all do."""
     confidence: Any = boxes.score
     counts: Any = np.ones(len(boxes), bool)
     if "confidence" in rows.column_names:
         confidence = rows["confidence"].to_numpy()
     if "counts" in rows.column_names:
         counts = rows["counts"].to_numpy(zero_copy_only=False)
-    confidence = np.asarray(confidence, np.float32)
-    return StoredBoxes(boxes, slices, image, metadata, confidence, np.asarray(counts, bool))
+    return np.asarray(confidence, np.float32), np.asarray(counts, bool)
+
+
+def _boxes_of_rows(rows: pa.Table, name: str) -> Boxes:
+    """Return the boxes in the rows of a table; annotated boxes have no score."""
+    corners: Corners = np.column_stack([rows[column].to_numpy() for column in CORNER_COLUMNS])
+    score = rows["score"].to_numpy() if "score" in rows.column_names else None
+    return Boxes.from_arrays((name,), rows["z"].to_numpy(), 0, corners, score)

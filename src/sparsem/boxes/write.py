@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsem.boxes.geometry import Boxes, Corners
 from sparsem.boxes.yolo import CLASSES_FILE
@@ -59,6 +60,7 @@ def write_boxes(
 
 
 def _write_csv(path: Path, boxes: Boxes, names: Sequence[str]) -> None:
+    """Write a row for each box below a header."""
     columns = zip(boxes.z.tolist(), boxes.kind, boxes.corners, boxes.score, strict=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -75,6 +77,13 @@ def _as_coco(boxes: Boxes, names: Sequence[str], shapes: Shapes) -> dict[str, An
     for z, (height, width) in shapes.items():
         image = {"id": image_ids[z], "file_name": names[z], "z": z}
         images.append({**image, "height": height, "width": width})
+    categories = [{"id": number, "name": name} for number, name in enumerate(boxes.names, 1)]
+    annotations = _coco_annotations(boxes, image_ids)
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _coco_annotations(boxes: Boxes, image_ids: Mapping[int, int]) -> list[dict[str, Any]]:
+    """Return the annotation of every box; ``image_ids`` are by slice index."""
     annotations = []
     columns = zip(boxes.z.tolist(), boxes.kind, boxes.corners, boxes.score, strict=True)
     for number, (z, kind, corners, score) in enumerate(columns, 1):
@@ -88,8 +97,7 @@ def _as_coco(boxes: Boxes, names: Sequence[str], shapes: Shapes) -> dict[str, An
             "score": round(float(score), 4),
         }
         annotations.append(annotation)
-    categories = [{"id": number, "name": name} for number, name in enumerate(boxes.names, 1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    return annotations
 
 
 def _write_yolo(
@@ -100,17 +108,9 @@ def _write_yolo(
     Raises:
         InputError: the path is a file, or a folder that holds files and ``overwrite`` is not set.
     """
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file; expected a folder to write YOLO labels to.")
-    holds_files = path.exists() and any(not file.name.startswith(".") for file in path.iterdir())
-    if holds_files and not overwrite:
-        raise InputError(
-            f"{path} exists and holds files; use --overwrite to replace its labels, or choose "
-            "another name."
-        )
+    _refuse_path_in_use(path, overwrite)
     unfinished, labels, replaced = (path / name for name in YOLO_FOLDERS)
-    for leftover in (unfinished, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
+    _remove_folders(unfinished, replaced)
     unfinished.mkdir(parents=True)
     try:
         _write_label_files(unfinished, boxes, names, shapes)
@@ -123,8 +123,25 @@ def _write_yolo(
         classes = "\n".join(boxes.names) + "\n"
         write_atomically(path / CLASSES_FILE, classes.encode())
     finally:
-        for leftover in (unfinished, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _remove_folders(unfinished, replaced)
+
+
+def _refuse_path_in_use(path: Path, overwrite: bool) -> None:
+    """Raise an InputError if a path is a file, or a folder whose files must not be replaced."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; expected a folder to write YOLO labels to.")
+    holds_files = path.exists() and any(not file.name.startswith(".") for file in path.iterdir())
+    if holds_files and not overwrite:
+        raise InputError(
+            f"{path} exists and holds files; use --overwrite to replace its labels, or choose "
+            "another name."
+        )
+
+
+def _remove_folders(*folders: Path) -> None:
+    """Remove folders that an export leaves behind when it is stopped."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_label_files(folder: Path, boxes: Boxes, names: Sequence[str], shapes: Shapes) -> None:
@@ -132,11 +149,15 @@ def _write_label_files(folder: Path, boxes: Boxes, names: Sequence[str], shapes:
     for z, (height, width) in shapes.items():
         image_boxes = boxes.of_image(z)
         fractions = image_boxes.corners.astype(np.float64) / [width, height, width, height]
-        lines = []
-        for kind, (x0, y0, x1, y1) in zip(image_boxes.kind, fractions, strict=True):
-            center = f"{(x0 + x1) / 2:.6f} {(y0 + y1) / 2:.6f}"
-            lines.append(f"{kind} {center} {x1 - x0:.6f} {y1 - y0:.6f}\n")
+        lines = map(_yolo_line, image_boxes.kind, fractions)
         (folder / f"{names[z]}.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def _yolo_line(kind: int, corners: NDArray[np.float64]) -> str:
+    """Return the line of a box: class, center, width and height in fractions of the image."""
+    x0, y0, x1, y1 = corners
+    center = f"{(x0 + x1) / 2:.6f} {(y0 + y1) / 2:.6f}"
+    return f"{kind} {center} {x1 - x0:.6f} {y1 - y0:.6f}\n"
 
 
 def _coco_box(corners: Corners) -> list[float]:

@@ -45,17 +45,29 @@ def read_yolo(path: Path) -> BoxFile:
         image = len(out.images)
         images[file.stem] = image
         out.images.append(file.stem)
-        try:
-            lines = read_text(file).splitlines()
-        except InputError:
-            kind = "label files that cannot be read as text in UTF-8"
-            out.add_lost_box(kind, position, image, None)
-            continue
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                position = f"{file.name} line {number}"
-                _read_line(out, names, line.split(), position, image, has_keypoints)
+        _read_label_file(out, names, file, position, image, has_keypoints)
     return out
+
+
+def _read_label_file(
+    out: BoxFile,
+    names: Mapping[int, str],
+    file: Path,
+    position: str,
+    image: int,
+    has_keypoints: bool,
+) -> None:
+    """Add the boxes and faults of the label file of an image."""
+    try:
+        lines = read_text(file).splitlines()
+    except InputError:
+        kind = "label files that cannot be read as text in UTF-8"
+        out.add_lost_box(kind, position, image, None)
+        return
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            position = f"{file.name} line {number}"
+            _read_line(out, names, line.split(), position, image, has_keypoints)
 
 
 def _read_line(
@@ -68,8 +80,7 @@ def _read_line(
 ) -> None:
     """Add the box of a line, or its fault."""
     numbers = [number for number in map(_finite_number, words) if number is not None]
-    class_number = parse_json_integer(numbers[0]) if numbers else None
-    name = None if class_number is None else names.get(class_number)
+    name = _class_of(numbers, names)
     corners = None
     if len(numbers) == len(words):
         corners = _corners(numbers[1:], has_keypoints)
@@ -84,6 +95,14 @@ def _read_line(
         out.add_lost_box(kind, position, image, name)
     else:
         out.boxes.append(FileBox(image, name, corners, position))
+
+
+def _class_of(numbers: Sequence[float], names: Mapping[int, str]) -> str | None:
+    """Return the class that the first number of a line stands for; None if it is not known."""
+    if not numbers:
+        return None
+    class_number = parse_json_integer(numbers[0])
+    return None if class_number is None else names.get(class_number)
 
 
 def _corners(numbers: Sequence[float], has_keypoints: bool) -> BoxCorners | None:
@@ -125,15 +144,8 @@ def _classes(path: Path) -> tuple[dict[int, str], bool]:
     Raises:
         InputError: no file holds them, two files differ, or a name is missing or occurs twice.
     """
-    listings = [file for file in sorted(path.rglob(CLASSES_FILE)) if _is_visible(file, path)]
-    # Names of files, and the classes that they name.
-    known = [(str(file.relative_to(path)), _listed_classes(file)) for file in listings]
-    has_keypoints = False
-    for file in sorted(path.glob("*.y*ml")):
-        content = _read_yaml(file) if _is_visible(file, path) else {}
-        has_keypoints |= "kpt_shape" in content
-        known.append((file.name, _yaml_classes(file, content.get("names") or [])))
-    known = [(file_name, names) for file_name, names in known if names]
+    files, has_keypoints = _files_with_classes(path)
+    known = [(file_name, names) for file_name, names in files if names]
     if not known:
         raise InputError(
             f"{path} does not name its classes; expected classes.txt, a name a line, or names in a "
@@ -149,6 +161,18 @@ def _classes(path: Path) -> tuple[dict[int, str], bool]:
     if len(set(names.values())) < len(names):
         raise InputError(f"{first_file} names a class twice: {', '.join(names.values())}.")
     return names, has_keypoints
+
+
+def _files_with_classes(path: Path) -> tuple[list[tuple[str, dict[int, str]]], bool]:
+    """Return the names of files with the classes in them, and True if keypoints follow boxes."""
+    listings = [file for file in sorted(path.rglob(CLASSES_FILE)) if _is_visible(file, path)]
+    files = [(str(file.relative_to(path)), _listed_classes(file)) for file in listings]
+    has_keypoints = False
+    for file in sorted(path.glob("*.y*ml")):
+        content = _read_yaml(file) if _is_visible(file, path) else {}
+        has_keypoints |= "kpt_shape" in content
+        files.append((file.name, _yaml_classes(file, content.get("names") or [])))
+    return files, has_keypoints
 
 
 def _listed_classes(file: Path) -> dict[int, str]:

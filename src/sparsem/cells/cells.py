@@ -36,7 +36,7 @@ from sparsem.cells.intervals import (
 from sparsem.cells.job import SeparationJob
 from sparsem.cells.propagate import Front, GridSlice
 from sparsem.cells.refine import enlarge_labels, fill_region_holes, number_islands, refine_labels
-from sparsem.cells.separate import Evidence, Mask, separate_cells
+from sparsem.cells.separate import Evidence, Labels, Mask, Seeds, separate_cells
 from sparsem.cells.settings import CellsSettings
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock
@@ -93,11 +93,7 @@ def cells(
     image_name = settings.image or sample.name_of_image(interior)
     image, annotations = annotations_on(sample, [settings.cells], image_name)
     for probability in (interior, boundary):
-        if not sample.frame(probability).is_same(sample.frame(image)):
-            raise SampleError(
-                f"The pixels of the image '{image_name}' of {sample.path.name} are not those of "
-                f"probabilities/{outputs_of_cells(settings.cells)[0]}; predict on that image (--image)."
-            )
+        _require_pixels_of_image(sample, probability, image_name, image, settings.cells)
     annotation = annotations[settings.cells]
     prints, base = _inspect_annotation(annotation, settings.cells)
     job = SeparationJob(
@@ -112,13 +108,36 @@ def cells(
         base=base,
         window=_gray_window(image),
     )
+    return _run_job(job, annotation.fingerprint, prints, on)
+
+
+def _require_pixels_of_image(
+    sample: Sample, probability: Volume, image_name: str, image: Volume, cells_name: str
+) -> None:
+    """Check that a probability was predicted on an image of the same pixels.
+
+    Raises:
+        SampleError: the image is aligned differently.
+    """
+    if not sample.transform_of(probability).is_same(sample.transform_of(image)):
+        raise SampleError(
+            f"The pixels of the image '{image_name}' of {sample.path.name} are not those of "
+            f"probabilities/{outputs_of_cells(cells_name)[0]}; predict on that image (--image)."
+        )
+
+
+def _run_job(
+    job: SeparationJob, annotation_print: str, prints: Sequence[str], on: Execution
+) -> StageResult:
+    """Run the stage, and return the paths of its volumes."""
+    settings = job.settings
     outputs = _outputs(job)
-    inputs = {**job.volume_fingerprints, "annotation": annotation.fingerprint}
+    inputs = {**job.volume_fingerprints, "annotation": annotation_print}
     name, needs = f"cells-{settings.name}", _needs(job, outputs)
-    with Stage(sample, name, settings, inputs, outputs, on, needs) as stage:
+    with Stage(job.sample, name, settings, inputs, outputs, on, needs) as stage:
         _run_stage(stage, job, prints)
     written = tuple(output.path for output in outputs)
-    return StageResult(sample=sample, written=written)
+    return StageResult(sample=job.sample, written=written)
 
 
 def _run_stage(stage: Stage, job: SeparationJob, prints: Sequence[str]) -> None:
@@ -131,18 +150,10 @@ def _run_stage(stage: Stage, job: SeparationJob, prints: Sequence[str]) -> None:
     """
     n_slices = job.image.shape[0]
     blocks = job.image.blocks()
-    common_inputs = {
-        **job.volume_fingerprints,
-        "version": __version__,
-        "base": job.base,
-        **job.settings.model_dump(mode="json"),
-    }
-    fingerprints = slice_fingerprints(job.z, prints, n_slices, common_inputs)
-    previous = [summary for block in stage.replaced() for summary in block["slices"]]
-    if len(previous) != n_slices:
-        previous = [{"fingerprint": None}] * n_slices
+    fingerprints = slice_fingerprints(job.z, prints, n_slices, _inputs_of_all_slices(job))
+    previous = _previous_slices(stage, n_slices)
     is_needed = [False] * n_slices
-    for block in stage.left(blocks):
+    for block in stage.undone_blocks(blocks):
         for z in range(block.start, block.stop):
             is_needed[z] = previous[z]["fingerprint"] != fingerprints[z]
     chains = plan_legs(job.z, n_slices, job.image.block_depth, is_needed)
@@ -156,6 +167,24 @@ def _run_stage(stage: Stage, job: SeparationJob, prints: Sequence[str]) -> None:
     )
 
 
+def _inputs_of_all_slices(job: SeparationJob) -> dict[str, Any]:
+    """Return what the result of every slice depends on."""
+    return {
+        **job.volume_fingerprints,
+        "version": __version__,
+        "base": job.base,
+        **job.settings.model_dump(mode="json"),
+    }
+
+
+def _previous_slices(stage: Stage, n_slices: int) -> list[dict[str, Any]]:
+    """Return the summaries of all slices in the result that is replaced; empty ones if none is."""
+    previous = [summary for block in stage.replaced_summaries() for summary in block["slices"]]
+    if len(previous) != n_slices:
+        previous = [{"fingerprint": None}] * n_slices
+    return previous
+
+
 def _propagate_labels(leg: Leg, previous: Arrays | None, job: SeparationJob) -> Arrays:
     """Carry labels across a leg; return the fronts, and the state at the end for the next leg."""
     carrier = job.carrier
@@ -165,12 +194,7 @@ def _propagate_labels(leg: Leg, previous: Arrays | None, job: SeparationJob) -> 
         state = {name.removeprefix("state-"): array for name, array in previous.items()}
     for grid_slice in job.grid_slices(slice(leg.start, leg.stop))[:: leg.step]:
         if state is None:
-            labels, known = job.labeled_slice(leg.source)
-            labels_on_grid, known_on_grid = (
-                resample_labels(labels, job.grid),
-                resample_labels(known, job.grid),
-            )
-            state = dict(carrier.begin(labels_on_grid, known_on_grid, grid_slice))
+            state = _start_at_labels(leg.source, job, grid_slice)
         else:
             state = dict(carrier.advance(state, grid_slice))
         fronts.append(carrier.front(state))
@@ -178,6 +202,14 @@ def _propagate_labels(leg: Leg, previous: Arrays | None, job: SeparationJob) -> 
     for name, array in (state or {}).items():
         arrays[f"state-{name}"] = array
     return arrays
+
+
+def _start_at_labels(source: int, job: SeparationJob, grid_slice: GridSlice) -> dict[str, Any]:
+    """Return the state of propagation in the labeled slice number ``source``."""
+    labels, known = job.labeled_slice(source)
+    labels_on_grid = resample_labels(labels, job.grid)
+    known_on_grid = resample_labels(known, job.grid)
+    return dict(job.carrier.begin(labels_on_grid, known_on_grid, grid_slice))
 
 
 def _separate_block(
@@ -195,37 +227,59 @@ def _separate_block(
         slices: fingerprints of the slices of the block, and their summaries in the last result.
     """
     fingerprints, previous = slices
-    is_changed = [
-        summary["fingerprint"] != fingerprint
-        for summary, fingerprint in zip(previous, fingerprints, strict=True)
-    ]
+    pairs = zip(previous, fingerprints, strict=True)
+    is_changed = [summary["fingerprint"] != fingerprint for summary, fingerprint in pairs]
     summaries = list(previous)
     summary = {"slices": summaries, "base": job.base, "labeled_slices": list(job.z)}
     if not any(is_changed):  # image and probabilities are not read
         return _read_last_result(block, job), summary
-    masks = job.interior.read(block.own) >= FOREGROUND
-    boundaries = job.boundary.read(block.own) >= FOREGROUND
-    grid_slices = job.grid_slices(block.own) if job.uses_seeds else [None] * len(masks)
+    network_slices = _read_network_slices(block, job)
     if all(is_changed):
-        arrays = {output.path: np.empty(masks.shape, output.dtype) for output in _outputs(job)}
+        arrays = _empty_result(block, job)
     else:
         arrays = _read_last_result(block, job)
     regions, disagreement = arrays.values()
-    for n, z in enumerate(range(block.start, block.stop)):
-        if is_changed[n]:
-            separated = _separate_slice(
-                z, masks[n], boundaries[n], grid_slices[n], fronts.at(z), job
-            )
-            regions[n] = separated.regions
-            disagreement[n] = separated.disagreement
-            summaries[n] = {"fingerprint": fingerprints[n], "disagreements": separated.places}
+    for n in np.flatnonzero(is_changed).tolist():
+        z = block.start + n
+        separated = _separate_slice(z, network_slices[n], fronts.at(z), job)
+        regions[n] = separated.regions
+        disagreement[n] = separated.disagreement
+        summaries[n] = {"fingerprint": fingerprints[n], "disagreements": separated.places}
     return arrays, summary
+
+
+def _empty_result(block: ZBlock, job: SeparationJob) -> dict[str, NDArray[Any]]:
+    """Return an array to fill for every output of a block."""
+    shape = (block.stop - block.start, *job.image.shape[1:])
+    return {output.path: np.empty(shape, output.dtype) for output in _outputs(job)}
 
 
 def _read_last_result(block: ZBlock, job: SeparationJob) -> dict[str, NDArray[Any]]:
     """Read the voxels of a block from the result that is being replaced."""
     paths = [output.path for output in _outputs(job)]
     return {path: Volume(job.sample.path / path).read(block.own) for path in paths}
+
+
+class _NetworkSlice(NamedTuple):
+    """What the network predicts in one slice.
+
+    Attributes:
+        mask: mask of all cells at full resolution.
+        boundary: boundaries at full resolution.
+        grid_slice: the slice on the grid of the flow; None if no method needs it.
+    """
+
+    mask: Mask
+    boundary: Mask
+    grid_slice: GridSlice | None
+
+
+def _read_network_slices(block: ZBlock, job: SeparationJob) -> list[_NetworkSlice]:
+    """Return what the network predicts in the slices of a block."""
+    masks = job.interior.read(block.own) >= FOREGROUND
+    boundaries = job.boundary.read(block.own) >= FOREGROUND
+    grid_slices = job.grid_slices(block.own) if job.uses_seeds else [None] * len(masks)
+    return list(map(_NetworkSlice, masks, boundaries, grid_slices))
 
 
 class SeparatedSlice(NamedTuple):
@@ -244,9 +298,7 @@ class SeparatedSlice(NamedTuple):
 
 def _separate_slice(
     z: int,
-    mask: Mask,
-    boundary: Mask,
-    grid_slice: GridSlice | None,
+    network_slice: _NetworkSlice,
     fronts: dict[int, tuple[int, Front]],
     job: SeparationJob,
 ) -> SeparatedSlice:
@@ -254,12 +306,11 @@ def _separate_slice(
 
     Args:
         z: number of the slice.
-        mask: mask of all cells at full resolution.
-        boundary: boundaries at full resolution.
-        grid_slice: the slice on the grid; needed if ``job.uses_seeds``.
+        network_slice: what the network predicts in the slice.
         fronts: fronts at the slice, by their step.
         job: inputs of the separation.
     """
+    mask, boundary, grid_slice = network_slice
     _, below = fronts[1] if 1 in fronts else fronts[-1]
     _, above = fronts[-1] if -1 in fronts else fronts[1]
     if z in job.z:
@@ -267,17 +318,30 @@ def _separate_slice(
     labels = nearer_front(below, above).labels
     if grid_slice is not None:
         seeds = seeds_of_nearest_slice(fronts, z, job.z)
-        evidence = Evidence(
-            grid_slice.interior, grid_slice.boundary, labels, seeds, grid_slice.margin
-        )
-        labels = separate_cells(job.settings.method, evidence, job.settings.min_iou)
+        labels = _separate_on_grid(labels, grid_slice, seeds, job.settings)
     if job.settings.method == "flow":
         mask = enlarge_labels(labels, (mask.shape[0], mask.shape[1])) > 0
-    labels = refine_labels(labels, mask)
-    regions = number_islands(labels, mask, job.base, job.min_island_px, boundary)
-    regions = fill_region_holes(regions, job.max_hole_px)
+    regions = _regions_of(labels, mask, boundary, job)
     disagreement, places = _disagreement_of(below, above, mask)
     return SeparatedSlice(regions, disagreement, places)
+
+
+def _regions_of(
+    labels: Labels, mask: Mask, boundary: Mask, job: SeparationJob
+) -> NDArray[np.uint32]:
+    """Return cells and islands of a slice at full resolution, from labels on the grid."""
+    labels = refine_labels(labels, mask)
+    regions = number_islands(labels, mask, job.base, job.min_island_px, boundary)
+    return fill_region_holes(regions, job.max_hole_px)
+
+
+def _separate_on_grid(
+    carried: Labels, grid_slice: GridSlice, seeds: Seeds, settings: CellsSettings
+) -> Labels:
+    """Separate the cells of a slice by the method of the settings, on the grid of the flow."""
+    interior, boundary = grid_slice.interior, grid_slice.boundary
+    evidence = Evidence(interior, boundary, carried, seeds, grid_slice.margin)
+    return separate_cells(settings.method, evidence, settings.min_iou)
 
 
 def _complete_labeled_slice(
@@ -342,14 +406,25 @@ def _inspect_annotation(annotation: LabeledSlices, name: str) -> tuple[list[str]
     for index, z in enumerate(annotation.z):
         labels, known = annotation.objects(index)
         largest_id = max(largest_id, int(labels.max(initial=0)))
-        count = len(label_sizes(labels)[0])
-        if count > MAX_CELLS_PER_SLICE:
-            raise InputError(
-                f"Slice {z} of '{name}' holds {count} cells; "
-                f"at most {MAX_CELLS_PER_SLICE} cells of one slice can be separated."
-            )
+        _refuse_many_cells(labels, z, name)
         data = labels.tobytes() + np.packbits(known).tobytes()
         prints.append(hashlib.blake2b(data, digest_size=16).hexdigest())
+    _refuse_largest_id(largest_id, name)
+    return prints, (largest_id // ISLAND_STEP + 1) * ISLAND_STEP - 1
+
+
+def _refuse_many_cells(labels: NDArray[Any], z: int, name: str) -> None:
+    """Raise an InputError if a labeled slice holds more cells than can be separated."""
+    count = len(label_sizes(labels)[0])
+    if count > MAX_CELLS_PER_SLICE:
+        raise InputError(
+            f"Slice {z} of '{name}' holds {count} cells; "
+            f"at most {MAX_CELLS_PER_SLICE} cells of one slice can be separated."
+        )
+
+
+def _refuse_largest_id(largest_id: int, name: str) -> None:
+    """Raise an InputError if there is no cell, or if ids leave no room for islands."""
     if not largest_id:
         raise InputError(
             f"No labeled slice of '{name}' holds a cell; "
@@ -361,7 +436,6 @@ def _inspect_annotation(annotation: LabeledSlices, name: str) -> tuple[list[str]
             f"'{name}' has the id {largest_id}; ids up to {max_id} leave room for islands. "
             "Renumber the cells."
         )
-    return prints, (largest_id // ISLAND_STEP + 1) * ISLAND_STEP - 1
 
 
 def _outputs(job: SeparationJob) -> tuple[VolumeSpec, VolumeSpec]:

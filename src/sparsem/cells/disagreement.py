@@ -3,7 +3,7 @@
 A map of it, and the places where a correction helps most. Arrays are (h, w).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -78,16 +78,27 @@ def largest_disagreements(
     table = overlaps(below.labels, above.labels, differ)
     if not table.pixels.size:
         return []
-    padded = np.pad(differ, 1).astype(np.uint8)
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
+    depth = _depth(differ)
     places = []
     for row in np.argsort(-table.pixels, kind="stable")[:MAX_PLACES_PER_SLICE]:
         first, second = int(table.first[row]), int(table.second[row])
         region = differ & (below.labels == first) & (above.labels == second)
-        deepest = int(np.where(region, depth, -1).argmax())
-        y, x = np.unravel_index(deepest, depth.shape)
-        places.append(Disagreement(first, second, int(table.pixels[row]), int(y), int(x)))
+        y, x = _deepest_pixel(region, depth)
+        places.append(Disagreement(first, second, int(table.pixels[row]), y, x))
     return places
+
+
+def _depth(mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the distance of every pixel to the outside of a mask; the border is outside."""
+    padded = np.pad(mask, 1).astype(np.uint8)
+    return cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
+
+
+def _deepest_pixel(region: NDArray[np.bool_], depth: NDArray[Any]) -> tuple[int, int]:
+    """Return row and column of the deepest pixel of a region."""
+    deepest = int(np.where(region, depth, -1).argmax())
+    y, x = np.unravel_index(deepest, depth.shape)
+    return int(y), int(x)
 
 
 def _differ(below: Front, above: Front) -> NDArray[np.bool_]:

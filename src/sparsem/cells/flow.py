@@ -8,7 +8,8 @@ Images are (y, x) uint8 or uint16, labels (y, x) unsigned integers. A flow is (h
 flow pixel then stands for image height / h by image width / w pixels.
 """
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -32,6 +33,18 @@ MAX_TABLE_ID = 2**24
 
 class FlowSettings(Settings):
     """Settings of the optical flow."""
+
+    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Optical flow": (
+            "flow",
+            "flow_downsampling",
+            "flow_pyramid_scale",
+            "flow_levels",
+            "flow_window",
+            "flow_iterations",
+            "flow_polynomial",
+        )
+    }
 
     flow: Literal["farneback", "dis"] = Field(
         "farneback",

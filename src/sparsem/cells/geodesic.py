@@ -131,10 +131,7 @@ def _sweep(labels: Labels, cost: Cost, slice_resistance: Cost, axis: int) -> tup
     Coming from x' costs cost[x'] + R[x] - R[x'], where R is the running sum of the resistances: the
     best x' is where cost - R has its running minimum.
     """
-    ahead, behind = (np.s_[1:], np.s_[:-1]) if axis == 0 else (np.s_[:, 1:], np.s_[:, :-1])
-    path = np.zeros_like(cost)  # R
-    steps = (slice_resistance[ahead] + slice_resistance[behind]) / 2
-    np.cumsum(steps, axis=axis, out=path[ahead])
+    path = _running_sum(slice_resistance, axis)  # R
     offset_cost = cost - path
     minimum = np.minimum.accumulate(offset_cost, axis=axis)
     index = np.arange(cost.shape[axis], dtype=np.int32).reshape((-1, 1) if axis == 0 else (1, -1))
@@ -143,3 +140,12 @@ def _sweep(labels: Labels, cost: Cost, slice_resistance: Cost, axis: int) -> tup
     moved_labels = np.take_along_axis(labels, origin, axis=axis)
     # Where the origin is the pixel itself, its cost stays the same to the last bit.
     return moved_labels, np.where(origin == index, cost, minimum + path)
+
+
+def _running_sum(slice_resistance: Cost, axis: int) -> Cost:
+    """Return the sum of resistances from the first pixel of every line along an axis."""
+    ahead, behind = (np.s_[1:], np.s_[:-1]) if axis == 0 else (np.s_[:, 1:], np.s_[:, :-1])
+    path = np.zeros_like(slice_resistance)
+    steps = (slice_resistance[ahead] + slice_resistance[behind]) / 2
+    np.cumsum(steps, axis=axis, out=path[ahead])
+    return path

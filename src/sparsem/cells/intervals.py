@@ -57,24 +57,33 @@ def plan_legs(
     """
     chains = {}
     for source, labeled_slice in enumerate(z):
-        next_labeled = z[source + 1] if source + 1 < len(z) else n_slices
-        previous_labeled = z[source - 1] if source else -1
-        upward = [
-            Leg(source, 1, start, stop, start == labeled_slice)
-            for start, stop in _cut_at_blocks(labeled_slice, next_labeled, depth)
-        ]
-        downward = [
-            Leg(source, -1, start, stop, stop == labeled_slice + 1)
-            for start, stop in _cut_at_blocks(previous_labeled + 1, labeled_slice + 1, depth)
-        ]
+        upward, downward = _legs_from(source, z, n_slices, depth)
         chains[f"{labeled_slice}-up"] = upward
-        chains[f"{labeled_slice}-down"] = downward[::-1]
+        chains[f"{labeled_slice}-down"] = downward
     needed_chains = {}
     for name, chain in chains.items():
         needed = [n for n, leg in enumerate(chain) if any(is_needed[leg.start : leg.stop])]
         if needed:
             needed_chains[name] = chain[: needed[-1] + 1]
     return needed_chains
+
+
+def _legs_from(
+    source: int, z: Sequence[int], n_slices: int, depth: int
+) -> tuple[list[Leg], list[Leg]]:
+    """Return the legs from a labeled slice up, and those down, in the order of propagation."""
+    labeled_slice = z[source]
+    next_labeled = z[source + 1] if source + 1 < len(z) else n_slices
+    previous_labeled = z[source - 1] if source else -1
+    upward = [
+        Leg(source, 1, start, stop, start == labeled_slice)
+        for start, stop in _cut_at_blocks(labeled_slice, next_labeled, depth)
+    ]
+    downward = [
+        Leg(source, -1, start, stop, stop == labeled_slice + 1)
+        for start, stop in _cut_at_blocks(previous_labeled + 1, labeled_slice + 1, depth)
+    ]
+    return upward, downward[::-1]
 
 
 def _cut_at_blocks(start: int, stop: int, depth: int) -> Iterable[tuple[int, int]]:

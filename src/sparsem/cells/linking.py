@@ -12,6 +12,7 @@ slice and its number in that slice, so that changes in other slices do not chang
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,19 +103,31 @@ def _best_matches(
     if not contested.size:
         return best
     centers = _box_centers(island_labels, contested)
-    half = window_px // 2
     for island, (y, x) in zip(contested.tolist(), centers, strict=True):
-        window = np.s_[max(0, y - half) : y + half, max(0, x - half) : x + half]
+        window = _window_around(y, x, window_px)
         island_mask = island_labels[window] == island
-        nearby_labels = candidate_labels[window]
         rows = np.flatnonzero(islands == island)
-        ious = {}
-        for row in rows.tolist():
-            candidate = int(candidates[row])
-            ious[row] = (-_iou(island_mask, nearby_labels == candidate), candidate)
         best[rows] = False
-        best[min(ious, key=lambda row: ious[row])] = True
+        best[_best_row(rows, candidates, island_mask, candidate_labels[window])] = True
     return best
+
+
+def _window_around(y: int, x: int, edge_px: int) -> tuple[slice, slice]:
+    """Return the square around a pixel, cut at the upper and left border."""
+    half = edge_px // 2
+    return slice(max(0, y - half), y + half), slice(max(0, x - half), x + half)
+
+
+def _best_row(
+    rows: NDArray[np.intp], candidates: Ids, island_mask: NDArray[np.bool_], nearby_labels: Labels
+) -> int:
+    """Return the row whose candidate has the largest IoU with an island in its window."""
+    ious = {}
+    for row in rows.tolist():
+        candidate = int(candidates[row])
+        ious[row] = (-_iou(island_mask, nearby_labels == candidate), candidate)
+    best_row: int = min(ious, key=lambda row: ious[row])
+    return best_row
 
 
 def _box_centers(labels: Labels, ids: Ids) -> list[tuple[int, int]]:
@@ -174,15 +187,8 @@ def resolve_tracks(links: Sequence[Links], islands: Sequence[int], base: int) ->
     of_slice = [forest.add(islands[0])] if len(islands) else []
     for link, count in zip(links, islands[1:], strict=True):
         of_slice.append(_continue_tracks(link, of_slice[-1], count, base, forest))
-    for z, link in enumerate(links):
-        lower_labels = link.lower[link.merges].tolist()
-        upper_labels = link.upper[link.merges].tolist()
-        for lower, upper in zip(lower_labels, upper_labels, strict=True):
-            track = int(of_slice[z][lower - base - 1])
-            if upper <= base:
-                forest.assign(track, upper)
-            else:
-                forest.unite(track, int(of_slice[z + 1][upper - base - 1]))
+    for link, (below, above) in zip(links, pairwise(of_slice), strict=True):
+        _merge_tracks(link, below, above, base, forest)
     roots = forest.roots()
     cells = np.array(forest.cells, np.int64)[roots]
     unassigned = _unassigned_identities(of_slice, base)[roots]
@@ -235,6 +241,24 @@ class _TrackForest:
         self._parents[second] = first
 
 
+def _merge_tracks(
+    link: Links,
+    below: NDArray[np.int64],
+    above: NDArray[np.int64],
+    base: int,
+    forest: _TrackForest,
+) -> None:
+    """Assign the tracks of a slice to the cells that they merge into, and unite merging tracks."""
+    lower_labels = link.lower[link.merges].tolist()
+    upper_labels = link.upper[link.merges].tolist()
+    for lower, upper in zip(lower_labels, upper_labels, strict=True):
+        track = int(below[lower - base - 1])
+        if upper <= base:
+            forest.assign(track, upper)
+        else:
+            forest.unite(track, int(above[upper - base - 1]))
+
+
 def _continue_tracks(
     link: Links, below: NDArray[np.int64], count: int, base: int, forest: _TrackForest
 ) -> NDArray[np.int64]:
@@ -244,14 +268,15 @@ def _continue_tracks(
     """
     tracks = np.full(count, -1, np.int64)
     lower = link.lower[link.continues].astype(np.int64)
-    upper = link.upper[link.continues].astype(np.int64) - base - 1
+    islands = link.upper[link.continues].astype(np.int64) - base - 1
     follows_island = lower > base
-    tracks[upper[follows_island]] = below[lower[follows_island] - base - 1]
+    tracks[islands[follows_island]] = below[lower[follows_island] - base - 1]
     new = np.flatnonzero(tracks < 0)
     tracks[new] = forest.add(len(new))
-    cells, islands = lower[~follows_island], upper[~follows_island]
-    for cell, island in zip(cells.tolist(), islands.tolist(), strict=True):
-        forest.cells[int(tracks[island])] = cell
+    cells = lower[~follows_island].tolist()
+    tracks_in_cells = tracks[islands[~follows_island]].tolist()
+    for cell, track in zip(cells, tracks_in_cells, strict=True):
+        forest.cells[track] = cell
     return tracks
 
 
@@ -267,17 +292,21 @@ def _unassigned_identities(of_slice: Sequence[NDArray[np.int64]], base: int) -> 
     step = 10 ** int(np.log10((2**32 - 2 - base) / max(1, len(of_slice))))
     last_track = max((int(tracks.max(initial=-1)) for tracks in of_slice), default=-1)
     identity = np.zeros(1 + last_track, np.int64)
-    for z in range(len(of_slice) - 1, -1, -1):
-        tracks = of_slice[z]
-        if len(tracks) > step:
-            raise ValueError(
-                f"the {len(tracks)} islands of slice {z} need numbers between {base} and 2**32, "
-                f"of which {step} are available for a slice; give the cells smaller ids"
-            )
-        # Backwards, so that the first of several islands of a track counts.
+    # Backwards, so that the first of several islands of a track counts.
+    for z, tracks in reversed(list(enumerate(of_slice))):
+        _refuse_many_islands(len(tracks), step, z, base)
         numbers = np.arange(len(tracks))[::-1]
         identity[tracks[::-1]] = base + 1 + z * step + numbers
     return identity
+
+
+def _refuse_many_islands(n_islands: int, step: int, z: int, base: int) -> None:
+    """Raise a ValueError if a slice has more islands than there are numbers for them."""
+    if n_islands > step:
+        raise ValueError(
+            f"the {n_islands} islands of slice {z} need numbers between {base} and 2**32, "
+            f"of which {step} are available for a slice; give the cells smaller ids"
+        )
 
 
 def remove_fragments(

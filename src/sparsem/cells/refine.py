@@ -4,7 +4,7 @@ Labels are enlarged without stair steps and limited to the mask of all cells; pa
 no cell become islands. Labels and masks are (y, x); labels unsigned integers, 0 for no cell.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cc3d
 import cv2
@@ -18,6 +18,14 @@ from sparsem.labels.overlaps import resample_labels
 # Pixels of a boundary that join the part next to them: a boundary is a few pixels wide at the
 # network's resolution.
 BOUNDARY_PX = 4
+
+# Pixels and their neighbors in the four directions, as slices of an image (y, x).
+NEIGHBOR_SIDES: tuple[tuple[Any, Any], ...] = (
+    (np.s_[:-1], np.s_[1:]),
+    (np.s_[1:], np.s_[:-1]),
+    (np.s_[:, :-1], np.s_[:, 1:]),
+    (np.s_[:, 1:], np.s_[:, :-1]),
+)
 
 
 class _NearestTwo(NamedTuple):
@@ -46,22 +54,36 @@ def enlarge_labels(labels: Labels, shape: tuple[int, int]) -> Labels:
     rows = _nearest_two(shape[0], labels.shape[0])
     columns = _nearest_two(shape[1], labels.shape[1])
     y, x = np.nonzero(_is_mixed(labels, rows, columns))
-    corners = [
-        labels[rows.low[y], columns.low[x]],
-        labels[rows.low[y], columns.high[x]],
-        labels[rows.high[y], columns.low[x]],
-        labels[rows.high[y], columns.high[x]],
-    ]
-    down, right = rows.fraction[y], columns.fraction[x]
-    weights = [
+    corners = _corner_labels(labels, rows, columns, (y, x))
+    weights = _corner_weights(rows.fraction[y], columns.fraction[x])
+    fine = resample_labels(labels, shape)
+    fine[y, x] = _label_of_most_weight(corners, weights)
+    return fine
+
+
+def _corner_labels(
+    labels: Labels,
+    rows: _NearestTwo,
+    columns: _NearestTwo,
+    pixels: tuple[NDArray[np.intp], NDArray[np.intp]],
+) -> list[Labels]:
+    """Return the labels of the four grid pixels next to some pixels, (n,) each."""
+    y, x = pixels
+    top, bottom = rows.low[y], rows.high[y]
+    left, right = columns.low[x], columns.high[x]
+    return [labels[top, left], labels[top, right], labels[bottom, left], labels[bottom, right]]
+
+
+def _corner_weights(
+    down: NDArray[np.float64], right: NDArray[np.float64]
+) -> list[NDArray[np.float64]]:
+    """Return the weights of the four corners in linear interpolation, (n,) each."""
+    return [
         (1 - down) * (1 - right),
         (1 - down) * right,
         down * (1 - right),
         down * right,
     ]
-    fine = resample_labels(labels, shape)
-    fine[y, x] = _label_of_most_weight(corners, weights)
-    return fine
 
 
 def _nearest_two(fine: int, coarse: int) -> _NearestTwo:
@@ -139,16 +161,25 @@ def number_islands(
     pixels = np.flatnonzero(is_island)  # few of the many pixels of a slice
     if not pixels.size:
         return regions
-    width = is_island.shape[1]
-    rows = slice(pixels[0] // width, pixels[-1] // width + 1)
+    rows = _rows_of_pixels(pixels, is_island.shape[1])
     boundary_rows = None if boundary is None else boundary[rows]
     parts = _island_parts(labels[rows], is_island[rows], boundary_rows)
-    part_of_pixel = parts.ravel()[pixels - rows.start * width]
+    part_of_pixel = parts.ravel()[pixels - rows.start * is_island.shape[1]]
+    regions.ravel()[pixels] = _number_large(part_of_pixel, base, min_px)
+    return regions
+
+
+def _rows_of_pixels(pixels: NDArray[np.int64], width: int) -> slice:
+    """Return the rows from the first to the last of some pixels, given as ascending indices."""
+    return slice(pixels[0] // width, pixels[-1] // width + 1)
+
+
+def _number_large(part_of_pixel: NDArray[np.uint32], base: int, min_px: int) -> NDArray[np.uint32]:
+    """Return the number of the part of every pixel, 0 where the part is small, (pixels,)."""
     is_large = np.bincount(part_of_pixel, minlength=1) >= max(1, min_px)
     is_large[0] = False
     number = np.where(is_large, base + np.cumsum(is_large), 0).astype(np.uint32)
-    regions.ravel()[pixels] = number[part_of_pixel]
-    return regions
+    return number[part_of_pixel]
 
 
 def _island_parts(labels: Labels, is_island: Mask, boundary: Mask | None) -> NDArray[np.uint32]:
@@ -194,21 +225,26 @@ def fill_region_holes(regions: NDArray[np.uint32], max_px: int) -> NDArray[np.ui
     """
     background = (regions == 0).astype(np.uint8)
     _, holes, statistics, _ = cv2.connectedComponentsWithStats(background, connectivity=4)
-    left, top, width, height, area = statistics.T
-    is_inside = (
-        (left > 0)
-        & (top > 0)
-        & (left + width < regions.shape[1])
-        & (top + height < regions.shape[0])
-    )
-    is_small = (area <= max_px) & is_inside
-    is_small[0] = False  # component 0 is the regions
+    is_small = _is_small_hole(statistics, regions.shape, max_px)
     lowest, highest = _neighbor_ids(regions, holes, is_small)
     is_filled = is_small & (lowest == highest)
     pixels = np.flatnonzero(is_filled[holes])  # few of the many pixels of a slice
     filled = regions.copy()
     filled.ravel()[pixels] = lowest[holes.ravel()[pixels]]
     return filled
+
+
+def _is_small_hole(
+    statistics: NDArray[np.int32], shape: tuple[int, ...], max_px: int
+) -> NDArray[np.bool_]:
+    """Return which components of the background are small and do not reach the border."""
+    left, top, width, height, area = statistics.T
+    reaches_border = (
+        (left <= 0) | (top <= 0) | (left + width >= shape[1]) | (top + height >= shape[0])
+    )
+    is_small = (area <= max_px) & ~reaches_border
+    is_small[0] = False  # component 0 is the regions
+    return np.asarray(is_small)
 
 
 def _neighbor_ids(
@@ -224,11 +260,10 @@ def _neighbor_ids(
     lowest = np.full(len(is_small), np.iinfo(np.uint32).max, np.uint32)
     highest = np.zeros(len(is_small), np.uint32)
     in_small = is_small[holes]
-    for first, second in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
-        for hole_side, region_side in ((first, second), (second, first)):
-            touches = in_small[hole_side] & (regions[region_side] > 0)
-            touched_holes = holes[hole_side][touches]
-            ids = regions[region_side][touches]
-            np.minimum.at(lowest, touched_holes, ids)
-            np.maximum.at(highest, touched_holes, ids)
+    for hole_side, region_side in NEIGHBOR_SIDES:
+        touches = in_small[hole_side] & (regions[region_side] > 0)
+        touched_holes = holes[hole_side][touches]
+        ids = regions[region_side][touches]
+        np.minimum.at(lowest, touched_holes, ids)
+        np.maximum.at(highest, touched_holes, ids)
     return lowest, highest

@@ -54,14 +54,21 @@ def disagreement_places(
         for first, second, pixels, y, x in slice_disagreements:
             pair = (interval, min(first, second), max(first, second))
             rows_of_pair.setdefault(pair, []).append((pixels, z, y, x))
-    places = []
-    for (_, lower_id, higher_id), rows in rows_of_pair.items():
-        pixels, z, y, x = max(rows, key=lambda row: (row[0], -row[1]))
-        area_um2 = pixels * pixel_um2
-        n_slices = len({row[1] for row in rows})
-        # The higher id first, since the lower one may be 0, no cell.
-        places.append(ReviewPlace("disagreement", z, y, x, higher_id, lower_id, area_um2, n_slices))
-    return places
+    return [
+        _place_of_pair(lower_id, higher_id, rows, pixel_um2)
+        for (_, lower_id, higher_id), rows in rows_of_pair.items()
+    ]
+
+
+def _place_of_pair(
+    lower_id: int, higher_id: int, rows: Sequence[tuple[int, int, int, int]], pixel_um2: float
+) -> ReviewPlace:
+    """Return the place of a pair of cells; rows are (pixels, z, y, x) of its disagreements."""
+    pixels, z, y, x = max(rows, key=lambda row: (row[0], -row[1]))
+    area_um2 = pixels * pixel_um2
+    n_slices = len({row[1] for row in rows})
+    # The higher id first, since the lower one may be 0, no cell.
+    return ReviewPlace("disagreement", z, y, x, higher_id, lower_id, area_um2, n_slices)
 
 
 def abrupt_changes(area_px: NDArray[np.int64]) -> list[int]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from skimage.segmentation import watershed
 
 from sparsem.cells.flow import compact_labels
-from sparsem.labels.overlaps import overlaps
+from sparsem.labels.overlaps import Overlaps, overlaps
 
 # Label of the unknown pixels of a labeled slice: they occupy their area, but belong to no known
 # cell.
@@ -116,13 +116,20 @@ def separate_per_frame(evidence: Evidence) -> Labels:
     core = mask & (_depth((carried > 0) & ~label_edges(carried)) > evidence.margin)
     ids, compact = compact_labels(carried)
     markers = np.where(core, compact, 0).astype(np.int32)
-    y, x = evidence.seeds.pixels()
-    seed_labels = np.searchsorted(ids, evidence.seeds.ids)
+    _mark_seeds(markers, evidence.seeds, ids, compact, mask)
+    return np.asarray(ids[watershed(evidence.boundary, markers, mask=mask)])
+
+
+def _mark_seeds(
+    markers: NDArray[np.int32], seeds: Seeds, ids: NDArray[Any], compact: Labels, mask: Mask
+) -> None:
+    """Write the seeds that lie in their own cell into the markers."""
+    y, x = seeds.pixels()
+    seed_labels = np.searchsorted(ids, seeds.ids)
     # A centroid may lie in another cell: only seeds in their own cell are used.
     inside = mask[y, x] & (compact[y, x] == seed_labels)
     # A thin cell has no core; its seed is the marker.
     markers[y[inside], x[inside]] = seed_labels[inside]
-    return np.asarray(ids[watershed(evidence.boundary, markers, mask=mask)])
 
 
 METHODS: dict[str, Callable[[Evidence], Labels]] = {
@@ -160,26 +167,35 @@ def flood_from_seeds(mask: Mask, cut: Mask | None, seeds: Seeds) -> Labels:
         seeds: seeds of the cells.
     """
     parts, count = _connected_parts(mask)
-    y, x = seeds.pixels()
-    seed_parts = parts[y, x]
+    seed_parts = parts[seeds.pixels()]
     n_seeds = np.bincount(seed_parts, minlength=count + 1)
-    owner = np.zeros(count + 1, seeds.ids.dtype)
-    owner[seed_parts] = seeds.ids
-    owner[n_seeds != 1] = 0
-    owner[0] = 0
-    labels: Labels = owner[parts]
+    labels: Labels = _only_owners(seeds.ids, seed_parts, n_seeds)[parts]
     is_contested = n_seeds > 1
     is_contested[0] = False
     if is_contested.any():
         in_contested = is_contested[seed_parts]
-        ids = seeds.ids[in_contested]
-        markers = np.zeros(mask.shape, np.int32)
-        markers[y[in_contested], x[in_contested]] = np.arange(1, len(ids) + 1)
+        contesting = Seeds(seeds.ids[in_contested], seeds.positions[in_contested])
         depth = _depth(mask if cut is None else mask & ~cut)
-        basins = watershed(-depth, markers, mask=is_contested[parts])
-        id_of_basin = np.append(np.zeros(1, labels.dtype), ids)
-        labels += id_of_basin[basins].astype(labels.dtype)
+        labels += _flood(-depth, contesting, is_contested[parts])
     return labels
+
+
+def _only_owners(ids: Labels, seed_parts: NDArray[Any], n_seeds: NDArray[np.int64]) -> Labels:
+    """Return the id of every part with a single seed, and 0 for the others and for no part."""
+    owner = np.zeros(len(n_seeds), ids.dtype)
+    owner[seed_parts] = ids
+    owner[n_seeds != 1] = 0
+    owner[0] = 0
+    return owner
+
+
+def _flood(height: NDArray[np.float32], seeds: Seeds, region: Mask) -> Labels:
+    """Return the ids that the watershed spreads from the seeds, in the region only."""
+    markers = np.zeros(height.shape, np.int32)
+    markers[seeds.pixels()] = np.arange(1, len(seeds.ids) + 1)
+    basins = watershed(height, markers, mask=region)
+    id_of_basin = np.append(np.zeros(1, seeds.ids.dtype), seeds.ids)
+    return np.asarray(id_of_basin[basins])
 
 
 def keep_confirmed_ids(labels: Labels, carried: Labels, min_iou: float) -> NDArray[np.uint32]:
@@ -188,21 +204,43 @@ def keep_confirmed_ids(labels: Labels, carried: Labels, min_iou: float) -> NDArr
     The other regions become unassigned. A seed that drifted into a neighbor cannot give it a wrong
     id then: main cells are recognized by IoU (paper 3.3).
     """
-    table = overlaps(labels, carried)
+    areas = _areas_by_id(overlaps(labels, carried))
+    union_px = areas.first_px + areas.second_px - areas.shared_px
+    is_region = (areas.first_px > 0) & (areas.ids > 0)
+    is_unconfirmed = (areas.shared_px < min_iou * union_px) & is_region
+    confirmed = labels.astype(np.uint32)
+    for number, label in enumerate(areas.ids[is_unconfirmed]):
+        confirmed[labels == label] = UNASSIGNED + number
+    return confirmed
+
+
+class _AreasById(NamedTuple):
+    """Areas of all ids of two label maps, in pixels, (ids,) each.
+
+    Attributes:
+        ids: the ids, ascending.
+        first_px: area in the first map.
+        second_px: area in the second map.
+        shared_px: area of the pixels that have the id in both.
+    """
+
+    ids: NDArray[Any]
+    first_px: NDArray[Any]
+    second_px: NDArray[Any]
+    shared_px: NDArray[Any]
+
+
+def _areas_by_id(table: Overlaps) -> _AreasById:
+    """Return the areas of all ids from the overlaps of two label maps."""
     labels_of_pairs = np.concatenate([table.first, table.second])
     ids, index = np.unique(labels_of_pairs, return_inverse=True)
     first, second = index[: len(table.first)], index[len(table.first) :]
-    region_px = np.bincount(first, weights=table.pixels, minlength=len(ids))
-    carried_px = np.bincount(second, weights=table.pixels, minlength=len(ids))
+    first_px = np.bincount(first, weights=table.pixels, minlength=len(ids))
+    second_px = np.bincount(second, weights=table.pixels, minlength=len(ids))
     is_same = first == second
     shared_px = np.zeros(len(ids))
     shared_px[first[is_same]] = table.pixels[is_same]
-    union_px = region_px + carried_px - shared_px
-    is_unconfirmed = (shared_px < min_iou * union_px) & (region_px > 0) & (ids > 0)
-    confirmed = labels.astype(np.uint32)
-    for number, label in enumerate(ids[is_unconfirmed]):
-        confirmed[labels == label] = UNASSIGNED + number
-    return confirmed
+    return _AreasById(ids, first_px, second_px, shared_px)
 
 
 def place_seeds(labels: Labels, point: SeedPoint = "deepest") -> Seeds:

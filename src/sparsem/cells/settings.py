@@ -1,6 +1,7 @@
 """Settings of the stage ``cells``."""
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +14,10 @@ SeparationMethod = Literal[
 
 class CellsSettings(PropagationSettings):
     """Settings of the separation of cells."""
+
+    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Separation": ("outline_margin_nm", "min_iou", "min_island_nm2", "fill_holes_um2"),
+    }
 
     cells: str = Field(
         "cells",

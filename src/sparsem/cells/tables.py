@@ -26,6 +26,20 @@ def track_table(
         voxel_size: size of a voxel.
         base: identities above it are those of no cell.
     """
+    columns: dict[str, Any] = {
+        "track": np.arange(len(tracks.identity)),
+        "identity": tracks.identity,
+        "in_cell": (tracks.identity > 0) & (tracks.identity <= base),
+        **_extent_of_tracks(tracks, pixels),
+    }
+    columns["volume_um3"] = columns["voxels"] * voxel_size.volume_um3
+    return pa.table(columns)
+
+
+def _extent_of_tracks(
+    tracks: Tracks, pixels: Sequence[NDArray[np.int64]]
+) -> dict[str, NDArray[np.int64]]:
+    """Return first and last slice, number of slices and voxels of every track."""
     count = len(tracks.identity)
     first_z = np.full(count, len(pixels))
     last_z = np.full(count, -1)
@@ -36,17 +50,7 @@ def track_table(
         last_z[of_slice] = z
         slices[np.unique(of_slice)] += 1
         np.add.at(voxels, of_slice, island_pixels)
-    columns = {
-        "track": np.arange(count),
-        "identity": tracks.identity,
-        "in_cell": (tracks.identity > 0) & (tracks.identity <= base),
-        "first_z": first_z,
-        "last_z": last_z,
-        "slices": slices,
-        "voxels": voxels,
-        "volume_um3": voxels * voxel_size.volume_um3,
-    }
-    return pa.table(columns)
+    return {"first_z": first_z, "last_z": last_z, "slices": slices, "voxels": voxels}
 
 
 def link_table(links: Sequence[Links], tracks: Tracks, base: int) -> pa.Table:

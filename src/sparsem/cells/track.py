@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -108,12 +109,7 @@ def track(
     """
     settings = resolve_settings(TrackSettings, settings, changes)
     name = settings.cells
-    if f"{name}{REGIONS}" not in sample.names("labels"):
-        raise SampleError(
-            f"{sample.path.name} has no labels/{name}-regions; "
-            f"run 'sparsem cells {sample.path.name}' first."
-        )
-    regions = sample.volume("labels", f"{name}{REGIONS}")
+    regions = _read_regions(sample, name)
     cells_summary = _summary_of_cells(sample, name)
     base = int(cells_summary["base"])
     inputs = {"regions": regions.fingerprint}
@@ -128,14 +124,24 @@ def track(
     return _result(sample, name, base, areas, places)
 
 
+def _read_regions(sample: Sample, name: str) -> Volume:
+    """Return ``labels/NAME-regions``.
+
+    Raises:
+        SampleError: they do not exist.
+    """
+    if f"{name}{REGIONS}" not in sample.names("labels"):
+        raise SampleError(
+            f"{sample.path.name} has no labels/{name}-regions; "
+            f"run 'sparsem cells {sample.path.name}' first."
+        )
+    return sample.volume("labels", f"{name}{REGIONS}")
+
+
 def _run_stage(stage: Stage, regions: Volume, base: int, settings: TrackSettings) -> None:
     """Compare slices, resolve the graph, and write labels and tables."""
-    sample, name = stage.sample, settings.cells
-    blocks = regions.blocks(halo=1)
-    chains = {_chain_name(block): [block] for block in blocks}
-    title = f"{stage.name}, comparison of slices"
-    folder = stage.chain(title, _compare_slices, chains, regions, base, settings)
-    links, pixels = _read_links(folder, blocks)
+    folder = _compare_all_slices(stage, regions, base, settings)
+    links, pixels = _read_links(folder, regions.blocks(halo=1))
     voxel_um3 = regions.voxel_size.volume_um3
     all_tracks = resolve_tracks(links, [len(islands) for islands in pixels], base)
     min_voxels = settings.min_volume_um3 / voxel_um3
@@ -145,9 +151,23 @@ def _run_stage(stage: Stage, regions: Volume, base: int, settings: TrackSettings
     stage.forget()
     notes = {"left_out": len(left_out), "left_out_um3": sum(left_out) * voxel_um3}
     table = track_table(tracks, pixels, regions.voxel_size, base)
-    table = table.replace_schema_metadata({"sparsem": json.dumps(notes)})
-    sample.write_table(f"tracks_{name}", table)
-    sample.write_table(f"links_{name}", link_table(links, tracks, base))
+    _write_tables(stage.sample, settings.cells, table, notes, link_table(links, tracks, base))
+
+
+def _write_tables(
+    sample: Sample, name: str, tracks: pa.Table, notes: Mapping[str, float], links: pa.Table
+) -> None:
+    """Write the table of tracks with notes on what was left out, and the table of links."""
+    tracks = tracks.replace_schema_metadata({"sparsem": json.dumps(notes)})
+    sample.write_table(f"tracks_{name}", tracks)
+    sample.write_table(f"links_{name}", links)
+
+
+def _compare_all_slices(stage: Stage, regions: Volume, base: int, settings: TrackSettings) -> Path:
+    """Link the slices of all blocks, and return the folder of the links."""
+    chains = {_chain_name(block): [block] for block in regions.blocks(halo=1)}
+    title = f"{stage.name}, comparison of slices"
+    return stage.chain(title, _compare_slices, chains, regions, base, settings)
 
 
 def _result(
@@ -160,22 +180,27 @@ def _result(
     """Summarize the tables of a finished stage."""
     table = sample.read_table(f"tracks_{name}")
     notes = sample.table_notes(f"tracks_{name}")
-    unassigned: dict[int, float] = {}
-    for row in table.select(["identity", "volume_um3"]).to_pylist():
-        identity = row["identity"]
-        if identity > base:
-            unassigned[identity] = unassigned.get(identity, 0.0) + row["volume_um3"]
     tables = [f"tables/{kind}_{name}" for kind in ("tracks", "links", "review")]
     return TrackResult(
         sample=sample,
         written=(f"labels/{name}", *tables),
         cells=len({cell for slice_areas in areas for cell in slice_areas}),
         islands=table.num_rows,
-        unassigned=unassigned,
+        unassigned=_unassigned_volumes(table, base),
         left_out=int(notes["left_out"]),
         left_out_um3=float(notes["left_out_um3"]),
         review=tuple(places),
     )
+
+
+def _unassigned_volumes(table: pa.Table, base: int) -> dict[int, float]:
+    """Return the volume of every object that meets no cell, in µm³, by its identity."""
+    volumes: dict[int, float] = {}
+    for row in table.select(["identity", "volume_um3"]).to_pylist():
+        identity = row["identity"]
+        if identity > base:
+            volumes[identity] = volumes.get(identity, 0.0) + row["volume_um3"]
+    return volumes
 
 
 def _compare_slices(
@@ -191,17 +216,20 @@ def _compare_slices(
     links = [
         link_slices(lower, upper, base, settings.window_px) for lower, upper in pairwise(labels)
     ]
-    pixels = []
-    for slice_labels in labels[: block.stop - block.start]:
-        ids, counts = label_sizes(slice_labels)
-        pixels.append(counts[ids > base])
-    arrays = {
-        column: concatenate([getattr(link, column) for link in links]) for column in Links._fields
-    }
+    pixels = [_island_pixels(labels[n], base) for n in range(block.stop - block.start)]
+    arrays = {}
+    for column in Links._fields:
+        arrays[column] = concatenate([getattr(link, column) for link in links])
     arrays["links"] = np.array([len(link.lower) for link in links], int)
     arrays["islands"] = np.array([len(counts) for counts in pixels], int)
     arrays["island_pixels"] = concatenate(pixels)
     return arrays
+
+
+def _island_pixels(labels: NDArray[Any], base: int) -> NDArray[np.int64]:
+    """Return the number of pixels of every island of a slice."""
+    ids, counts = label_sizes(labels)
+    return counts[ids > base]
 
 
 def _read_links(
@@ -249,12 +277,17 @@ def _relabel_block(
     areas: list[dict[str, int]] = []
     for number, identity in enumerate(identities):
         labels[number] = relabel_islands(labels[number], identity, base)
-        ids, pixels = label_sizes(labels[number])
-        is_cell = ids <= base
-        cell_ids, cell_pixels = ids[is_cell].tolist(), pixels[is_cell].tolist()
-        areas.append({str(cell): count for cell, count in zip(cell_ids, cell_pixels, strict=True)})
+        areas.append(_areas_in_slice(labels[number], base))
     path = "labels/" + regions.directory.name.removesuffix(REGIONS)
     return {path: labels}, {"areas": areas}
+
+
+def _areas_in_slice(labels: NDArray[Any], base: int) -> dict[str, int]:
+    """Return the pixels of every cell of a slice, by its id as text."""
+    ids, pixels = label_sizes(labels)
+    is_cell = ids <= base
+    cell_ids, cell_pixels = ids[is_cell].tolist(), pixels[is_cell].tolist()
+    return {str(cell): count for cell, count in zip(cell_ids, cell_pixels, strict=True)}
 
 
 def _cell_areas(sample: Sample, stage_name: str) -> Iterator[dict[int, int]]:

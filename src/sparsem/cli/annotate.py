@@ -47,10 +47,11 @@ def annotate_import_command(
     settings: AnnotationSettings,
     on: Execution,
 ) -> Outcome:
-    """Import hand-labeled slices. A slice that you did not label is unlabeled; it is not background.
+    """Import hand-labeled slices. A slice that you did not label is unlabeled; it is not
+    background.
 
-    sparsem annotate import liver.zarr nucleus masks/nuclei
-    sparsem annotate import liver.zarr organelles labels.tif --slices 0,40,80 --classes nucleus=1,2 --classes nucleolus=2
+    sparsem annotate import liver.zarr nucleus masks/nuclei sparsem annotate import liver.zarr
+    organelles labels.tif --slices 0,40,80 --classes nucleus=1,2 --classes nucleolus=2
     """
     sample = Sample.open(path)
     result = import_annotation(sample, name, source, settings, on=on)
@@ -66,8 +67,8 @@ def annotate_import_command(
     if is_numbering_guessed and _has_file_numbers(sample, slices):
         number = sample.image("raw").numbers[slices[0]]
         lines.append(
-            f"Slices were found by the numbers of the stack's files: {number} is slice {slices[0]}. "
-            "If masks count slices from 0, use --first-slice-number 0."
+            f"Slices were found by the numbers of the stack's files: {number} is slice "
+            f"{slices[0]}. If masks count slices from 0, use --first-slice-number 0."
         )
     listed = f" ({', '.join(structures)})" if list(structures) != [name] else ""
     return Outcome(
@@ -98,12 +99,14 @@ def annotate_suggest_command(
     settings: SuggestSettings,
     on: Execution,
 ) -> Outcome:
-    """Suggest the slices to label next: evenly spaced at first, then those of which a network is least certain.
+    """Suggest the slices to label next: evenly spaced at first, then those of which a network is
+    least certain.
 
-    The second example uses the networks that train --folds leaves: slices on which they disagree are worth labeling.
+    The second example uses the networks that train --folds leaves: slices on which they disagree
+    are worth labeling.
 
-    sparsem annotate suggest liver.zarr -n 7
-    sparsem annotate suggest liver.zarr nucleus -n 4 --model m.fold1.safetensors --model m.fold2.safetensors
+    sparsem annotate suggest liver.zarr -n 7 sparsem annotate suggest liver.zarr nucleus -n 4
+    --model m.fold1.safetensors --model m.fold2.safetensors
     """
     sample = Sample.open(path)
     suggestion = suggest(sample, name, settings, on=on)
@@ -120,7 +123,8 @@ def _structure_line(
     sample: Sample, structure: str, slices: Sequence[int], record: Mapping[str, Any]
 ) -> str:
     cover = _cover_in_words(sample, structure)
-    return f"{structure}: {_slices_with_files(sample, slices)}, {cover}{_empty_in_words(record, structure)}"
+    listed = _slices_with_files(sample, slices)
+    return f"{structure}: {listed}, {cover}{_empty_in_words(record, structure)}"
 
 
 def _has_file_numbers(sample: Sample, slices: Sequence[int]) -> bool:
@@ -145,7 +149,10 @@ def _listed(slices: Sequence[int]) -> str:
 
 
 def _cover_in_words(sample: Sample, structure: str) -> str:
-    """Return which fraction of the labeled slices a structure covers; an inverted mask shows here."""
+    """Return the fraction of the labeled slices that a structure covers, in words.
+
+    It shows an inverted mask.
+    """
     annotation = read_annotation(sample, structure)
     n_labeled = len(annotation.z)
     covers = []
@@ -173,7 +180,7 @@ def _cover_in_words(sample: Sample, structure: str) -> str:
 
 
 def _empty_in_words(record: Mapping[str, Any], structure: str) -> str:
-    """Return on which labeled slices nothing of a structure is drawn, and on which no pixel is labeled."""
+    """Return the labeled slices without the structure, and those without a labeled pixel."""
     text = ""
     empty = record.get("empty", {}).get(structure, [])
     if empty:

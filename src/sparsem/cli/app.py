@@ -1,4 +1,7 @@
-"""The command line: ``sparsem COMMAND ...``. Exit codes: 0 done, 2 something that the user can correct, 130 stopped by the user."""
+"""The command line: ``sparsem COMMAND ...``.
+
+Exit codes: 0 done, 2 something that the user can correct, 130 stopped by the user.
+"""
 
 import errno
 import sys
@@ -15,24 +18,31 @@ from sparsem.errors import MissingExtraError, SparsemError
 from sparsem.extras import EXTRAS, require
 from sparsem.settings import nearest
 
-# Name -> (module, help). A module is imported when one of its commands is called: some load torch, some VTK.
+# Name -> (module, help). A module is imported when one of its commands is called: some load torch,
+# some VTK.
 COMMANDS = {
     "demo": ("pipeline", "Run the whole study on a synthetic tumor volume, in a few minutes."),
     "phantom": ("data", "Make a synthetic tumor volume with exact ground truth."),
     "import": ("data", "Import a stack."),
     "annotate": ("annotate", "Import hand-labeled slices, and suggest which to label next."),
-    "align": ("preprocess", "Register every slice to the slices before it; report drift and jumps."),
-    "equalize": ("preprocess", "Equalize brightness from slice to slice, or contrast within slices."),
-    "denoise": ("preprocess", "Remove noise, by a network that is trained on the sample itself or without one."),
-    "quality": ("quality", "Measure how good images are, list slices to review, compare protocols."),
+    "align": ("preprocess", "Register every slice to those before it; report drift and jumps."),
+    "equalize": ("preprocess", "Equalize brightness between slices, or contrast within slices."),
+    "denoise": (
+        "preprocess",
+        "Remove noise, by a network that is trained on the sample or without.",
+    ),
+    "quality": ("quality", "Measure image quality, list slices to review, compare protocols."),
     "train": ("segment", "Train a segmentation network on the labeled slices."),
     "predict": ("segment", "Predict the structures in every slice."),
     "cells": ("cells", "Separate touching cells in every slice, from a few labeled slices."),
     "track": ("cells", "Assign every protrusion to its cell, and list places to review."),
-    "detect": ("detect", "Detect organelles in boxes, in images of any size: train, predict, mask, score, count."),
+    "detect": ("detect", "Detect organelles in boxes, in images of any size; count and score."),
     "score": ("results", "Compare labels with ground truth."),
-    "experiment": ("experiment", "Measure how many slices to label, which network to use, how to separate cells."),
-    "constrain": ("results", "Apply biological constraints: nucleoli in nuclei, organelles in cells."),
+    "experiment": (
+        "experiment",
+        "Compare numbers of labeled slices, networks, separations of cells.",
+    ),
+    "constrain": ("results", "Apply biological constraints, such as nucleoli in nuclei."),
     "measure": ("results", "Measure every object and every cell."),
     "report": ("results", "Write a page with slices, 3D, plots and tables."),
     "render": ("results", "Render structures in 3D, as an image or a video."),
@@ -41,7 +51,7 @@ COMMANDS = {
     "remove": ("data", "Remove a part of a sample."),
     "run": ("pipeline", "Run the whole study that a study.toml describes."),
     "doctor": ("doctor", "Show versions, device, memory, and which optional parts are installed."),
-}  # fmt: skip
+}
 
 # Commands with commands of their own.
 GROUPS = {
@@ -55,7 +65,7 @@ RESUMES = "the same command then resumes where it stopped"
 
 
 class SampleFirst(TyperGroup):
-    """A group whose command ``sample`` may be called without its name: ``sparsem quality liver.zarr``."""
+    """A group whose command ``sample`` needs no name, as in ``sparsem quality liver.zarr``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Insert the name of the command where it is missing."""
@@ -87,6 +97,11 @@ class LazyCommands(TyperGroup):
         self.is_listing = True
         super().format_help(ctx, formatter)
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands with their whole help, which click would cut at the first line."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
+
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """Complete names of commands without importing them."""
         self.is_listing = True
@@ -116,8 +131,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
     help=(
-        "From a raw volume-EM stack and a few labeled slices to every organelle and every cell. The usual order: import, "
-        "annotate import, train, predict, measure, report. Every command can be stopped and run again: it resumes where it "
+        "From a raw volume-EM stack and a few labeled slices to every organelle and every cell. "
+        "The usual order: import, "
+        "annotate import, train, predict, measure, report. Every command can be stopped and run "
+        "again: it resumes where it "
         "stopped."
     ),
 )
@@ -137,15 +154,24 @@ def describe_os_error(error: OSError) -> str:
         location = f" at{path}" if path else ""
         return f"There is no space left on the disk{location}; free some: {RESUMES}."
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"Permission denied for{path or ' a file'}; choose another folder, or ask for permission: {RESUMES}."
+        return (
+            f"Permission denied for{path or ' a file'}; choose another folder, or ask for "
+            f"permission: {RESUMES}."
+        )
     if isinstance(error, FileNotFoundError):  # zarr's have no number
         name = path.strip() or str(error).removesuffix(" does not exist") or "A file"
-        return f"{name} is missing; if the sample was moved or renamed during the work, move it back: {RESUMES}."
+        return (
+            f"{name} is missing; if the sample was moved or renamed during the work, move it back: "
+            f"{RESUMES}."
+        )
     return str(error)
 
 
 def _missing_extra(error: ModuleNotFoundError) -> str:
-    """Return the sentence about an optional part whose library is missing; empty for other modules."""
+    """Return the sentence about an optional part whose library is missing.
+
+    Empty for other modules.
+    """
     for extra, (module, _) in EXTRAS.items():
         if error.name and error.name.split(".")[0] == module:
             try:
@@ -172,7 +198,10 @@ def main() -> None:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's error for the memory of a GPU
             raise
-        _exit_with("The memory of the GPU is exhausted; use a smaller --batch, or --device cpu.")
+        _exit_with(
+            "The memory of the GPU is exhausted; use --device cpu, or a smaller --batch if the "
+            "command has one."
+        )
 
 
 def _exit_with(message: str) -> None:

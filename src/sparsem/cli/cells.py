@@ -14,10 +14,11 @@ MAX_PLACES = 10  # places to review that are printed; the table has all
 
 @command(CellsSettings, spread=True)
 def cells_command(path: SamplePath, *, settings: CellsSettings, on: Execution) -> Outcome:
-    """Separate touching cells that look similar, in every slice, from a few labeled slices and the network's boundaries.
+    """Separate touching cells that look similar, in every slice, from a few labeled slices and the
+    network's boundaries.
 
-    Before, train with --cells NAME and predict. After a labeled slice was corrected or added, --overwrite computes only
-    the slices up to its labeled neighbors again.
+    Before, train with --cells NAME and predict. After a labeled slice was corrected or added,
+    --overwrite computes only the slices up to its labeled neighbors again.
 
     sparsem cells tumor.zarr
     """
@@ -33,7 +34,8 @@ def cells_command(path: SamplePath, *, settings: CellsSettings, on: Execution) -
 
 @command(TrackSettings, spread=True)
 def track_command(path: SamplePath, *, settings: TrackSettings, on: Execution) -> Outcome:
-    """Assign every island, the cross-section of a protrusion, to its cell, and list places to review.
+    """Assign every island, the cross-section of a protrusion, to its cell, and list places to
+    review.
 
     sparsem track tumor.zarr
     """
@@ -61,19 +63,24 @@ def track_command(path: SamplePath, *, settings: TrackSettings, on: Execution) -
 
 
 def _unassigned_lines(tracking: TrackResult) -> list[str]:
-    """Return what is known of objects that meet no annotated cell; they may be cells that were not annotated."""
+    """Return lines about objects that meet no annotated cell.
+
+    They may be cells that were not annotated.
+    """
     lines = []
     volumes = tracking.unassigned
     if volumes:
         largest = max(volumes, key=lambda identity: volumes[identity])
         objects = "object meets" if len(volumes) == 1 else "objects meet"
         lines.append(
-            f"{len(volumes)} {objects} no annotated cell ({sum(volumes.values()):.3g} um3; the largest, "
-            f"{largest}, {volumes[largest]:.3g} um3): fragments, or cells that were not annotated"
+            f"{len(volumes)} {objects} no annotated cell ({sum(volumes.values()):.3g} um3; the "
+            f"largest, {largest}, {volumes[largest]:.3g} um3): fragments, or cells that were not "
+            "annotated"
         )
     if tracking.left_out:
         lines.append(
-            f"{tracking.left_out} smaller ones ({tracking.left_out_um3:.3g} um3) were left out (--min-volume-um3)"
+            f"{tracking.left_out} smaller ones ({tracking.left_out_um3:.3g} um3) were left out "
+            "(--min-volume-um3)"
         )
     return lines
 

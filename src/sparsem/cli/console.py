@@ -32,7 +32,10 @@ HANDLER = "sparsem-plain"
 
 
 def replace_characters(error: UnicodeError) -> tuple[str, int]:
-    """Return plain characters for those that an encoding lacks, and escapes for the others (an error handler of ``codecs``)."""
+    """Return plain characters for those that an encoding lacks, else escapes.
+
+    It is an error handler of ``codecs``.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]
@@ -45,7 +48,10 @@ def _escape(character: str) -> str:
 
 
 def accept_every_character() -> None:
-    """Make standard output and standard error write every text, whatever their encoding: help into a file on Windows, any path."""
+    """Make standard output and standard error write every text, whatever their encoding.
+
+    Help that is written into a file on Windows, and any path, may hold other characters.
+    """
     codecs.register_error(HANDLER, replace_characters)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -1,4 +1,7 @@
-"""The commands that import data, and those that show and remove what a sample contains. They load no network."""
+"""The commands that import data, and those that show and remove the content of a sample.
+
+They load no network.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,9 +59,11 @@ def import_command(
     settings: ImportSettings,
     on: Execution,
 ) -> Outcome:
-    """Import a stack: TIFF of any kind, a folder or glob of TIFF or PNG slices, MRC, HDF5, NRRD, NumPy, Zarr or OME-Zarr.
+    """Import a stack: TIFF of any kind, a folder or glob of TIFF or PNG slices, MRC, HDF5, NRRD,
+    NumPy, Zarr or OME-Zarr.
 
-    With --as-labels, import labels of every slice that another program made, to measure and show them.
+    With --as-labels, import labels of every slice that another program made, to measure and show
+    them.
 
     sparsem import slices/ liver.zarr --voxel-nm 8 4 4
     sparsem import mito.tif liver.zarr --as-labels mitochondrion
@@ -197,7 +202,8 @@ def remove_command(
     *,
     on: Execution,
 ) -> Outcome:
-    """Remove parts of a sample for good: a structure under a wrong name, an image that nothing was made on.
+    """Remove parts of a sample for good: a structure under a wrong name, an image that nothing was
+    made on.
 
     sparsem remove liver.zarr annotations/nucelus
     """

@@ -35,7 +35,8 @@ def _open_all(paths: list[Path]) -> list[Sample]:
 
 @command(BoxesSettings)
 def detect_import_command(samples: Samples, *, settings: BoxesSettings, on: Execution) -> Outcome:
-    """Import boxes from a file, or put boxes around the objects of labels, so that detectors are trained on segmented data.
+    """Import boxes from a file, or put boxes around the objects of labels, so that detectors are
+    trained on segmented data.
 
     sparsem detect import S01.zarr S02.zarr --source boxes.json
     sparsem detect import liver.zarr --from-labels mitochondrion
@@ -108,7 +109,8 @@ def detect_predict_command(
     settings: DetectSettings,
     on: Execution,
 ) -> Outcome:
-    """Detect the structures in every image, in boxes. It can be stopped any time; the same command resumes.
+    """Detect the structures in every image, in boxes. It can be stopped any time; the same command
+    resumes.
 
     sparsem detect predict S01.zarr mitochondria.safetensors
     """
@@ -136,7 +138,8 @@ def detect_predict_command(
 def detect_score_command(
     samples: Samples, *, settings: DetectScoreSettings, on: Execution
 ) -> Outcome:
-    """Compare detected boxes with annotated ones, on images that the detector was not trained on: mAP, AR, AP50, counts, confusion.
+    """Compare detected boxes with annotated ones, on images that the detector was not trained on:
+    mAP, AR, AP50, counts, confusion.
 
     sparsem detect score S*.zarr
     """
@@ -148,7 +151,8 @@ def detect_score_command(
 
 @command(MasksSettings, spread=True)
 def detect_masks_command(path: SamplePath, *, settings: MasksSettings, on: Execution) -> Outcome:
-    """Segment the objects in boxes, by a Segment Anything Model or, without one, as outlines; they become labels.
+    """Segment the objects in boxes, by a Segment Anything Model or, without one, as outlines; they
+    become labels.
 
     sparsem detect masks S01.zarr
     sparsem detect masks S01.zarr --sam facebook/sam-vit-large
@@ -183,7 +187,8 @@ def detect_constrain_command(
     settings: StructureRoles,
     on: Execution,
 ) -> Outcome:
-    """Apply biological constraints to boxes: nucleoli in nuclei, organelles outside nuclei; the less confident box is removed.
+    """Apply biological constraints to boxes: nucleoli in nuclei, organelles outside nuclei; the
+    less confident box is removed.
 
     The detected boxes stay as they are.
 
@@ -213,7 +218,8 @@ def detect_count_command(
     settings: CountSettings,
     on: Execution,
 ) -> Outcome:
-    """Count and measure the objects of every sample, in one table with what else is known of the samples.
+    """Count and measure the objects of every sample, in one table with what else is known of the
+    samples.
 
     sparsem detect count S*.zarr --metadata samples.csv --out counts.csv
     """

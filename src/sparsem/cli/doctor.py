@@ -35,7 +35,8 @@ def doctor_command(*, on: Execution) -> Outcome:
     data = examine()
     lines = [
         f"sparsem {data['sparsem']}, Python {data['python']}, {data['system']}",
-        f"processor: {data['cores']} cores, {data['memory_gb']:.1f} GB of memory, {data['memory_free_gb']:.1f} GB free",
+        f"processor: {data['cores']} cores",
+        f"memory: {data['memory_gb']:.1f} GB, {data['memory_free_gb']:.1f} GB free",
         f"disk: {data['disk_free_gb']:.1f} GB free in {data['folder']}",
         f"device: {data['device']}",
         f"compiled code is kept in: {data['numba_cache']}",
@@ -44,7 +45,7 @@ def doctor_command(*, on: Execution) -> Outcome:
         lines.append(f"{name}: {version or 'not installed'}")
     for extra, is_present in data["extras"].items():
         purpose = EXTRAS[extra][1]
-        state = "installed" if is_present else f"missing; pip install 'sparsem[{extra}]'"
+        state = "installed" if is_present else f'missing; pip install "sparsem[{extra}]"'
         lines.append(f"[{extra}] ({purpose}): {state}")
     return Outcome(lines, data=data)
 

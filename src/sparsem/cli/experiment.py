@@ -51,7 +51,8 @@ def experiment_cells_command(
     settings: CellMethodsSettings,
     on: Execution,
 ) -> Outcome:
-    """Compare all methods that separate cells: run each, track, and score on the unlabeled slices (Table 2 of the paper).
+    """Compare all methods that separate cells: run each, track, and score on the unlabeled slices
+    (Table 2 of the paper).
 
     sparsem experiment cells tumor.zarr all_cells.tif --min-voxels 5000
     """
@@ -77,7 +78,8 @@ def experiment_slices_command(
     settings: SlicesSettings,
     on: Execution,
 ) -> Outcome:
-    """Measure how many slices must be labeled: train on some, several times, and score on the others (figure 2 of the paper).
+    """Measure how many slices must be labeled: train on some, several times, and score on the
+    others (figure 2 of the paper).
 
     sparsem experiment slices liver.zarr nucleus --n-slices 7 --n-slices 15 --repeats 3
     """
@@ -109,9 +111,11 @@ def experiment_models_command(
     settings: ModelsSettings,
     on: Execution,
 ) -> Outcome:
-    """Compare networks: train several on the same labeled slices, with and without unlabeled ones, and score on the others.
+    """Compare networks: train several on the same labeled slices, with and without unlabeled ones,
+    and score on the others.
 
-    sparsem experiment models liver.zarr nucleus --networks resunet --networks resunet+cps --n-slices 7 --minutes 10
+    sparsem experiment models liver.zarr nucleus --networks resunet --networks resunet+cps
+    --n-slices 7 --minutes 10
     """
     comparison = compare_models(Sample.open(path), name, folder, truth, settings, on=on)
     lines = [*markdown(comparison).splitlines(), *(f"Wrote {file}" for file in comparison.files)]

@@ -10,7 +10,7 @@ MAX_LISTED = 12  # numbers in a sentence
 
 
 def in_shell(path: str | Path) -> str:
-    """Return a path as it is typed in a shell: in quotes if it contains a space or a special character."""
+    """Return a path as it is typed in a shell, in quotes if it has special characters."""
     if os.name == "nt":
         return subprocess.list2cmdline([str(path)])
     return shlex.quote(str(path))

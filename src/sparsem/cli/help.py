@@ -27,7 +27,10 @@ class Command(TyperCommand):
                     formatter.write(f"{'':{formatter.current_indent}}{line}\n")
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write one section per group of options; groups appear in the order of their first option."""
+        """Write one section per group of options.
+
+        Groups appear in the order of their first option.
+        """
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)

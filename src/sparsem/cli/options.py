@@ -1,4 +1,7 @@
-"""The adapter from a settings model to command-line options: an option exists once, with its default, range and help."""
+"""The adapter from a settings model to command-line options.
+
+So an option exists once, with its default, range and help.
+"""
 
 import inspect
 import json
@@ -6,7 +9,7 @@ import math
 import traceback
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +18,7 @@ import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sparsem.settings import OptionName, Settings, SliceChoice, SliceNumbers, parse
+from sparsem.settings import Metavar, OptionName, Settings, parse
 from sparsem.workflow.execution import Execution
 
 COMMON_OPTIONS = "Common options"
@@ -31,6 +34,9 @@ SHARED: dict[str, tuple[Any, Any, str]] = {
 }
 SPREADING = ("workers", "scheduler")
 EXECUTION = ("workers", "scheduler", "overwrite", "quiet")
+
+# Ends of the names of fields that say the unit of their number.
+UNITS = ("NM", "PX", "UM", "UM2", "UM3", "NM2", "MVOXELS", "S", "DEGREES", "MINUTES")
 
 LIMITS = (("≥", "ge"), (">", "gt"), ("≤", "le"), ("<", "lt"))
 
@@ -70,8 +76,8 @@ def command(
 ) -> Callable[[Command], Callable[..., None]]:
     """Return a decorator that turns ``function(arguments..., settings, on)`` into a command.
 
-    The command has an option for each field of ``model``, and the common options. The function's parameters other than
-    ``settings`` and ``on`` stay as they are.
+    The command has an option for each field of ``model``, and the common options. The function's
+    parameters other than ``settings`` and ``on`` stay as they are.
 
     Args:
         model: the settings of the stage.
@@ -120,7 +126,10 @@ def _keyword_only(parameters: Iterable[inspect.Parameter]) -> list[inspect.Param
 
 
 def _parse_options(model: type[Settings], given: Mapping[str, Any]) -> Settings:
-    """Return settings from the options of a command line; options that were not given have the value None."""
+    """Return settings from the options of a command line.
+
+    Options that were not given have the value None.
+    """
     fields = model.model_fields
     values = {
         name: _split_numbers(value, fields[name])
@@ -131,22 +140,12 @@ def _parse_options(model: type[Settings], given: Mapping[str, Any]) -> Settings:
 
 
 def _group_of(model: type[Settings] | None, name: str) -> str:
-    """Return the group of an option in the help: that of the field, else of the settings class that defines the field."""
-    if model is None:
-        return ""
-    group = _extra(model.model_fields[name], "group")
-    if group:
-        return str(group)
-    for base in model.__mro__:
-        if name in vars(base).get("__annotations__", {}):
-            return str(getattr(base, "OPTION_GROUP", ""))
+    """Return the group of an option in the help; empty for an option outside of groups."""
+    for base in model.__mro__ if model else ():
+        for title, names in vars(base).get("OPTION_GROUPS", {}).items():
+            if name in names:
+                return str(title)
     return ""
-
-
-def _extra(info: FieldInfo, key: str) -> Any:
-    """Return what a field says about itself in ``json_schema_extra``."""
-    extra = info.json_schema_extra
-    return extra.get(key) if isinstance(extra, dict) else None
 
 
 def _field_option(name: str, info: FieldInfo, group: str) -> inspect.Parameter:
@@ -186,19 +185,34 @@ def _flags(name: str, info: FieldInfo, kind: Any) -> list[str]:
 
 
 def _metavar(name: str, info: FieldInfo, kind: Any) -> str | None:
-    """Return what the help shows for the value of an option; None for the name of its type."""
-    given = _extra(info, "metavar")
-    if given:
-        return str(given)
-    annotation = info.annotation
-    if annotation in (SliceNumbers, SliceChoice):
-        return "SLICES"
-    if any(isinstance(metadata, OptionName) for metadata in info.metadata):
-        return "NAME"
+    """Return the word for the value of an option in the help; None for a choice of words."""
+    for metadata in (*info.metadata, *_metadata_within(info.annotation)):
+        if isinstance(metadata, Metavar):
+            return metadata.text
+    if typing.get_origin(_without_none(info.annotation)) is dict:
+        return "NAME=VALUE"
+    word = name.rpartition("_")[2].upper()
     if typing.get_origin(kind) is tuple:
-        word = name.rpartition("_")[2].upper()
         return " ".join([word] * len(typing.get_args(kind)))
-    return None
+    if kind is bool or typing.get_origin(kind) is typing.Literal:
+        return None
+    if kind in (int, float) and word not in UNITS:
+        return "N" if kind is int else "VALUE"
+    return word
+
+
+def _metadata_within(annotation: Any) -> Iterator[Any]:
+    """Yield the metadata of the parts of a type, such as ``Annotated[...] | None``."""
+    yield from getattr(annotation, "__metadata__", ())
+    for part in typing.get_args(annotation):
+        yield from _metadata_within(part)
+
+
+def _without_none(annotation: Any) -> Any:
+    """Return a type without ``| None``; of other unions the first type."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return next(kind for kind in typing.get_args(annotation) if kind is not type(None))
+    return annotation
 
 
 def _split_numbers(value: Any, info: FieldInfo) -> Any:
@@ -214,12 +228,15 @@ def _split_numbers(value: Any, info: FieldInfo) -> Any:
 
 
 def _command_line_type(annotation: Any) -> Any:
-    """Return the type of a field in a shell: tuples of fixed length are as many words, other collections repeat the option."""
+    """Return the type of a field in a shell.
+
+    Tuples of fixed length are as many words, other collections repeat the option.
+    """
     if typing.get_origin(annotation) is Annotated:
         return _command_line_type(typing.get_args(annotation)[0])
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        not_none = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
-        return _command_line_type(not_none[0])
+    not_none = _without_none(annotation)
+    if not_none is not annotation:
+        return _command_line_type(not_none)
     if typing.get_origin(annotation) is dict:
         return list[str]
     if typing.get_origin(annotation) is tuple and Ellipsis in typing.get_args(annotation):
@@ -236,7 +253,10 @@ def _limit(constraint: Any) -> str:
 
 def _shared_option(name: str) -> inspect.Parameter:
     kind, default, help_text = SHARED[name]
-    option = typer.Option(f"--{name}", help=help_text, rich_help_panel=COMMON_OPTIONS)
+    metavar = {"workers": "N", "scheduler": "ADDRESS"}.get(name)
+    option = typer.Option(
+        f"--{name}", help=help_text, metavar=metavar, rich_help_panel=COMMON_OPTIONS
+    )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
     )

@@ -28,7 +28,8 @@ def demo_command(
     *,
     on: Execution,
 ) -> Outcome:
-    """Run the whole study on a synthetic tumor volume: a stack and seven labeled slices in, every organelle and cell out.
+    """Run the whole study on a synthetic tumor volume: a stack and seven labeled slices in, every
+    organelle and cell out.
 
     Takes a few minutes. DIR then contains the input (raw.tif, masks/, study.toml) and the results.
 
@@ -52,7 +53,8 @@ def demo_command(
 def run_command(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="study.toml")], *, on: Execution
 ) -> Outcome:
-    """Run the whole study that a file describes: import, align, equalize, annotate, train, predict, cells, track, score, measure, report.
+    """Run the whole study that a file describes: import, align, equalize, annotate, train, predict,
+    cells, track, score, measure, report.
 
     Steps that are done are not computed again. 'sparsem demo' writes a study.toml to start from.
 

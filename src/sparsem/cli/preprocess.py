@@ -12,7 +12,8 @@ from sparsem.workflow.execution import Execution
 
 @command(AlignSettings, spread=True)
 def align_command(path: SamplePath, *, settings: AlignSettings, on: Execution) -> Outcome:
-    """Register every slice to the slices before it. The raw image stays; annotations and ground truth move along.
+    """Register every slice to the slices before it. The raw image stays; annotations and ground
+    truth move along.
 
     sparsem align liver.zarr
     """
@@ -37,7 +38,8 @@ def align_command(path: SamplePath, *, settings: AlignSettings, on: Execution) -
 
 @command(EqualizeSettings, spread=True)
 def equalize_command(path: SamplePath, *, settings: EqualizeSettings, on: Execution) -> Outcome:
-    """Equalize brightness from slice to slice (flicker), or contrast within slices. The image it is made from stays.
+    """Equalize brightness from slice to slice (flicker), or contrast within slices. The image it is
+    made from stays.
 
     sparsem equalize liver.zarr
     sparsem equalize liver.zarr --method clahe --image raw --out clahe
@@ -50,7 +52,8 @@ def equalize_command(path: SamplePath, *, settings: EqualizeSettings, on: Execut
 
 @command(DenoiseSettings, spread=True)
 def denoise_command(path: SamplePath, *, settings: DenoiseSettings, on: Execution) -> Outcome:
-    """Remove noise. The image it is made from stays; later stages read the denoised image, unless --image names another.
+    """Remove noise. The image it is made from stays; later stages read the denoised image, unless
+    --image names another.
 
     sparsem denoise liver.zarr
     sparsem denoise liver.zarr --method nlm --image raw --out smooth

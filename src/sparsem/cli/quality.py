@@ -37,7 +37,8 @@ Folder = Annotated[
 def quality_sample_command(
     path: SamplePath, *, settings: QualitySettings, on: Execution
 ) -> Outcome:
-    """Measure noise, sharpness, stripes, charging and position of every slice, and list slices to review.
+    """Measure noise, sharpness, stripes, charging and position of every slice, and list slices to
+    review.
 
     The word 'sample' may be left out.
 
@@ -79,8 +80,8 @@ def quality_lines(stack: Quality) -> list[str]:
     lines = [
         _light_line(stack),
         (
-            f"Median of the slices: noise {100 * typical['noise']:.1f} % of the range of gray levels, "
-            f"contrast {100 * typical['contrast']:.1f} %, SNR {typical['snr_db']:.1f} dB, "
+            f"Median of the slices: noise {100 * typical['noise']:.1f} % of the range of gray "
+            f"levels, contrast {100 * typical['contrast']:.1f} %, SNR {typical['snr_db']:.1f} dB, "
             f"resolution {typical['resolution_px']:.1f} px{limit}"
         ),
     ]
@@ -92,7 +93,8 @@ def quality_lines(stack: Quality) -> list[str]:
         )
     if not math.isnan(stack.stripes_degrees):
         lines.append(
-            f"Stripes of {100 * typical['stripes']:.1f} % run at {stack.stripes_degrees:.0f} degrees "
+            f"Stripes of {100 * typical['stripes']:.1f} % run at {stack.stripes_degrees:.0f} "
+            "degrees "
             "(0 is along x, -90 along y)"
         )
     review = stack.slices_to_review()
@@ -126,7 +128,8 @@ def quality_images_command(
     settings: ImagesSettings,
     on: Execution,
 ) -> Outcome:
-    """Measure single images: alone, in their resin, and compared with a reference; as a whole and by tile.
+    """Measure single images: alone, in their resin, and compared with a reference; as a whole and
+    by tile.
 
     sparsem quality images bench.tif asp.tif --resin bench_resin.tif --resin asp_resin.tif
     sparsem quality images bench.tif asp.tif --denoise nlm
@@ -165,13 +168,15 @@ def _resin_lines(images: Sequence[MeasuredImage], folder: Path) -> list[str]:
     proposed = [image for image in images if image.resin == "proposed"]
     if proposed:
         lines.append(
-            f"Resin is not marked in {len(proposed)} images: the most featureless squares are proposed; "
+            f"Resin is not marked in {len(proposed)} images: the most featureless squares are "
+            "proposed; "
             f"review them in {folder}/resin."
         )
     without = [image for image in images if image.resin == "none"]
     if without:
         lines.append(
-            f"Resin is not marked in {len(without)} images, and nothing in them is as featureless as resin; "
+            f"Resin is not marked in {len(without)} images, and nothing in them is as "
+            "featureless as resin; "
             "mark it with --resin."
         )
     suspicious = [image.name for image in images if image.is_resin_suspicious]
@@ -187,9 +192,8 @@ def _missing_lines(known: Sequence[str]) -> list[str]:
     missing = [metric.name for name, metric in TRAINED_METRICS.items() if name not in known]
     if not missing:
         return []
-    return [
-        f"Not measured: {', '.join(missing)}; see --weights, and for DISTS --reference or --denoise."
-    ]
+    names = ", ".join(missing)
+    return [f"Not measured: {names}; see --weights, and for DISTS --reference or --denoise."]
 
 
 def _heading(metric: str) -> str:
@@ -210,7 +214,8 @@ def quality_compare_command(
     *,
     on: Execution,
 ) -> Outcome:
-    """Compare protocols, tissues and microscopes by the quality of their images: figures, tests and correlations on one page.
+    """Compare protocols, tissues and microscopes by the quality of their images: figures, tests and
+    correlations on one page.
 
     sparsem quality compare protocols.toml
     """
@@ -220,7 +225,8 @@ def quality_compare_command(
     if comparison.by != "image":
         significant = []  # tiles of an image are not independent, so their p values are too small
     sentences = [
-        f"{METRICS[test.metric].name} differs between {' and '.join(test.groups)} (p = {test.corrected:.2g}, corrected)"
+        f"{METRICS[test.metric].name} differs between {' and '.join(test.groups)} "
+        f"(p = {test.corrected:.2g}, corrected)"
         for test in significant
     ]
     lines = [*_group_table(comparison), *sentences[:MAX_LISTED]]

@@ -41,7 +41,8 @@ def score_command(
     settings: ScoreSettings,
     on: Execution,
 ) -> Outcome:
-    """Compare labels with ground truth: Dice, precision and recall of each slice, averaged, and in 3D.
+    """Compare labels with ground truth: Dice, precision and recall of each slice, averaged, and in
+    3D.
 
     sparsem score liver.zarr nucleus all_nuclei.tif
     """
@@ -60,9 +61,11 @@ def constrain_command(
     settings: ConstrainSettings,
     on: Execution,
 ) -> Outcome:
-    """Apply biological constraints: nucleoli lie in nuclei; mitochondria, endosomes and lysosomes in cells and outside nuclei.
+    """Apply biological constraints: nucleoli lie in nuclei; mitochondria, endosomes and lysosomes
+    in cells and outside nuclei.
 
-    Where labels contradict a constraint, the more probable structure wins. The predicted labels stay as they are.
+    Where labels contradict a constraint, the more probable structure wins. The predicted labels
+    stay as they are.
 
     sparsem constrain liver.zarr
     sparsem constrain liver.zarr --undo
@@ -97,14 +100,16 @@ def _constraint_lines(
         if rule.conflicts:
             fraction = rule.removed / max(1, summary.before[rule.structure])
             lines.append(
-                f"{rule.structure} {rule.reason}: {rule.conflicts} voxels, {rule.removed} removed ({fraction:.2%} of it)"
+                f"{rule.structure} {rule.reason}: {rule.conflicts} voxels, {rule.removed} removed "
+                f"({fraction:.2%} of it)"
             )
     return lines or ["No voxel contradicts a constraint."]
 
 
 @command(MeasureSettings, spread=True)
 def measure_command(path: SamplePath, *, settings: MeasureSettings, on: Execution) -> Outcome:
-    """Measure every object and every cell: size, shape, texture, position. One table per structure, units in the column names.
+    """Measure every object and every cell: size, shape, texture, position. One table per structure,
+    units in the column names.
 
     tables/dictionary explains every column.
 
@@ -153,7 +158,8 @@ def report_command(
     settings: ReportSettings,
     on: Execution,
 ) -> Outcome:
-    """Write one page that can be sent by mail: slices to leaf through, a 3D scene, every plot with its data, warnings.
+    """Write one page that can be sent by mail: slices to leaf through, a 3D scene, every plot with
+    its data, warnings.
 
     sparsem report biopsy1.zarr biopsy2.zarr -o biopsies.html
     """
@@ -211,7 +217,8 @@ def export_command(
     settings: ExportSettings,
     on: Execution,
 ) -> Outcome:
-    """Write a part of a sample for other programs: voxels, a table, meshes. Without a name, show how viewers open the sample.
+    """Write a part of a sample for other programs: voxels, a table, meshes. Without a name, show
+    how viewers open the sample.
 
     The last example is for Microscopy Image Browser and 3D Slicer.
 

@@ -31,7 +31,7 @@ WIDTH = 15  # characters of a column
 
 
 def score_lines(scores: dict[str, Scores]) -> list[str]:
-    """Return the scores of each structure: by how training used the slices, and of all slices together."""
+    """Return the scores of each structure, by use of the slices in training and of all slices."""
     width = max((len(name) for name in scores), default=0)
     lines = []
     for name, structure_scores in scores.items():
@@ -78,11 +78,13 @@ def _score_notes(name: str, scores: Scores) -> list[str]:
         )
     elif not scores.group("unseen"):
         notes.append(
-            "training used every compared slice, so the score does not show how good unseen slices are."
+            "training used every compared slice, so the score does not show how good unseen slices "
+            "are."
         )
     if scores.cells and scores.of_cells()["dice_cells"] == 0:
         notes.append(
-            "no object has the same number in the ground truth. Dice and islands compare objects of one "
+            "no object has the same number in the ground truth. Dice and islands compare objects "
+            "of one "
             "number; PQ, AP, VOI and Rand error do not need that."
         )
     if scores.corrected:
@@ -92,7 +94,8 @@ def _score_notes(name: str, scores: Scores) -> list[str]:
         )
     if scores.is_copied:
         notes.append(
-            f"{scores.outline.fraction:.0%} of the outline of the ground truth equals that of the labels to "
+            f"{scores.outline.fraction:.0%} of the outline of the ground truth equals that of the "
+            "labels to "
             "the pixel, as if it had been drawn from a prediction; such a score is too high."
         )
     return [f"{name}: {note}" for note in notes]
@@ -119,7 +122,10 @@ def _instance_words(scores: dict[str, float | None], dimensions: str) -> str:
 
 
 def score_data(scores: Scores) -> dict[str, Any]:
-    """Return scores for scripts: by group, with the compared slices, and whether the ground truth looks like a copy."""
+    """Return scores for scripts, by group, with the compared slices.
+
+    They also say if the ground truth looks like a copy of the labels.
+    """
     groups: list[Role | None] = [*scores.roles, None]
     data: dict[str, Any] = {}
     for role in groups:
@@ -139,11 +145,17 @@ def cross_validation_line(validation: "CrossValidation") -> str:
         )
     folds = ", ".join(_three_digits(dice) for dice in validation.dice)
     noun = "folds" if len(known) > 1 else "one fold"
-    return f"{name}: expect a Dice of about {validation.mean:.3f} on unlabeled slices ({noun}: {folds})"
+    return (
+        f"{name}: expect a Dice of about {validation.mean:.3f} on unlabeled slices ({noun}: "
+        f"{folds})"
+    )
 
 
 def validation_lines(recipe: "Recipe") -> list[str]:
-    """Return the Dice on the slices that a training held out, structure by structure; empty if it held out none."""
+    """Return the Dice on the slices that a training held out, structure by structure.
+
+    Empty if it held out none.
+    """
     held_out = recipe.training["held_out"]
     if not held_out:
         return []
@@ -185,8 +197,10 @@ def _no_drift_lines(alignment: "Alignment") -> list[str]:
         return []
     return [
         (
-            "Slices follow each other within a pixel, as those of an aligned stack do: if it was aligned before, "
-            "oblique tissue was mistaken for drift. Leave align out then, and work with --image raw."
+            "Slices follow each other within a pixel, as those of an aligned stack do: if it was "
+            "aligned before, "
+            "oblique tissue was mistaken for drift. Leave align out then, and work with --image "
+            "raw."
         )
     ]
 
@@ -200,8 +214,10 @@ def _similarity_lines(alignment: "Alignment") -> list[str]:
         return []
     return [
         (
-            f"Neighboring slices are hardly similar ({median:.2f} of 1), as thick sections are: tissue that runs obliquely "
-            "may have been mistaken for drift. If the stack was aligned before, work with --image raw."
+            f"Neighboring slices are hardly similar ({median:.2f} of 1), as thick sections are: "
+            "tissue that runs obliquely "
+            "may have been mistaken for drift. If the stack was aligned before, work with --image "
+            "raw."
         )
     ]
 
@@ -218,7 +234,8 @@ def _shift_lines(alignment: "Alignment") -> list[str]:
     total = float(np.linalg.norm(np.ptp(shifts, axis=0)))
     return [
         (
-            f"Corrected: {np.median(steps):.1f} px from slice to slice, at most {steps[largest]:.1f} px "
+            f"Corrected: {np.median(steps):.1f} px from slice to slice, at most "
+            f"{steps[largest]:.1f} px "
             f"(slice {largest + 1}); {total:.1f} px in all"
         )
     ]

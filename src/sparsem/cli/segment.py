@@ -30,7 +30,8 @@ def train_command(
     settings: TrainSettings,
     on: Execution,
 ) -> Outcome:
-    """Train a segmentation network on the labeled slices. It can be stopped any time; the same command resumes.
+    """Train a segmentation network on the labeled slices. It can be stopped any time; the same
+    command resumes.
 
     With --folds, it also estimates the Dice to expect on unlabeled slices.
 

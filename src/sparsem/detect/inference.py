@@ -38,6 +38,7 @@ STATISTICS_ROWS = 4096  # rows that are read at once
 MAX_PLANE_PX = 2**28  # px of a slice that are read at once; a chunk holds parts of several tiles
 
 Tile = NDArray[np.float32]
+Reals = NDArray[np.float64]
 WindowReader = Callable[[int, int, int, int], NDArray[Any]]  # x0 y0 x1 y1 -> (y, x)
 
 
@@ -57,23 +58,29 @@ def sample_gray_statistics(image: Volume) -> GrayStatistics:
 
     Black pixels, 0, lie outside of what the microscope recorded, and are left out.
     """
+    number, total, total_of_squares = _sums_over_recorded(image)
+    if not number:
+        return GrayStatistics(0.0, 1.0)
+    mean = total / number
+    variance = max(0.0, total_of_squares / number - mean**2)
+    return GrayStatistics(float(mean), max(1.0, float(np.sqrt(variance))))
+
+
+def _sums_over_recorded(image: Volume) -> Reals:
+    """Return number, sum and sum of squares of the gray levels that are not black."""
     n_slices = image.shape[0]
-    sums = np.zeros(3)  # number, sum and sum of squares of the gray levels
+    sums = np.zeros(3)
     for z in evenly_spaced(n_slices, min(STATISTICS_SLICES, n_slices)):
         for band in _bands(image, z):
             gray = band[::STATISTICS_STEP, ::STATISTICS_STEP].astype(np.float64)
             recorded = gray[gray > 0]
             sums += [recorded.size, recorded.sum(), np.square(recorded).sum()]
-    if not sums[0]:
-        return GrayStatistics(0.0, 1.0)
-    mean = sums[1] / sums[0]
-    variance = max(0.0, sums[2] / sums[0] - mean**2)
-    return GrayStatistics(float(mean), max(1.0, float(np.sqrt(variance))))
+    return sums
 
 
 def _bands(image: Volume, z: int) -> Iterator[NDArray[Any]]:
     """Yield a slice as bands of rows (y, x)."""
-    voxels = image.kept(0)
+    voxels = image.lazy(0)
     height = image.shape[1]
     for first in range(0, height, STATISTICS_ROWS):
         rows = slice(first, min(first + STATISTICS_ROWS, height))
@@ -192,15 +199,13 @@ def _to_image(
 
     Boxes without area, beyond the image, or on black pixels are dropped.
     """
-    x0, y0, x1, y1 = (float(edge) for edge in tiling.windows[tile])
-    origin = np.array([x0, y0, x0, y0])
+    window = tiling.windows[tile].astype(np.float64)
     scale = np.array([tiling.edge[1] / input_px, tiling.edge[0] / input_px] * 2)
-    corners = detections.corners.cpu().double().numpy() * scale + origin
-    # Rounded, boxes are the same wherever the tile lies.
-    corners = np.round(np.clip(corners, origin, [x1, y1, x1, y1]), CORNER_DECIMALS)
+    corners = _corners_in_window(detections.corners.cpu().double().numpy() * scale, window)
     extent = np.round(corners[:, 2:] - corners[:, :2], CORNER_DECIMALS)
     is_valid = (extent >= MIN_EXTENT_PX).all(axis=1)
-    is_valid &= _holds_recorded_pixels(np.round(corners - origin).astype(int), gray)
+    px_of_window = np.round(corners - np.tile(window[:2], 2)).astype(int)
+    is_valid &= _holds_recorded_pixels(px_of_window, gray)
     kind = detections.kind.cpu().numpy().astype(np.int16)
     score = detections.score.float().cpu().numpy()
     return TileDetections(
@@ -209,6 +214,14 @@ def _to_image(
         corners[is_valid].astype(np.float32),
         np.round(score[is_valid], SCORE_DECIMALS),
     )
+
+
+def _corners_in_window(corners: Reals, window: Reals) -> Reals:
+    """Return corners that are relative to a window in pixels of its image, cut at the window."""
+    origin = np.tile(window[:2], 2)
+    end = np.tile(window[2:], 2)
+    # Rounded, boxes are the same wherever the tile lies.
+    return np.asarray(np.round(np.clip(corners + origin, origin, end), CORNER_DECIMALS))
 
 
 def _holds_recorded_pixels(corners: NDArray[np.int64], gray: NDArray[Any]) -> NDArray[np.bool_]:
@@ -252,7 +265,7 @@ def window_reader(image: Volume, z: int, rows: slice = slice(None)) -> WindowRea
 
     The ``rows`` that the windows cover are read once, unless they are huge.
     """
-    voxels = image.kept(0)
+    voxels = image.lazy(0)
     height, width = image.size_of(z)
     top, bottom, _ = rows.indices(height)
     if (bottom - top) * width <= MAX_PLANE_PX:

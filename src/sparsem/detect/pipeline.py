@@ -20,7 +20,7 @@ from sparsem.detect.score import BoxEvaluation, can_be_scored, score_boxes
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.training.train import train_detector
 from sparsem.labels.constrain import StructureRoles
-from sparsem.progress import tell
+from sparsem.progress import print_note
 from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
@@ -84,32 +84,44 @@ def run_detection(
     image = _image_of_boxes(sample, image)
     model = here / (step.model or step.out)
     if step.model is None:
-        weights = _in_folder(here, step.train.weights)
-        training = changed(step.train, {"image": step.train.image or image, "weights": weights})
-        train_detector([sample], model, training, on=on)
+        _train(sample, here, model, changed(step.train, {"image": step.train.image or image}), on)
     detect(sample, model, changed(step.predict, {"image": step.predict.image or image}), on=on)
     _constrain(sample, step.constrain, rules, on.quiet)
-    volumes: list[str] = []
-    if step.masks:
-        sam = step.masks.sam and _in_folder(here, step.masks.sam)
-        volumes = box_masks(sample, changed(step.masks, {"sam": sam}), on=on).volumes
-    if not step.boxes:
-        return volumes, None
-    if not can_be_scored(sample):
-        tell(
-            "Note: the detector was trained on every annotated image, so its boxes cannot be "
-            "scored.",
-            on.quiet,
-        )
-        return volumes, None
-    return volumes, score_boxes([sample])
+    volumes = _make_masks(sample, here, step.masks, on) if step.masks else []
+    scores = _score_if_possible(sample, on.quiet) if step.boxes else None
+    return volumes, scores
+
+
+def _make_masks(sample: Sample, here: Path, settings: MasksSettings, on: Execution) -> list[str]:
+    """Make masks in boxes, and return the paths of their volumes."""
+    sam = settings.sam and _in_folder(here, settings.sam)
+    return box_masks(sample, changed(settings, {"sam": sam}), on=on).volumes
+
+
+def _train(
+    sample: Sample, here: Path, model: Path, settings: DetectTrainSettings, on: Execution
+) -> None:
+    """Train a detector on a sample; initial weights may lie in the folder of the study."""
+    weights = _in_folder(here, settings.weights)
+    train_detector([sample], model, changed(settings, {"weights": weights}), on=on)
+
+
+def _score_if_possible(sample: Sample, quiet: bool) -> BoxEvaluation | None:
+    """Return the scores of the boxes, if images were annotated that were not trained on."""
+    if can_be_scored(sample):
+        return score_boxes([sample])
+    print_note(
+        "Note: the detector was trained on every annotated image, so its boxes cannot be scored.",
+        quiet,
+    )
+    return None
 
 
 def _image_of_boxes(sample: Sample, image: str) -> str:
     """Return ``image``, or the image of the annotated boxes if these lie on other pixels."""
     structures = annotated_box_structures(sample)
     images = [read_annotated_boxes(sample, name).image for name in structures]
-    if images and sample.drawn_on(image) != sample.drawn_on(images[0]):
+    if images and sample.grid_image(image) != sample.grid_image(images[0]):
         return images[0]
     return image
 
@@ -125,7 +137,7 @@ def _constrain(sample: Sample, is_asked: bool, rules: StructureRoles, quiet: boo
     if not is_asked:
         remove_constrained_boxes(sample)
     elif len(structures_with_roles(sample, rules)) < 2:
-        tell(
+        print_note(
             "Note: biological constraints need boxes of two structures with a role; no box was "
             "constrained.",
             quiet,

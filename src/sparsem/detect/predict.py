@@ -3,6 +3,7 @@
 It writes ``tables/boxes_NAME`` for each of the detector's structures.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -128,17 +129,33 @@ def detect(
             folder = stage.chain(stage.name, _search_group, chains, image, file, levels, settings)
             boxes = _merged_boxes(folder, groups, tiling_of_slice, recipe)
             stage.forget()
-            for structure in recipe.structures:
-                stored = _boxes_to_store(
-                    boxes.of_structure(structure), image, image_name, recipe, stage.fingerprint
-                )
-                write_detected_boxes(sample, f"{DETECTED_PREFIX}{structure}", stored)
-    boxes_by_structure = {
+            _write_boxes(sample, boxes, image, image_name, recipe, stage.fingerprint)
+    return _stored_result(sample, recipe.structures)
+
+
+def _write_boxes(
+    sample: Sample,
+    boxes: Boxes,
+    image: Volume,
+    image_name: str,
+    recipe: DetectorRecipe,
+    fingerprint: str,
+) -> None:
+    """Write the boxes of all structures of a detector to their tables."""
+    for structure in recipe.structures:
+        of_structure = boxes.of_structure(structure)
+        stored = _boxes_to_store(of_structure, image, image_name, recipe, fingerprint)
+        write_detected_boxes(sample, f"{DETECTED_PREFIX}{structure}", stored)
+
+
+def _stored_result(sample: Sample, structures: Sequence[str]) -> DetectResult:
+    """Return the result of a detector, from the tables of its structures."""
+    boxes = {
         structure: read_detected_boxes(sample, structure, as_predicted=True)
-        for structure in recipe.structures
+        for structure in structures
     }
-    written = tuple(f"tables/{DETECTED_PREFIX}{structure}" for structure in recipe.structures)
-    return DetectResult(boxes_by_structure, sample=sample, written=written)
+    written = tuple(f"tables/{DETECTED_PREFIX}{structure}" for structure in structures)
+    return DetectResult(boxes, sample=sample, written=written)
 
 
 def _tile_groups(image: Volume, tiling_of_slice: Callable[[int], Tiling]) -> list[TileGroup]:
@@ -175,7 +192,7 @@ def _refuse_other_boxes(sample: Sample, stage: Stage, fingerprints: Mapping[str,
         for name, fingerprint in fingerprints.items()
         if fingerprint and fingerprint not in own_runs
     ]
-    if others and not (stage.on.overwrite or stage.goes_on):
+    if others and not (stage.on.overwrite or stage.is_resumed):
         raise ResumeError(
             f"{sample.path.name} has boxes of '{others[0]}' that another detector found; use "
             "--overwrite to replace them, or the same detector to keep them."
@@ -191,25 +208,29 @@ def _lasting_settings(settings: DetectSettings) -> Settings:
 
 
 def _tiling_of_slice(image: Volume, recipe: DetectorRecipe, overlap: float, z: int) -> Tiling:
+    """Return the tiles of a slice."""
     return tiling_of(image.size_of(z), recipe, image.voxel_size, overlap)
 
 
 def _needs(image: Volume, recipe: DetectorRecipe, settings: DetectSettings) -> Needs:
     """Return the memory of a group of tiles."""
-    plane_px = image.shape[1] * image.shape[2]
-    tile_height, tile_width = recipe.tile_shape(image.voxel_size)
-    tile_px = tile_height * tile_width
-    read_px = plane_px if plane_px <= MAX_PLANE_PX else tile_px * settings.batch
-    read = read_px * image.dtype.itemsize
+    tile_px = math.prod(recipe.tile_shape(image.voxel_size))
+    read = _bytes_read_at_once(image, tile_px * settings.batch)
     network_bytes = detector_class(recipe.detector).inference_bytes * recipe.input_px**2
     batch = settings.batch * (network_bytes + INPUT_BYTES * tile_px)
+    fixed = LIBRARY_BYTES + batch
     smaller = "use a smaller --batch, or fewer --workers"
     device = choose_device(settings.device)
     if device.type == "cuda":
-        ram = LIBRARY_BYTES + 2 * read + batch
-        gpu = LIBRARY_BYTES + batch
-        return Needs(ram, 0, smaller, gpu=gpu, gpu_free=free_memory(device))
-    return Needs(LIBRARY_BYTES + 2 * read * min(image.block_depth, 2) + batch, 0, smaller)
+        return Needs(fixed + 2 * read, 0, smaller, gpu=fixed, gpu_free=free_memory(device))
+    return Needs(fixed + 2 * read * min(image.block_depth, 2), 0, smaller)
+
+
+def _bytes_read_at_once(image: Volume, batch_px: int) -> int:
+    """Return the bytes of an image that are read at once: a slice, or a batch of a huge one."""
+    plane_px = image.shape[1] * image.shape[2]
+    read_px = plane_px if plane_px <= MAX_PLANE_PX else batch_px
+    return read_px * image.dtype.itemsize
 
 
 def _search_group(

@@ -33,7 +33,7 @@ from sparsem.score.boxes import (
     object_counts,
 )
 from sparsem.settings import Settings, StructureNames, nearest, resolve_settings
-from sparsem.store.sample import Sample, as_samples, distinct_names
+from sparsem.store.sample import Sample, as_samples, sample_names_of
 from sparsem.store.slice_use import slice_digest
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import StageResult
@@ -236,6 +236,7 @@ def _common_structures(samples: Sequence[Sample]) -> tuple[str, ...]:
 def _evaluate(
     samples: Sequence[Sample], names: Sequence[str], settings: DetectScoreSettings
 ) -> BoxEvaluation:
+    """Return the scores of all structures, and their confusion."""
     scores: list[StructureBoxScores] = []
     made_from: dict[str, str] = {}
     for name in names:
@@ -250,35 +251,53 @@ def _evaluate_structure(
     samples: Sequence[Sample], name: str, settings: DetectScoreSettings
 ) -> tuple[list[StructureBoxScores], dict[str, str]]:
     """Return the scores of a structure, and the fingerprints of its boxes."""
-    with_both = [sample for sample in samples if _has_both(sample, name)]
-    if not with_both:
-        known = sorted(_structures_with_both(samples))
-        raise SampleError(
-            f"No sample has both annotated and detected boxes of '{name}'{nearest(name, known)}"
-        )
+    with_both = _samples_with_both(samples, name)
     slices = [_compared_slices(sample, name, settings) for sample in with_both]
     if not any(slices):
         raise SampleError(
             f"The detector of '{name}' was trained on every annotated image, so a score would be "
             "too high; annotate other images, or use --images all."
         )
-    kinds = ["predicted"]
-    # Where only some samples are constrained, constrained boxes would be of other images.
-    if all(read_detected_boxes(sample, name).metadata.get("made_from") for sample in with_both):
-        kinds.append("constrained")
     scores = []
     fingerprints: dict[str, str] = {}
-    sample_names = distinct_names([sample.path for sample in with_both])
-    for kind in kinds:
+    for kind in _kinds_of_boxes(with_both, name):
         is_predicted = kind == "predicted"
         stored = [read_detected_boxes(sample, name, is_predicted) for sample in with_both]
         scores.append(_compare_structure(with_both, stored, name, slices, kind))
-        for sample_name, boxes in zip(sample_names, stored, strict=True):
-            fingerprints[f"{sample_name} {name} {kind}"] = boxes.fingerprint
-    for sample_name, sample in zip(sample_names, with_both, strict=True):
-        annotated = read_annotated_boxes(sample, name)
-        fingerprints[f"{sample_name} {name} annotated"] = annotated.fingerprint
+        fingerprints |= _fingerprints(with_both, stored, f"{name} {kind}")
+    annotated = [read_annotated_boxes(sample, name) for sample in with_both]
+    fingerprints |= _fingerprints(with_both, annotated, f"{name} annotated")
     return scores, fingerprints
+
+
+def _fingerprints(
+    samples: Sequence[Sample], stored: Sequence[StoredBoxes], description: str
+) -> dict[str, str]:
+    """Return the fingerprints of boxes of several samples, by sample and description."""
+    sample_names = sample_names_of([sample.path for sample in samples])
+    fingerprints = {}
+    for sample_name, boxes in zip(sample_names, stored, strict=True):
+        fingerprints[f"{sample_name} {description}"] = boxes.fingerprint
+    return fingerprints
+
+
+def _samples_with_both(samples: Sequence[Sample], name: str) -> list[Sample]:
+    """Return the samples with annotated and detected boxes of a structure, at least one."""
+    with_both = [sample for sample in samples if _has_both(sample, name)]
+    if not with_both:
+        known = sorted(_structures_with_both(samples))
+        raise SampleError(
+            f"No sample has both annotated and detected boxes of '{name}'{nearest(name, known)}"
+        )
+    return with_both
+
+
+def _kinds_of_boxes(samples: Sequence[Sample], name: str) -> list[str]:
+    """Return the kinds of boxes that are compared: predicted, and perhaps constrained ones."""
+    # Where only some samples are constrained, constrained boxes would be of other images.
+    if all(read_detected_boxes(sample, name).metadata.get("made_from") for sample in samples):
+        return ["predicted", "constrained"]
+    return ["predicted"]
 
 
 def _compare_structure(
@@ -299,7 +318,7 @@ def _compare_structure(
     """
     all_boxes = []
     counted = []
-    sample_names = distinct_names([sample.path for sample in samples])
+    sample_names = sample_names_of([sample.path for sample in samples])
     parts = zip(samples, sample_names, stored, slices, strict=True)
     for sample, sample_name, boxes, indices in parts:
         truth = read_annotated_boxes(sample, name).boxes
@@ -315,16 +334,22 @@ def _confusion(
 ) -> NDArray[np.int64]:
     """Return the confusion of structures on images that are annotated with all of them."""
     compared = []
-    sample_names = distinct_names([sample.path for sample in samples])
+    sample_names = sample_names_of([sample.path for sample in samples])
     for sample, sample_name in zip(samples, sample_names, strict=True):
-        if not all(_has_both(sample, name) for name in names):
-            continue
-        slice_sets = [set(_compared_slices(sample, name, settings)) for name in names]
-        slices = tuple(sorted(set.intersection(*slice_sets)))
-        truth = concatenate_boxes([read_annotated_boxes(sample, name).boxes for name in names])
-        detected = [read_detected_boxes(sample, name).counted() for name in names]
-        compared.append(BoxComparison(truth, concatenate_boxes(detected), slices, sample_name))
+        if all(_has_both(sample, name) for name in names):
+            compared.append(_comparison_of_all(sample, sample_name, names, settings))
     return confusion_matrix(compared, names)
+
+
+def _comparison_of_all(
+    sample: Sample, sample_name: str, names: Sequence[str], settings: DetectScoreSettings
+) -> BoxComparison:
+    """Return the boxes of all structures on the images of a sample that all can be compared on."""
+    slice_sets = [set(_compared_slices(sample, name, settings)) for name in names]
+    slices = tuple(sorted(set.intersection(*slice_sets)))
+    truth = concatenate_boxes([read_annotated_boxes(sample, name).boxes for name in names])
+    detected = [read_detected_boxes(sample, name).counted() for name in names]
+    return BoxComparison(truth, concatenate_boxes(detected), slices, sample_name)
 
 
 def _compared_slices(sample: Sample, name: str, settings: DetectScoreSettings) -> tuple[int, ...]:
@@ -336,12 +361,7 @@ def _compared_slices(sample: Sample, name: str, settings: DetectScoreSettings) -
     """
     annotated = read_annotated_boxes(sample, name)
     detected = read_detected_boxes(sample, name, as_predicted=True)
-    if sample.drawn_on(annotated.image) != sample.drawn_on(detected.image):
-        raise SampleError(
-            f"Boxes of '{name}' in {sample.path.name} were drawn on '{annotated.image}' and "
-            f"detected on '{detected.image}', whose pixels lie elsewhere; detect them with --image "
-            f"{annotated.image}."
-        )
+    _refuse_other_pixels(sample, name, annotated.image, detected.image)
     slices = sorted(set(annotated.slices) & set(detected.slices))
     if settings.images == "all":
         return tuple(slices)
@@ -353,3 +373,12 @@ def _compared_slices(sample: Sample, name: str, settings: DetectScoreSettings) -
         )
     raw = sample.image("raw")
     return tuple(z for z in slices if slice_digest(raw, z) not in used_slices)
+
+
+def _refuse_other_pixels(sample: Sample, name: str, drawn_on: str, detected_on: str) -> None:
+    """Raise a SampleError if the pixels of two images lie elsewhere."""
+    if sample.grid_image(drawn_on) != sample.grid_image(detected_on):
+        raise SampleError(
+            f"Boxes of '{name}' in {sample.path.name} were drawn on '{drawn_on}' and detected on "
+            f"'{detected_on}', whose pixels lie elsewhere; detect them with --image {drawn_on}."
+        )

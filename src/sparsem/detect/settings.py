@@ -1,6 +1,7 @@
 """Settings of training a detector and of detection, with their defaults."""
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,6 +16,12 @@ class DetectTrainSettings(LoopSettings):
 
     The thesis used tiles of 2048 px, COCO weights, and one structure for each detector.
     """
+
+    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Detector": ("architecture", "weights", "input_px", "context_px", "queries"),
+        "Training": ("max_grad_norm", "intensity_augmentation"),
+        "Held-out images": ("split", "validation", "test", "exclude", "validate_every"),
+    }
 
     architecture: str = Field(
         "retinanet-small",

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.boxes.geometry import Corners, clip_boxes, overlapping_pairs
+from sparsem.boxes.geometry import BoxPairs, Corners, clip_boxes, overlapping_pairs
 
 # Minimum intersection over union of two boxes of one object, in the overlap of their tiles.
 MIN_SHARED_IOU = 0.5
@@ -32,6 +32,8 @@ CORNER_DECIMALS = 2
 ROUNDING_PX = 1e-6  # tolerance of distances of rounded corners
 
 Ints = NDArray[np.int64]
+Reals = NDArray[np.float64]
+Scores = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
@@ -133,14 +135,16 @@ class Tiling:
     @cached_property
     def neighbors(self) -> list[tuple[int, int]]:
         """Pairs of tiles that share pixels, sorted."""
-        row_pairs = list(_overlapping(self.offsets[0], self.edge[0]))
-        column_pairs = list(_overlapping(self.offsets[1], self.edge[1]))
-        n_columns = len(self.offsets[1])
+        rows, columns = self.offsets
+        row_pairs = list(_overlapping(rows, self.edge[0]))
+        column_pairs = list(_overlapping(columns, self.edge[1]))
         pairs = []
         for (upper, lower), (left, right) in product(row_pairs, column_pairs):
-            pairs.append((upper * n_columns + left, lower * n_columns + right))
+            first_of_upper = upper * len(columns)
+            first_of_lower = lower * len(columns)
+            pairs.append((first_of_upper + left, first_of_lower + right))
             if upper != lower and left != right:
-                pairs.append((upper * n_columns + right, lower * n_columns + left))
+                pairs.append((first_of_upper + right, first_of_lower + left))
         return sorted(pair for pair in pairs if pair[0] < pair[1])
 
     def is_cut(self, detections: TileDetections, margin: float) -> Mask:
@@ -208,8 +212,7 @@ def merge_detections(detections: TileDetections, tiling: Tiling, margin: float) 
         margin: px from the edge of its tile within which a box is cut.
     """
     is_cut = tiling.is_cut(detections, margin)
-    ends = np.searchsorted(detections.tile, np.arange(len(tiling.windows) + 1))
-    boxes_of_tile = [np.arange(first, stop) for first, stop in pairwise(ends.tolist())]
+    boxes_of_tile = _boxes_by_tile(detections, len(tiling.windows))
     pairs: list[_Pair] = []
     seen_whole = np.zeros(len(is_cut), bool)
     for first, second in tiling.neighbors:
@@ -226,6 +229,12 @@ def merge_detections(detections: TileDetections, tiling: Tiling, margin: float) 
     objects = _join_objects(detections, pairs)
     keep = ~objects.dropped & ~(objects.is_single & is_cut & seen_whole)
     return _box_of_each(detections.select(keep), objects.number[keep], is_cut[keep])
+
+
+def _boxes_by_tile(detections: TileDetections, n_tiles: int) -> list[Ints]:
+    """Return the indices of the boxes of each tile."""
+    ends = np.searchsorted(detections.tile, np.arange(n_tiles + 1))
+    return [np.arange(first, stop) for first, stop in pairwise(ends.tolist())]
 
 
 class _Groups:
@@ -266,11 +275,10 @@ def _join_objects(detections: TileDetections, pairs: Sequence[_Pair]) -> _Object
     is_single = np.bincount(leaders, minlength=len(leaders)) == 1
     dropped = np.zeros(len(leaders), bool)
     for pair in pairs:
-        first = int(leaders[pair.first])
-        second = int(leaders[pair.second])
-        weak, certain = sorted((first, second), key=lambda leader: groups.best[leader])
+        objects = (int(leaders[pair.first]), int(leaders[pair.second]))
+        weak, certain = sorted(objects, key=lambda leader: groups.best[leader])
         is_far_weaker = groups.best[weak] < MIN_SCORE_RATIO * groups.best[certain]
-        if is_far_weaker and not groups.are_separate(first, second):
+        if is_far_weaker and not groups.are_separate(*objects):
             dropped[weak] = True
             is_single[certain] = False
     return _Objects(leaders, dropped[leaders], is_single[leaders])
@@ -284,20 +292,24 @@ def _join_pairs(detections: TileDetections, pairs: Sequence[_Pair]) -> _Groups:
     of an object.
     """
     groups = _Groups(detections)
-    score = detections.score.tolist()
-    ranks = []
-    for pair in pairs:
-        lower_score = min(score[pair.first], score[pair.second])
-        ranks.append((-lower_score, -pair.iou, pair.first, pair.second))
-    for negative_score, _, first_box, second_box in sorted(ranks):
-        first = groups.leader(first_box)
-        second = groups.leader(second_box)
+    for lower_score, pair in _most_certain_first(detections, pairs):
+        first = groups.leader(pair.first)
+        second = groups.leader(pair.second)
         if first == second or groups.are_separate(first, second):
             continue
         highest = max(groups.best[first], groups.best[second])
-        if -negative_score >= MIN_SCORE_RATIO * highest:
+        if lower_score >= MIN_SCORE_RATIO * highest:
             groups.join(first, second)
     return groups
+
+
+def _most_certain_first(
+    detections: TileDetections, pairs: Sequence[_Pair]
+) -> list[tuple[float, _Pair]]:
+    """Return pairs with the lower of their two scores, by descending score and overlap."""
+    score = detections.score.tolist()
+    scored = [(min(score[pair.first], score[pair.second]), pair) for pair in pairs]
+    return sorted(scored, key=lambda item: (-item[0], -item[1].iou, item[1].first, item[1].second))
 
 
 def _similar_pairs(
@@ -314,18 +326,8 @@ def _similar_pairs(
         second: indices of the boxes of the other tile.
         window: overlap of the tiles.
     """
-    first, first_parts = _parts_in_window(detections, first, window)
-    second, second_parts = _parts_in_window(detections, second, window)
-    rows, columns, iou = overlapping_pairs(first_parts, second_parts, MIN_SHARED_IOU)
-    is_same_kind = detections.kind[first[rows]] == detections.kind[second[columns]]
-    first = first[rows[is_same_kind]]
-    second = second[columns[is_same_kind]]
-    iou = iou[is_same_kind]
-    first_score = detections.score[first].astype(np.float64)
-    second_score = detections.score[second].astype(np.float64)
-    lower = np.minimum(first_score, second_score)
-    higher = np.maximum(first_score, second_score)
-    similarity = iou * lower / higher
+    first, second, iou = _overlapping_boxes(detections, first, second, window)
+    similarity = _similarity(iou, detections.score[first], detections.score[second])
     matched: set[int] = set()
     pairs = []
     for index in np.lexsort((second, first, -similarity)).tolist():
@@ -334,6 +336,24 @@ def _similar_pairs(
             matched.update(boxes)
             pairs.append(_Pair(*boxes, float(iou[index])))
     return pairs
+
+
+def _similarity(iou: Reals, first_score: Scores, second_score: Scores) -> Reals:
+    """Return the overlap of pairs of boxes (n,), less where their scores differ."""
+    lower = np.minimum(first_score, second_score).astype(np.float64)
+    higher = np.maximum(first_score, second_score).astype(np.float64)
+    return np.asarray(iou * lower / higher)
+
+
+def _overlapping_boxes(
+    detections: TileDetections, first: Ints, second: Ints, window: Ints
+) -> BoxPairs:
+    """Return the pairs of boxes of one structure that are similar in place, with their overlap."""
+    first, first_parts = _parts_in_window(detections, first, window)
+    second, second_parts = _parts_in_window(detections, second, window)
+    rows, columns, iou = overlapping_pairs(first_parts, second_parts, MIN_SHARED_IOU)
+    is_same_kind = detections.kind[first[rows]] == detections.kind[second[columns]]
+    return first[rows[is_same_kind]], second[columns[is_same_kind]], iou[is_same_kind]
 
 
 def _parts_in_window(detections: TileDetections, boxes: Ints, window: Ints) -> tuple[Ints, Corners]:
@@ -376,15 +396,19 @@ def _box_of_each(detections: TileDetections, number: Ints, is_cut: Mask) -> Tile
     # In every object the boxes that are not cut come first, and among these the most certain one.
     order = np.lexsort((-detections.score, is_cut, number))
     detections = detections.select(order)
-    is_cut = is_cut[order]
     first = np.flatnonzero(np.diff(number[order], prepend=-1))
     best = detections.select(first)
-    low = np.minimum.reduceat(detections.corners, first, axis=0)
-    high = np.maximum.reduceat(detections.corners, first, axis=0)
-    hull = np.column_stack([low[:, :2], high[:, 2:]])
+    all_cut = is_cut[order][first]
+    hull = _hulls(detections.corners, first)
     highest_score = np.maximum.reduceat(detections.score, first)
-    all_cut = is_cut[first]
     corners = np.where(all_cut[:, None], hull, best.corners)
     score = np.where(all_cut, highest_score, best.score)
     merged = TileDetections(best.tile, best.kind, corners, score)
     return merged.select(np.lexsort((*corners.T[::-1], -score)))
+
+
+def _hulls(corners: Corners, first: Ints) -> Corners:
+    """Return the box around each run of boxes; ``first`` are the indices where runs begin."""
+    low = np.minimum.reduceat(corners, first, axis=0)
+    high = np.maximum.reduceat(corners, first, axis=0)
+    return np.column_stack([low[:, :2], high[:, 2:]])

@@ -65,26 +65,39 @@ def compare_cell_methods(
         SampleError, InputError: as ``cells``, ``track`` and ``score`` do.
     """
     settings = resolve_settings(CellMethodsSettings, settings, changes)
-    scoring = {
-        "instances": True,
-        "min_voxels": settings.min_voxels,
-        "dataset": settings.dataset,
-        "slices": settings.truth_slices,
-    }
+    scoring = _scoring_of(settings)
     if truth is None:
         truth = sample.volume("truth", settings.cells).directory
         # Ground truth that was generated with the sample is complete.
         scoring["slices"] = "all"
     scores: dict[str, dict[str, float | None]] = {}
     for method in settings.method:
-        name = f"{settings.cells}{METHOD}{method}"
-        separation = CellsSettings(cells=settings.cells, method=method, out=name)
-        cells(sample, separation, on=on)
-        track(sample, TrackSettings(cells=name), on=on)
+        name = _separate_and_track(sample, settings.cells, method, on)
         result = score(sample, name, truth, ScoreSettings.model_validate(scoring), on=on)
         scores[method] = result.of_cells("unseen")
     sample.write_table(f"experiment_{settings.cells}", _score_table(scores))
     return scores
+
+
+def _scoring_of(settings: CellMethodsSettings) -> dict[str, Any]:
+    """Return the settings of ``score`` that a comparison uses."""
+    return {
+        "instances": True,
+        "min_voxels": settings.min_voxels,
+        "dataset": settings.dataset,
+        "slices": settings.truth_slices,
+    }
+
+
+def _separate_and_track(
+    sample: Sample, annotation: str, method: SeparationMethod, on: Execution
+) -> str:
+    """Separate and track cells by a method, and return the name of their labels."""
+    name = f"{annotation}{METHOD}{method}"
+    separation = CellsSettings(cells=annotation, method=method, out=name)
+    cells(sample, separation, on=on)
+    track(sample, TrackSettings(cells=name), on=on)
+    return name
 
 
 def _score_table(scores: dict[str, dict[str, float | None]]) -> pa.Table:

@@ -131,27 +131,30 @@ def evaluate_model(
         device: device to predict on.
         on: how the work is distributed.
     """
-    inputs = {
+    inputs = _evaluation_inputs(reference, model, z)
+    _, height, width = reference.image.shape
+    needs = Needs(ram=height * width * 32, smaller="use fewer --workers")
+    settings = settings_for_device(device)
+    on = replace(on, overwrite=True)
+    blocks = reference.image.blocks()
+    with Stage(reference.sample, f"experiment-{name}", settings, inputs, [], on, needs) as stage:
+        summaries = stage.map(
+            _evaluate_block, blocks, reference, model.resolve(), tuple(z), settings
+        )
+    return tuple(MaskOverlap(*counts) for summary in summaries for counts in summary["counts"])
+
+
+def _evaluation_inputs(
+    reference: EvaluationReference, model: Path, z: Sequence[int]
+) -> dict[str, str]:
+    """Return what an evaluation depends on, besides its settings."""
+    return {
         "image": reference.image.fingerprint,
         "model": file_hash(model),
         "slices": str(tuple(z)),
         "annotation": reference.annotation.fingerprint,
         "truth": reference.truth.identity if reference.truth else "",
     }
-    _, height, width = reference.image.shape
-    needs = Needs(ram=height * width * 32, smaller="use fewer --workers")
-    settings = settings_for_device(device)
-    on = replace(on, overwrite=True)
-    with Stage(reference.sample, f"experiment-{name}", settings, inputs, [], on, needs) as stage:
-        summaries = stage.map(
-            _evaluate_block,
-            reference.image.blocks(),
-            reference,
-            model.resolve(),
-            tuple(z),
-            settings,
-        )
-    return tuple(MaskOverlap(*counts) for summary in summaries for counts in summary["counts"])
 
 
 def _evaluate_block(

@@ -6,13 +6,14 @@ Several networks, with and without unlabeled slices, are trained on the same lab
 import csv
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import Field
 
 from sparsem.annotation.ground_truth import GroundTruthSettings
@@ -25,7 +26,7 @@ from sparsem.experiment.evaluation import (
 )
 from sparsem.experiment.slices import select_slices
 from sparsem.models.architectures import architecture_class, count_parameters
-from sparsem.progress import tell
+from sparsem.progress import print_note
 from sparsem.report.plots.figures import write_dice_along_z
 from sparsem.score.overlap import average_dice
 from sparsem.segment.network_training import run_training, start_networks, training_updates
@@ -48,6 +49,10 @@ SEMI_SUPERVISED = ("cps", "mean-teacher")
 
 class ModelsSettings(NetworkTrainingSettings):
     """Settings of the comparison of networks, and of their trainings."""
+
+    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Experiment": ("networks", "n_slices", "minutes", "dataset", "truth_slices", "image"),
+    }
 
     networks: tuple[str, ...] = Field(
         ("resunet", "unet", "unet++", "resunet+cps"),
@@ -107,19 +112,22 @@ class ModelsResult:
             and the mean rank (1 is best).
         """
         networks = list(dict.fromkeys(run.network for run in self.runs))
-        counts = list(dict.fromkeys(run.n_slices for run in self.runs))
-        dice_of_run = {(run.network, run.n_slices): run.dice for run in reversed(self.runs)}
-        dice = np.array([[dice_of_run[network, n] for n in counts] for network in networks])
-        ranks = 1 + (dice[None, :, :] > dice[:, None, :]).sum(axis=1)
+        dice = self._dice_by_network(networks)
         means = dice.mean(axis=1)
         deviations = np.full(len(networks), math.nan)
-        if len(counts) > 1:
+        if dice.shape[1] > 1:
             deviations = dice.std(axis=1, ddof=1)
-        mean_ranks = ranks.mean(axis=1)
+        mean_ranks = _mean_ranks(dice)
         return {
             network: (float(means[n]), float(deviations[n]), float(mean_ranks[n]))
             for n, network in enumerate(networks)
         }
+
+    def _dice_by_network(self, networks: Sequence[str]) -> NDArray[np.float64]:
+        """Return the 3D Dice of every network (rows) for every number of slices (columns)."""
+        counts = list(dict.fromkeys(run.n_slices for run in self.runs))
+        dice_of_run = {(run.network, run.n_slices): run.dice for run in reversed(self.runs)}
+        return np.array([[dice_of_run[network, n] for n in counts] for network in networks])
 
 
 def compare_models(
@@ -166,12 +174,28 @@ def compare_models(
         for count in counts:
             run = _run(reference, folder, network, training, count, settings, on)
             runs.append(run)
+    return _write_results(reference, folder, runs, counts[0])
+
+
+def _mean_ranks(dice: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean rank of every row, where 1 is the largest value of a column."""
+    ranks = 1 + (dice[None, :, :] > dice[:, None, :]).sum(axis=1)
+    mean_ranks: NDArray[np.float64] = ranks.mean(axis=1)
+    return mean_ranks
+
+
+def _write_results(
+    reference: EvaluationReference, folder: Path, runs: Sequence[NetworkRun], smallest_count: int
+) -> ModelsResult:
+    """Write the tables and the figure of all runs; the figure is of the smallest count."""
+    structure = reference.structure
     table_file = folder / f"{structure}-models.md"
     figure_file = folder / f"{structure}-models.png"
     result = ModelsResult(tuple(runs), (table_file, figure_file))
-    sample.write_table(f"experiment_models_{structure}", _table(runs))
+    reference.sample.write_table(f"experiment_models_{structure}", _table(runs))
     write_atomically(table_file, markdown(result).encode())
-    write_dice_along_z(_curves(runs, counts[0], reference.image.shape[0]), figure_file)
+    curves = _curves(runs, smallest_count, reference.image.shape[0])
+    write_dice_along_z(curves, figure_file)
     return result
 
 
@@ -192,7 +216,7 @@ def _possible_counts(
             "give smaller numbers with --n-slices."
         )
     if len(counts) < len(settings.n_slices):
-        tell(f"{labeled}: larger numbers of slices are left out.", on.quiet)
+        print_note(f"{labeled}: larger numbers of slices are left out.", on.quiet)
     return counts
 
 
@@ -232,25 +256,40 @@ def _run(
     name = f"{reference.structure}-{network}-{count}"
     model = folder / f"{name}.safetensors"
     training = changed(training, {"slices": slices})
-    job = prepare_training([reference.sample], model, training, on.overwrite)
-    if settings.minutes:
-        updates = _updates_in(settings.minutes, folder / f"{name}.updates", job)
-        job = replace(job, settings=changed(job.settings, {"updates": updates}))
+    job = _training_job(reference.sample, model, training, settings.minutes, on.overwrite)
     recipe = run_training(job, [], on)
-    needs = training_needs(job)
+    memory_gb = _memory_gb(job)
     test_slices = tuple(z for z in reference.z if z not in slices)
     evaluation = f"models-{name.replace('+', '-')}"
+    overlaps = evaluate_model(reference, evaluation, model, test_slices, settings.device, on)
     return NetworkRun(
         network=network,
         n_slices=count,
         training_slices=slices,
         test_slices=test_slices,
-        overlaps=evaluate_model(reference, evaluation, model, test_slices, settings.device, on),
+        overlaps=overlaps,
         parameters=count_parameters(recipe.build()),
         updates=job.settings.updates,
         seconds=_training_seconds(model),
-        memory_gb=max(needs.ram, needs.gpu) / 1e9,
+        memory_gb=memory_gb,
     )
+
+
+def _training_job(
+    sample: Sample, model: Path, training: TrainSettings, minutes: float | None, overwrite: bool
+) -> TrainingJob:
+    """Prepare a training; if minutes are given, with as many updates as these allow."""
+    job = prepare_training([sample], model, training, overwrite)
+    if not minutes:
+        return job
+    updates = _updates_in(minutes, model.with_suffix(".updates"), job)
+    return replace(job, settings=changed(job.settings, {"updates": updates}))
+
+
+def _memory_gb(job: TrainingJob) -> float:
+    """Return the memory that a training needs, of the machine or of the GPU, whichever is more."""
+    needs = training_needs(job)
+    return max(needs.ram, needs.gpu) / 1e9
 
 
 def _training_seconds(model: Path) -> float:
@@ -316,28 +355,30 @@ def _curves(
 def markdown(result: ModelsResult) -> str:
     """Return a table with a row for each network: 3D Dice, and in brackets the slices' mean."""
     counts = list(dict.fromkeys(run.n_slices for run in result.runs))
-    header = [
-        "network",
-        "parameters",
-        "training s",
-        "memory GB",
-        *(f"{count} labeled" for count in counts),
-        "mean",
-        "spread",
-        "rank",
-    ]
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    for network, (mean, deviation, rank) in result.summary().items():
+    labeled = [f"{count} labeled" for count in counts]
+    header = ["network", "parameters", "training s", "memory GB", *labeled]
+    header += ["mean", "spread", "rank"]
+    lines = [_markdown_row(header), f"|{'---|' * len(header)}"]
+    for network, statistics in result.summary().items():
         runs = [run for run in result.runs if run.network == network]
-        cells = [
-            network,
-            f"{runs[0].parameters:,}",
-            f"{np.mean([run.seconds for run in runs]):.0f}",
-            f"{runs[0].memory_gb:.1f}",
-            *(f"{run.dice:.3f} ({average_dice(run.overlaps):.3f})" for run in runs),
-            f"{mean:.3f}",
-            "--" if math.isnan(deviation) else f"{deviation:.3f}",
-            f"{rank:.1f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(_markdown_row([*_cells_of(runs), *_statistics_as_text(*statistics)]))
     return "\n".join([*lines, ""])
+
+
+def _statistics_as_text(mean: float, deviation: float, rank: float) -> list[str]:
+    """Return mean, deviation and rank of a network, as text."""
+    spread = "--" if math.isnan(deviation) else f"{deviation:.3f}"
+    return [f"{mean:.3f}", spread, f"{rank:.1f}"]
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells_of(runs: Sequence[NetworkRun]) -> list[str]:
+    """Return name, costs and Dice of one network, as text."""
+    first = runs[0]
+    seconds = np.mean([run.seconds for run in runs])
+    dice = [f"{run.dice:.3f} ({average_dice(run.overlaps):.3f})" for run in runs]
+    costs = [f"{first.parameters:,}", f"{seconds:.0f}", f"{first.memory_gb:.1f}"]
+    return [first.network, *costs, *dice]

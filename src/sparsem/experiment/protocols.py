@@ -66,6 +66,13 @@ def compare_protocols(path: str | Path, on: Execution = HERE) -> ComparedProtoco
         except InputError as error:
             raise InputError(f"[[group]] {group.name}: {error}") from None
     comparison = compare_groups(measurements, study)
+    return _write_comparison(comparison, study, folder)
+
+
+def _write_comparison(
+    comparison: ProtocolComparison, study: CompareSettings, folder: Path
+) -> ComparedProtocols:
+    """Write the tables and the page of a comparison into the folder of the study."""
     tables = comparison_tables(comparison)
     folder.mkdir(parents=True, exist_ok=True)
     files = [save_table(table, folder / f"{name}.csv") for name, table in tables.items()]

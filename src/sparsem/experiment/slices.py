@@ -4,10 +4,11 @@ Training is repeated over numbers of labeled slices and tile sizes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from sparsem.experiment.evaluation import (
     evaluate_model,
     evaluation_reference,
 )
-from sparsem.progress import tell
+from sparsem.progress import print_note
 from sparsem.report.plots.figures import write_dice_along_z, write_dice_by_labeled
 from sparsem.score.overlap import average_dice, pool_slices
 from sparsem.segment.network_training import train_network
@@ -36,6 +37,10 @@ REPEAT_SHIFT = 0.381966
 
 class SlicesSettings(NetworkTrainingSettings):
     """Settings of the experiment on numbers of slices and tile sizes, and of its trainings."""
+
+    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Experiment": ("n_slices", "contexts_px", "repeats", "dataset", "truth_slices", "image"),
+    }
 
     n_slices: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (7, 10, 15, 25, 50),
@@ -157,20 +162,27 @@ def compare_slice_counts(
     reference = evaluation_reference(sample, structure, settings.image, truth, truth_settings)
     folder = Path(folder)
     counts = _possible_counts(reference, settings, on)
-    runs = []
-    for tile_px in settings.contexts_px or (settings.context_px,):
-        for count in counts:
-            for repeat in range(settings.repeats):
-                run = _run(reference, folder, tile_px, count, repeat, settings, on)
-                runs.append(run)
+    tiles_px = settings.contexts_px or (settings.context_px,)
+    runs = [
+        _run(reference, folder, tile_px, count, repeat, settings, on)
+        for tile_px, count, repeat in product(tiles_px, counts, range(settings.repeats))
+    ]
     _write_tables(sample, structure, runs)
+    figures = _write_figures(reference, folder, runs)
+    return SlicesResult(tuple(runs), figures)
+
+
+def _write_figures(
+    reference: EvaluationReference, folder: Path, runs: Sequence[SlicesRun]
+) -> tuple[Path, Path]:
+    """Write the figures of Dice by number of labeled slices, and of Dice along z."""
+    structure = reference.structure
     points = [(run.n_slices, f"tile {run.tile_px} px", run.dice) for run in runs]
     curves = _curves(structure, runs, reference.image.shape[0])
-    figures = (
+    return (
         write_dice_by_labeled(points, structure, folder / f"{structure}-slices.png"),
         write_dice_along_z(curves, folder / f"{structure}-along-z.png"),
     )
-    return SlicesResult(tuple(runs), figures)
 
 
 def _possible_counts(
@@ -189,7 +201,7 @@ def _possible_counts(
         )
     left_out = [str(count) for count in settings.n_slices if count not in counts]
     if left_out:
-        tell(f"{labeled}: {', '.join(left_out)} are left out.", on.quiet)
+        print_note(f"{labeled}: {', '.join(left_out)} are left out.", on.quiet)
     return counts
 
 
@@ -204,27 +216,46 @@ def _run(
 ) -> SlicesRun:
     """Train one network and evaluate it."""
     slices = select_slices(reference.annotation.z, count, repeat)
-    training = {key: getattr(settings, key) for key in NetworkTrainingSettings.model_fields}
-    training["structures"] = (reference.structure,)
-    training["context_px"] = tile_px
-    training["slices"] = slices
-    training["seed"] = settings.seed + repeat
+    training = _training_settings(reference.structure, settings, tile_px, slices, repeat)
     name = f"{reference.structure}-{count}-{tile_px}-{repeat}"
     model = folder / f"{name}.safetensors"
-    train_network([reference.sample], model, TrainSettings(**training), on=on)
+    train_network([reference.sample], model, training, on=on)
     test_slices = tuple(z for z in reference.z if z not in slices)
+    overlaps = evaluate_model(reference, name, model, test_slices, settings.device, on)
     return SlicesRun(
         n_slices=count,
         tile_px=tile_px,
         repeat=repeat,
         training_slices=slices,
         test_slices=test_slices,
-        overlaps=evaluate_model(reference, name, model, test_slices, settings.device, on),
+        overlaps=overlaps,
     )
+
+
+def _training_settings(
+    structure: str, settings: SlicesSettings, tile_px: int, slices: tuple[int, ...], repeat: int
+) -> TrainSettings:
+    """Return the settings of one training; every repetition has a seed of its own."""
+    training = {key: getattr(settings, key) for key in NetworkTrainingSettings.model_fields}
+    training["structures"] = (structure,)
+    training["context_px"] = tile_px
+    training["slices"] = slices
+    training["seed"] = settings.seed + repeat
+    return TrainSettings(**training)
 
 
 def _write_tables(sample: Sample, structure: str, runs: Sequence[SlicesRun]) -> None:
     """Write one row for each training, and one row for each of its test slices."""
+    sample.write_table(f"experiment_slices_{structure}", _table_of_runs(runs))
+    rows = []
+    for run in runs:
+        rows += _rows_of_slices(run)
+    sample.write_table(f"experiment_slices_{structure}_z", pa.Table.from_pylist(rows))
+
+
+def _table_of_runs(runs: Sequence[SlicesRun]) -> pa.Table:
+    """Return one row for each training."""
+    pooled = [pool_slices(run.overlaps) for run in runs]
     columns: dict[str, list[Any]] = {
         "labeled": [run.n_slices for run in runs],
         "tile_px": [run.tile_px for run in runs],
@@ -232,24 +263,20 @@ def _write_tables(sample: Sample, structure: str, runs: Sequence[SlicesRun]) -> 
         "slices": [" ".join(map(str, run.training_slices)) for run in runs],
         "test_slices": [len(run.test_slices) for run in runs],
         "dice_3d": [run.dice for run in runs],
-        "precision_3d": [pool_slices(run.overlaps).precision for run in runs],
-        "recall_3d": [pool_slices(run.overlaps).recall for run in runs],
+        "precision_3d": [overlap.precision for overlap in pooled],
+        "recall_3d": [overlap.recall for overlap in pooled],
         "dice_slices": [average_dice(run.overlaps) for run in runs],
     }
-    sample.write_table(f"experiment_slices_{structure}", pa.table(columns))
+    return pa.table(columns)
+
+
+def _rows_of_slices(run: SlicesRun) -> list[dict[str, Any]]:
+    """Return one row for each test slice of a training."""
+    training = {"labeled": run.n_slices, "tile_px": run.tile_px, "repeat": run.repeat}
     rows = []
-    for run in runs:
-        for z, slice_overlap in zip(run.test_slices, run.overlaps, strict=True):
-            rows.append(
-                {
-                    "labeled": run.n_slices,
-                    "tile_px": run.tile_px,
-                    "repeat": run.repeat,
-                    "z": z,
-                    "dice": slice_overlap.dice,
-                }
-            )
-    sample.write_table(f"experiment_slices_{structure}_z", pa.Table.from_pylist(rows))
+    for z, slice_overlap in zip(run.test_slices, run.overlaps, strict=True):
+        rows.append({**training, "z": z, "dice": slice_overlap.dice})
+    return rows
 
 
 def _curves(

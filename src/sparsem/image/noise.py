@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 import scipy.fft
+from numpy.typing import NDArray
 
 from sparsem.image.spectrum import SliceSpectrum, Spectrum, hann_window, spectrum_frequencies
 
@@ -100,16 +101,31 @@ def sharpness(spectrum: SliceSpectrum) -> float:
     the fine and the middle band are compared. Lines through the center along both axes are left
     out: stripes and edges of a scan are not detail.
     """
-    fy, fx, count = spectrum_frequencies(spectrum.edge)
-    radius = np.hypot(fy, fx)
-    finest = (np.abs(fy) > FINEST) & (fx > FINEST)
-    off_axis = np.minimum(np.abs(fy), np.abs(fx)) > AXIS_WIDTH / spectrum.edge
-    noise = float(np.average(spectrum.power[finest], weights=count[finest]))
-    amplitudes = []
-    for low, high in (FINE_BAND, MIDDLE_BAND):
-        band = off_axis & (radius >= low) & (radius < high)
-        weights = count[band] * radius[band]  # every octave of an edge then has the same weight
-        signal_power = float(np.average(spectrum.power[band], weights=weights)) - noise
-        amplitudes.append(np.sqrt(max(signal_power, 0.0)))
-    fine, middle = amplitudes
+    noise = _finest_power(spectrum)
+    fine = np.sqrt(max(_power_in_band(spectrum, *FINE_BAND) - noise, 0.0))
+    middle = np.sqrt(max(_power_in_band(spectrum, *MIDDLE_BAND) - noise, 0.0))
     return float(fine / (fine + middle)) if middle > 0 else float("nan")
+
+
+def _finest_power(spectrum: SliceSpectrum) -> float:
+    """Return the mean power at the finest frequencies, where only noise is left."""
+    fy, fx, count = spectrum_frequencies(spectrum.edge)
+    finest = (np.abs(fy) > FINEST) & (fx > FINEST)
+    return float(np.average(spectrum.power[finest], weights=count[finest]))
+
+
+def _power_in_band(spectrum: SliceSpectrum, low: float, high: float) -> float:
+    """Return the mean power in a band of frequency, off both axes."""
+    band, weights = _band(spectrum.edge, low, high)
+    return float(np.average(spectrum.power[band], weights=weights))
+
+
+@lru_cache(maxsize=8)
+def _band(edge: int, low: float, high: float) -> tuple[NDArray[np.bool_], Spectrum]:
+    """Return a mask (T, T // 2 + 1) of a band of frequency off both axes, and the weights in it."""
+    fy, fx, count = spectrum_frequencies(edge)
+    radius = np.hypot(fy, fx)
+    off_axis = np.minimum(np.abs(fy), np.abs(fx)) > AXIS_WIDTH / edge
+    band = off_axis & (radius >= low) & (radius < high)
+    weights = count[band] * radius[band]  # every octave of an edge then has the same weight
+    return band, weights

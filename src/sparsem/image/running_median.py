@@ -17,9 +17,13 @@ def running_median(values: NDArray[np.float64], window: int) -> NDArray[np.float
     medians = []
     for z in range(len(values)):
         rows = values[max(0, z - reach) : z + reach + 1]
-        known_rows = rows[~np.isnan(rows).any(axis=1)]
-        if len(known_rows):
-            medians.append(np.median(known_rows, axis=0))
-        else:
-            medians.append(np.full(values.shape[1], np.nan))
+        medians.append(_median_of_known(rows))
     return np.stack(medians)
+
+
+def _median_of_known(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (k,) the median of the rows (n, k) without NaN; NaN without any."""
+    known_rows = rows[~np.isnan(rows).any(axis=1)]
+    if not len(known_rows):
+        return np.full(rows.shape[1], np.nan)
+    return np.asarray(np.median(known_rows, axis=0))

@@ -5,6 +5,8 @@ spectrum is the mean over tiles under a Hann window (Welch 1967), so that memory
 the slice.
 """
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -66,10 +68,7 @@ def sample_tiles(
     Returns:
         Tiles (T, T) float32 in 0..1.
     """
-    height, width = image.shape
-    tops = np.linspace(0, height - edge, max(1, height // edge)).astype(int)
-    lefts = np.linspace(0, width - edge, max(1, width // edge)).astype(int)
-    corners = [(top, left) for top in tops for left in lefts]
+    corners = _tile_corners(image.shape, edge)
     scale = np.float32(1 / np.iinfo(image.dtype).max)
     tiles = []
     for index in evenly_spaced(len(corners), min(max_tiles, len(corners))):
@@ -78,6 +77,14 @@ def sample_tiles(
         if not _is_mostly_black(tile):
             tiles.append(tile * scale)
     return tiles
+
+
+def _tile_corners(shape: Sequence[int], edge: int) -> list[tuple[int, int]]:
+    """Return top and left of as many tiles as lie side by side all over a slice (y, x)."""
+    height, width = shape
+    tops = np.linspace(0, height - edge, max(1, height // edge)).astype(int)
+    lefts = np.linspace(0, width - edge, max(1, width // edge)).astype(int)
+    return list(itertools.product(tops, lefts))
 
 
 def _is_mostly_black(tile: NDArray[Any]) -> bool:
@@ -104,10 +111,17 @@ def power_spectrum(image: NDArray[Any]) -> SliceSpectrum | None:
     hann = hann_window(edge)
     total = np.zeros((edge, edge // 2 + 1))
     for tile in tiles:
-        mean = np.float32(np.average(tile, weights=hann))
-        total += np.square(np.abs(scipy.fft.rfft2((tile - mean) * hann)))
+        total += np.square(np.abs(windowed_transform(tile, hann)))
     window_power = float(np.square(hann, dtype=np.float64).sum())
     return SliceSpectrum(total / (len(tiles) * edge**2 * window_power), len(tiles))
+
+
+def windowed_transform(
+    tile: NDArray[np.float32], hann: NDArray[np.float32]
+) -> NDArray[np.complex64]:
+    """Return the Fourier transform (T, T // 2 + 1) of a tile less its mean, under a window."""
+    mean = np.float32(np.average(tile, weights=hann))
+    return np.asarray(scipy.fft.rfft2((tile - mean) * hann))
 
 
 @lru_cache(maxsize=4)

@@ -78,20 +78,21 @@ def stripes_by_direction(spectrum: SliceSpectrum) -> Stripes:
     """
     sums, entries = _power_on_lines(spectrum)
     same_tissue = max(MIN_DEGREES, SAME_TISSUE_PX_DEGREES // spectrum.edge)
-    near = []
-    separate = []
-    for low in OCTAVE_LIMITS[:-1]:
-        separate_degrees = _separate_degrees(low * spectrum.edge)
-        near.append(_degrees_compared(min(separate_degrees, same_tissue)))
-        separate.append(_degrees_compared(separate_degrees))
-    excess, scatter = _excess_power(sums, entries, near, spectrum.tiles)
-    scores_by_octave = (excess / np.maximum(scatter, 1e-30))[SCORED_OCTAVES]
-    octaves_present = int(np.count_nonzero(entries[SCORED_OCTAVES].any(axis=1)))
-    scores = scores_by_octave.sum(axis=0) / np.sqrt(max(1, octaves_present))
+    separate_degrees = [_separate_degrees(low * spectrum.edge) for low in OCTAVE_LIMITS[:-1]]
+    near = [_degrees_compared(min(degrees, same_tissue)) for degrees in separate_degrees]
+    separate = [_degrees_compared(degrees) for degrees in separate_degrees]
+    scores = _scores(*_excess_power(sums, entries, near, spectrum.tiles), entries)
     excess, scatter = _excess_power(sums, entries, separate, spectrum.tiles)
     variance = np.where(excess > OUTSTANDING * scatter, excess, 0.0).sum(axis=0)
     # Stripes run perpendicular to the direction in which gray levels change.
     return Stripes(np.roll(variance, 90), np.roll(scores, 90))
+
+
+def _scores(excess: Spectrum, scatter: Spectrum, entries: Spectrum) -> Spectrum:
+    """Return (180,) number of standard deviations by which lines stand out, over all octaves."""
+    scores_by_octave = (excess / np.maximum(scatter, 1e-30))[SCORED_OCTAVES]
+    octaves_present = int(np.count_nonzero(entries[SCORED_OCTAVES].any(axis=1)))
+    return np.asarray(scores_by_octave.sum(axis=0) / np.sqrt(max(1, octaves_present)))
 
 
 def _excess_power(
@@ -113,12 +114,24 @@ def _excess_power(
     middle = np.empty_like(mean)
     scatter = np.empty_like(mean)
     for octave, shifts in enumerate(degrees):
-        compared = np.stack([np.roll(mean[octave], shift) for shift in shifts])
-        middle[octave] = np.median(compared, axis=0)
-        scatter[octave] = 1.4826 * np.median(np.abs(compared - middle[octave]), axis=0)
+        middle[octave], scatter[octave] = _median_and_scatter(mean[octave], shifts)
     # The powers are exponentially distributed: the standard deviation of their mean is known.
     scatter_of_means = middle * np.sqrt(CORRELATED_FREQUENCIES / (count * tiles))
     return sums - middle * entries, np.maximum(scatter, scatter_of_means) * entries
+
+
+def _median_and_scatter(power: Spectrum, shifts: Sequence[int]) -> tuple[Spectrum, Spectrum]:
+    """Return (180,) the median of the lines that each line is compared with, and their scatter.
+
+    Args:
+        power: (180,) of each line.
+        shifts: angles between a line and those that it is compared with, degrees.
+    """
+    compared = np.stack([np.roll(power, shift) for shift in shifts])
+    median = np.median(compared, axis=0)
+    # The median absolute deviation of a normal distribution, times this factor, is its standard
+    # deviation.
+    return median, 1.4826 * np.median(np.abs(compared - median), axis=0)
 
 
 def _power_on_lines(spectrum: SliceSpectrum) -> tuple[Spectrum, Spectrum]:
@@ -153,16 +166,30 @@ def _separate_degrees(steps: float) -> int:
 def _line_entries(edge: int) -> LineEntries:
     """Return the entries of a spectrum with tiles of this edge that lie on lines."""
     fy, fx, _ = spectrum_frequencies(edge)
-    radius = np.hypot(fy, fx).ravel()
-    octave = np.searchsorted(OCTAVE_LIMITS, radius, side="right") - 1
-    is_in_octave = (octave >= 0) & (octave < N_OCTAVES)
-    is_off_center = radius * edge > 2 * LINE_WIDTH  # closer to the center all lines coincide
-    is_measured = is_in_octave & is_off_center
+    octave, is_measured = _octaves(np.hypot(fy, fx).ravel(), edge)
     lines = []
     for number, angle in enumerate(np.deg2rad(np.arange(-90, 90))):
-        distance = np.abs(fy * np.cos(angle) - fx * np.sin(angle)).ravel() * edge
+        distance = _distance_to_line(fy, fx, angle) * edge
         (entries,) = np.nonzero((distance <= LINE_WIDTH) & is_measured)
         lines.append(np.stack([entries, np.full(len(entries), number), octave[entries]]))
     position, direction, octaves = np.concatenate(lines, axis=1)
     counts = np.bincount(octaves * 180 + direction, minlength=180 * N_OCTAVES).reshape(-1, 180)
     return LineEntries(position, direction, octaves, counts)
+
+
+def _distance_to_line(fy: Spectrum, fx: Spectrum, angle: float) -> Spectrum:
+    """Return (n,) distances of frequencies to a line through the center of the spectrum."""
+    return np.asarray(np.abs(fy * np.cos(angle) - fx * np.sin(angle)).ravel())
+
+
+def _octaves(radius: Spectrum, edge: int) -> tuple[Indices, NDArray[np.bool_]]:
+    """Return the octave of every entry, and whether stripes are measured in it.
+
+    Args:
+        radius: (n,) frequency of each entry.
+        edge: of the tiles, px.
+    """
+    octave = np.searchsorted(OCTAVE_LIMITS, radius, side="right") - 1
+    is_in_octave = (octave >= 0) & (octave < N_OCTAVES)
+    is_off_center = radius * edge > 2 * LINE_WIDTH  # closer to the center all lines coincide
+    return octave, is_in_octave & is_off_center

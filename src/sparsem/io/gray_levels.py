@@ -75,19 +75,28 @@ def gray_mapping(
         bits = 8 if dtype.itemsize == 1 else 16
     top = 2**bits - 1
     if intensity_range is not None:
-        low, high = intensity_range
-        if not low < high:
-            raise InputError(
-                "--intensity-range takes what becomes black and what becomes white, "
-                f"such as 0 4095; got {low:g} {high:g}."
-            )
-        return GrayMapping(low, high, top, unchanged=False)
+        return _stated_mapping(intensity_range, top)
     if dtype in (np.uint8, np.uint16) and dtype.itemsize * 8 == bits:
         return GrayMapping(0, top, top, unchanged=True)
     if dtype.itemsize == 1:
         low, high = _byte_range(dtype)
     else:
         low, high = _sampled_range(source.stack, source.files[0].name)
+    return GrayMapping(low, high, top, unchanged=False)
+
+
+def _stated_mapping(intensity_range: tuple[float, float], top: int) -> GrayMapping:
+    """Return the mapping of the range that the user states.
+
+    Raises:
+        InputError: the range is empty.
+    """
+    low, high = intensity_range
+    if not low < high:
+        raise InputError(
+            "--intensity-range takes what becomes black and what becomes white, "
+            f"such as 0 4095; got {low:g} {high:g}."
+        )
     return GrayMapping(low, high, top, unchanged=False)
 
 

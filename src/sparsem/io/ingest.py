@@ -1,9 +1,9 @@
 """Import: a stack in any format that has a reader -> the raw image of a sample."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -16,8 +16,8 @@ from sparsem.io.readers.open import open_montage, open_source
 from sparsem.io.readers.selection import MinIsWhite, MrcBytes
 from sparsem.io.readers.series import repeat_missing_slices
 from sparsem.io.readers.source import Source, Stack
-from sparsem.progress import tell
-from sparsem.settings import Settings, resolve_settings
+from sparsem.progress import print_note
+from sparsem.settings import Range, Settings, VoxelNm, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, VolumeSpec, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -32,7 +32,12 @@ MAX_LISTED_SLICES = 6  # missing slices that a message names
 class ImportSettings(Settings):
     """Settings of the import of a stack."""
 
-    voxel_nm: tuple[float, float, float] | None = Field(
+    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Reading": ("dataset", "channel", "time", "mrc_bytes", "min_is_white", "bits"),
+        "Gray levels and labels": ("intensity_range", "label_type", "background"),
+    }
+
+    voxel_nm: VoxelNm | None = Field(
         None,
         description="voxel size in nm, in the order z y x, such as 50 4 4; "
         "required if the file does not state it",
@@ -67,7 +72,7 @@ class ImportSettings(Settings):
         description="import images of any size that form no stack (a montage); "
         "each is a slice of its own, and detect searches them tile by tile",
     )
-    intensity_range: tuple[float, float] | None = Field(
+    intensity_range: Range | None = Field(
         None,
         description="numbers that become black and white; not needed for 8 and 16 bit unsigned; "
         "by default, 0.1 % of the pixels lie beyond each",
@@ -135,7 +140,7 @@ def import_stack(
     gray = gray_mapping(opened, settings.intensity_range, settings.bits)
     output = _raw_image_spec(opened, gray, voxel, depth)
     if not gray.unchanged:
-        tell(f"Gray levels of {source}: {gray}.", on.quiet)
+        print_note(f"Gray levels of {source}: {gray}.", on.quiet)
     inputs = _recorded_inputs(opened, gray)
     needs = _import_needs(opened.stack, output)
     sample = Sample.create(path)
@@ -259,15 +264,15 @@ def _missing_slices_error(source: str, missing: Sequence[float]) -> str:
 def report_reading(source: Source, settings: ImportSettings, quiet: bool) -> None:
     """Report how a source was read, where it can be read in another way, and what was filled."""
     for note in source.notes:
-        tell(f"Note: {note}", quiet)
+        print_note(f"Note: {note}", quiet)
     if source.order_note:
-        tell(f"Note: {source.order_note}", quiet)
+        print_note(f"Note: {source.order_note}", quiet)
     if settings.missing == "fill":
         for parts in source.missing:
-            tell(f"Note: {parts.note}.", quiet)
+            print_note(f"Note: {parts.note}.", quiet)
     if source.repeated:
         numbers = ", ".join(str(source.numbers[z]) for z in source.repeated)
-        tell(
+        print_note(
             f"Note: missing in the series, and replaced by a copy of the slice before: {numbers}.",
             quiet,
         )
@@ -292,25 +297,30 @@ def stated_voxel_size(
     if not _has_square_pixels(voxel):
         if settings.voxel_nm is None:
             edges = f"y is {voxel.y:g} nm, x is {voxel.x:g} nm"
-            tell(f"Note: {title} states pixels that are not square: {edges}.", quiet)
+            print_note(f"Note: {title} states pixels that are not square: {edges}.", quiet)
         elif not settings.non_square_pixels and _differs_from_file(source, voxel, "yx"):
             raise InputError(_non_square_error(voxel))
     if settings.montage:
         voxel = voxel._replace(z=voxel.y)  # an image has no depth; this keeps its voxels even
-    used = _format_lengths(voxel)
     if _differs_from_file(source, voxel, "zyx", unknown_differs=False):
         stated = _format_lengths(source.voxel_nm)
-        tell(
-            f"Note: {title} states a voxel of {stated} nm (z y x); the {used} nm that were given "
-            "are used.",
+        print_note(
+            f"Note: {title} states a voxel of {stated} nm (z y x); the {_format_lengths(voxel)} nm "
+            "that were given are used.",
             quiet,
         )
-    if not PLAUSIBLE_NM[0] <= min(voxel) <= max(voxel) <= PLAUSIBLE_NM[1]:
-        tell(
-            f"Note: a voxel of {used} nm (z y x) is unusual for electron microscopy; is it in nm?",
-            quiet,
-        )
+    _report_unusual_size(voxel, quiet)
     return voxel
+
+
+def _report_unusual_size(voxel: VoxelSize, quiet: bool) -> None:
+    """Warn of a voxel whose edges are unusual for electron microscopy."""
+    if not PLAUSIBLE_NM[0] <= min(voxel) <= max(voxel) <= PLAUSIBLE_NM[1]:
+        print_note(
+            f"Note: a voxel of {_format_lengths(voxel)} nm (z y x) is unusual for electron "
+            "microscopy; is it in nm?",
+            quiet,
+        )
 
 
 def _has_square_pixels(voxel: VoxelSize) -> bool:

@@ -45,7 +45,7 @@ class ExportVolume:
     @classmethod
     def from_volume(cls, volume: Volume, names: Mapping[str, int] | None = None) -> "ExportVolume":
         """Return a volume of a sample as an export."""
-        return cls(volume.kept(), volume.voxel_size, volume.block_depth, names or {})
+        return cls(volume.lazy(), volume.voxel_size, volume.block_depth, names or {})
 
     @property
     def nbytes(self) -> int:
@@ -104,7 +104,7 @@ def combine_masks(volumes: Mapping[str, Volume]) -> ExportVolume:
         )
     first = next(iter(volumes.values()))
     names = {name: number for number, name in enumerate(volumes, 1)}
-    labels = LabelStack(tuple(volume.kept() for volume in volumes.values()))
+    labels = LabelStack(tuple(volume.lazy() for volume in volumes.values()))
     return ExportVolume(labels, first.voxel_size, first.block_depth, names)
 
 
@@ -256,13 +256,15 @@ def _segment_lines(volume: ExportVolume) -> list[str]:
 
 
 def _write_hdf5(volume: ExportVolume, unfinished: Path, path: Path, quiet: bool) -> None:
+    """Write a volume as the dataset ``data`` of an HDF5 file."""
     z, y, x = volume.stack.shape
+    chunks = (min(volume.depth, z), min(CHUNK_YX, y), min(CHUNK_YX, x))
     with h5py.File(unfinished, "w") as file:
         data = file.create_dataset(
             "data",
             (z, y, x),
             np.dtype(volume.stack.dtype),
-            chunks=(min(volume.depth, z), min(CHUNK_YX, y), min(CHUNK_YX, x)),
+            chunks=chunks,
             compression="gzip",
             compression_opts=3,
         )

@@ -8,7 +8,7 @@ probabilities are uint8, round(255 p).
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from sparsem.labels.results import is_stale, require_same_pixels
 from sparsem.settings import Settings, resolve_settings
 from sparsem.store.names import CONSTRAINED, OBJECTS
 from sparsem.store.sample import Sample, now
-from sparsem.store.volume import FOREGROUND, Kind, Volume
+from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import BlockResult, Stage, finished, forget
@@ -138,9 +138,7 @@ def most_probable_masks(
     n_pixels = in_conflict[0].size
     if not n_pixels:
         return masks
-    log_odds = {
-        name: _log_odds()[probability[in_conflict]] for name, probability in probabilities.items()
-    }
+    log_odds = _log_odds_at(in_conflict, probabilities)
     outside = np.zeros(n_pixels, bool) if in_cell is None else ~in_cell[in_conflict]
     allowed = allowed_combinations(list(probabilities), settings)
     best = _best_combinations(allowed, log_odds, outside, settings)
@@ -148,6 +146,16 @@ def most_probable_masks(
         is_member = np.array([name in combination for combination in allowed])
         mask[in_conflict] = is_member[best]
     return masks
+
+
+def _log_odds_at(
+    pixels: tuple[NDArray[np.intp], ...], probabilities: Mapping[str, Probability]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the log odds of every structure at some pixels, (n,) each."""
+    log_odds_of_byte = _log_odds()
+    return {
+        name: log_odds_of_byte[probability[pixels]] for name, probability in probabilities.items()
+    }
 
 
 def _best_combinations(
@@ -167,15 +175,23 @@ def _best_combinations(
     highest = np.full(len(outside), -np.inf)
     best = np.zeros(len(outside), np.uint8)
     for number, combination in enumerate(allowed):
-        total = np.zeros(len(outside))
-        if combination:
-            total = np.sum([log_odds[name] for name in sorted(combination)], axis=0)
+        total = _total_log_odds(combination, log_odds, len(outside))
         if combination & set(settings.cytoplasm):
             total = np.where(outside, -np.inf, total)
         is_better = total > highest
         highest[is_better] = total[is_better]
         best[is_better] = number
     return best
+
+
+def _total_log_odds(
+    combination: frozenset[str], log_odds: Mapping[str, NDArray[np.float64]], n_pixels: int
+) -> NDArray[np.float64]:
+    """Return the sum of the log odds of all structures of a combination, (n,)."""
+    if not combination:
+        return np.zeros(n_pixels)
+    total: NDArray[np.float64] = np.sum([log_odds[name] for name in sorted(combination)], axis=0)
+    return total
 
 
 def count_conflicts(
@@ -204,28 +220,37 @@ def find_conflicts(
     Where an organelle overlaps a nucleus or another organelle, either may lose the pixels, so both
     have a constraint.
     """
-    nuclear = [name for name in (settings.nucleus, settings.nucleolus) if name in masks]
     organelles = [name for name in settings.cytoplasm if name in masks]
-    conflicts = []
-    if len(nuclear) == 2:
-        outside = masks[settings.nucleolus] & ~masks[settings.nucleus]
-        conflicts.append(Conflict(settings.nucleolus, "outside nuclei", outside))
-    pairs = [(organelle, name) for organelle in organelles for name in nuclear]
-    for organelle, name in pairs:
-        shared = masks[organelle] & masks[name]
-        conflicts.append(Conflict(organelle, f"in a {name}", shared))
-    for organelle, name in pairs:
-        shared = masks[organelle] & masks[name]
-        conflicts.append(Conflict(name, f"also {organelle}", shared))
+    conflicts = _nuclear_conflicts(masks, organelles, settings)
     for first, second in combinations(organelles, 2):
         shared = masks[first] & masks[second]
         conflicts.append(Conflict(first, f"also {second}", shared))
         conflicts.append(Conflict(second, f"also {first}", shared))
     if in_cell is not None:
-        conflicts += [
-            Conflict(organelle, "in no cell", masks[organelle] & ~in_cell)
-            for organelle in organelles
-        ]
+        for organelle in organelles:
+            outside = masks[organelle] & ~in_cell
+            conflicts.append(Conflict(organelle, "in no cell", outside))
+    return conflicts
+
+
+def _nuclear_conflicts(
+    masks: Mapping[str, Mask], organelles: Sequence[str], settings: ConstrainSettings
+) -> list[Conflict]:
+    """Return the constraints on nucleoli, and on organelles where nuclei or nucleoli are."""
+    nuclear = [name for name in (settings.nucleus, settings.nucleolus) if name in masks]
+    conflicts = []
+    if len(nuclear) == 2:
+        outside = masks[settings.nucleolus] & ~masks[settings.nucleus]
+        conflicts.append(Conflict(settings.nucleolus, "outside nuclei", outside))
+    pairs = [(organelle, name) for organelle in organelles for name in nuclear]
+    conflicts += [
+        Conflict(organelle, f"in a {name}", masks[organelle] & masks[name])
+        for organelle, name in pairs
+    ]
+    conflicts += [
+        Conflict(name, f"also {organelle}", masks[organelle] & masks[name])
+        for organelle, name in pairs
+    ]
     return conflicts
 
 
@@ -271,31 +296,29 @@ def constrain(
     settings = resolve_settings(ConstrainSettings, settings, changes)
     labels = _read_structures(sample, settings)
     volumes = {name: (volume, _weights_of(sample, name, volume)) for name, volume in labels.items()}
-    has_cells = settings.inside_cells and settings.cells in sample.names("labels")
-    cells = sample.volume("labels", settings.cells) if has_cells else None
-    compared = {**labels, settings.cells: cells} if cells else labels
-    require_same_pixels(
-        sample,
-        compared,
-        "predict all structures on one image, or leave cells out with --no-inside-cells",
-    )
-    inputs = {f"labels/{name}": volume.fingerprint for name, volume in labels.items()}
-    if cells:
-        inputs[f"labels/{settings.cells}"] = cells.fingerprint
-    outputs = [
-        volume.like(_output_path(name), volume.dtype, Kind.LABELS, volume.made_on)
-        for name, volume in labels.items()
-    ]
-    needs = Needs(
-        _required_memory(labels, cells),
-        sum(output.nbytes for output in outputs) // 16,
-        "import with a smaller --block-depth, or use fewer --workers",
-    )
+    cells = _read_cells(sample, settings)
+    read = {**labels, settings.cells: cells} if cells else labels
+    advice = "predict all structures on one image, or leave cells out with --no-inside-cells"
+    require_same_pixels(sample, read, advice)
+    inputs = {f"labels/{name}": volume.fingerprint for name, volume in read.items()}
+    outputs = [_constrained_volume(name, volume) for name, volume in labels.items()]
+    needs = _needs(labels, cells, outputs)
     first = next(iter(labels.values()))
     with Stage(sample, "constrain", settings, inputs, outputs, on, needs) as stage:
         stage.map(_constrain_block, first.blocks(), volumes, cells, settings)
     _remove_others(sample, list(labels))
     return _summarize(sample, first.voxel_size.volume_um3)
+
+
+def _read_cells(sample: Sample, settings: ConstrainSettings) -> Volume | None:
+    """Return the labels of cells; None if there are none, or if they are not considered."""
+    has_cells = settings.inside_cells and settings.cells in sample.names("labels")
+    return sample.volume("labels", settings.cells) if has_cells else None
+
+
+def _constrained_volume(name: str, volume: Volume) -> VolumeSpec:
+    """Return the volume of constrained labels, like the volume of the predicted ones."""
+    return volume.like(_output_path(name), volume.dtype, Kind.LABELS, volume.made_on)
 
 
 def remove_constrained(sample: Sample) -> list[str]:
@@ -352,8 +375,19 @@ def _weights_of(sample: Sample, name: str, labels: Volume) -> Volume | None:
     if is_stale(sample, "probabilities", name):
         return None
     # Labels that were imported later may belong to another image.
-    has_same_pixels = sample.frame(probabilities).is_same(sample.frame(labels))
+    has_same_pixels = sample.transform_of(probabilities).is_same(sample.transform_of(labels))
     return probabilities if has_same_pixels else None
+
+
+def _needs(
+    labels: Mapping[str, Volume], cells: Volume | None, outputs: Sequence[VolumeSpec]
+) -> Needs:
+    """Return what it takes to constrain labels."""
+    return Needs(
+        _required_memory(labels, cells),
+        sum(output.nbytes for output in outputs) // 16,
+        "import with a smaller --block-depth, or use fewer --workers",
+    )
 
 
 def _required_memory(labels: Mapping[str, Volume], cells: Volume | None) -> int:
@@ -379,27 +413,36 @@ def _constrain_block(
     cells: Volume | None,
     settings: ConstrainSettings,
 ) -> BlockResult:
+    labels, weights = _read_block(block, volumes)
+    in_cell = None if cells is None else cells.read(block.own) > 0
+    constrained = {name: np.empty_like(voxels) for name, voxels in labels.items()}
+    counts = _BlockCounts.of_structures(volumes)
+    for z in range(block.stop - block.start):
+        slice_weights = {name: voxels[z] for name, voxels in weights.items()}
+        slice_in_cell = None if in_cell is None else in_cell[z]
+        masks = _constrain_slice(slice_weights, slice_in_cell, settings, counts)
+        for name, mask in masks.items():
+            constrained[name][z] = _limit_to_mask(labels[name][z], mask)
+    outputs = {_output_path(name): voxels for name, voxels in constrained.items()}
+    return outputs, counts.summary()
+
+
+def _limit_to_mask(labels: NDArray[Any], mask: Mask) -> NDArray[Any]:
+    """Return the labels inside a mask, 1 where they are 0, and 0 outside."""
+    return np.where(mask, np.maximum(labels, 1), 0)
+
+
+def _read_block(
+    block: ZBlock, volumes: Mapping[str, tuple[Volume, Volume | None]]
+) -> tuple[dict[str, NDArray[Any]], dict[str, Probability]]:
+    """Return the labels and the weights of every structure in a block."""
     labels: dict[str, NDArray[Any]] = {}
     weights: dict[str, Probability] = {}
     for name, (volume, probabilities) in volumes.items():
         labels[name] = volume.read(block.own)
         predicted = None if probabilities is None else probabilities.read(block.own)
         weights[name] = _weights(labels[name], predicted)
-    in_cell = None if cells is None else cells.read(block.own) > 0
-    constrained = {name: np.empty_like(voxels) for name, voxels in labels.items()}
-    counts = _BlockCounts({}, dict.fromkeys(volumes, 0), dict.fromkeys(volumes, 0))
-    for z in range(block.stop - block.start):
-        slice_weights = {name: voxels[z] for name, voxels in weights.items()}
-        slice_in_cell = None if in_cell is None else in_cell[z]
-        old_masks = {name: voxels >= FOREGROUND for name, voxels in slice_weights.items()}
-        new_masks = most_probable_masks(slice_weights, slice_in_cell, settings)
-        for name, mask in new_masks.items():
-            numbers = np.maximum(labels[name][z], 1)
-            constrained[name][z] = np.where(mask, numbers, 0)
-        counts.add_masks(old_masks, new_masks)
-        counts.add_rules(count_conflicts(old_masks, new_masks, slice_in_cell, settings))
-    outputs = {_output_path(name): voxels for name, voxels in constrained.items()}
-    return outputs, counts.summary()
+    return labels, weights
 
 
 @dataclass
@@ -415,6 +458,11 @@ class _BlockCounts:
     rules: dict[tuple[str, str], list[int]]
     before: dict[str, int]
     after: dict[str, int]
+
+    @classmethod
+    def of_structures(cls, names: Iterable[str]) -> "_BlockCounts":
+        """Return counts of nothing yet."""
+        return cls({}, dict.fromkeys(names, 0), dict.fromkeys(names, 0))
 
     def add_masks(self, old_masks: Mapping[str, Mask], new_masks: Mapping[str, Mask]) -> None:
         """Add the voxels of each structure in a slice."""
@@ -433,6 +481,20 @@ class _BlockCounts:
         """Return the counts as JSON."""
         rules = [[*rule, *counts] for rule, counts in self.rules.items()]
         return {"rules": rules, "before": self.before, "after": self.after}
+
+
+def _constrain_slice(
+    weights: Mapping[str, Probability],
+    in_cell: Mask | None,
+    settings: ConstrainSettings,
+    counts: _BlockCounts,
+) -> dict[str, Mask]:
+    """Return the constrained masks of a slice, and count what changes in it."""
+    old_masks = {name: pixels >= FOREGROUND for name, pixels in weights.items()}
+    new_masks = most_probable_masks(weights, in_cell, settings)
+    counts.add_masks(old_masks, new_masks)
+    counts.add_rules(count_conflicts(old_masks, new_masks, in_cell, settings))
+    return new_masks
 
 
 def _weights(labels: NDArray[Any], probability: Probability | None) -> Probability:
@@ -457,6 +519,19 @@ def _summarize(sample: Sample, voxel_um3: float) -> ConstrainSummary:
     rules = _sum_rules(blocks)
     before = _sum_voxels(blocks, "before")
     after = _sum_voxels(blocks, "after")
+    sample.write_table("constrained", _table_of_rules(rules, before, after, voxel_um3))
+    volumes = [f"labels/{name}{CONSTRAINED}" for name in before]
+    written = (*volumes, "tables/constrained")
+    return ConstrainSummary(rules, before, after, sample=sample, written=written)
+
+
+def _table_of_rules(
+    rules: Sequence[ConstraintCounts],
+    before: Mapping[str, int],
+    after: Mapping[str, int],
+    voxel_um3: float,
+) -> pa.Table:
+    """Return one row for each constraint, with its effect in voxels and in µm³."""
     columns: dict[str, Any] = {
         "structure": [rule.structure for rule in rules],
         "reason": [rule.reason for rule in rules],
@@ -467,10 +542,7 @@ def _summarize(sample: Sample, voxel_um3: float) -> ConstrainSummary:
         "before_um3": [before[rule.structure] * voxel_um3 for rule in rules],
         "after_um3": [after[rule.structure] * voxel_um3 for rule in rules],
     }
-    sample.write_table("constrained", pa.table(columns))
-    volumes = [f"labels/{name}{CONSTRAINED}" for name in before]
-    written = (*volumes, "tables/constrained")
-    return ConstrainSummary(rules, before, after, sample=sample, written=written)
+    return pa.table(columns)
 
 
 def _sum_rules(blocks: Sequence[Mapping[str, Any]]) -> tuple[ConstraintCounts, ...]:

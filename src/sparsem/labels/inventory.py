@@ -33,13 +33,7 @@ def describe(sample: Sample) -> dict[str, Any]:
     image = sample.image("raw") if sample.has_image else sample.volume("labels", names[0])
     return {
         "sample": sample.path,
-        "shape": image.shape,
-        "dtype": str(image.dtype),
-        "voxel_nm": list(image.voxel_size),
-        "size_um": [
-            round(n * nm / 1000, 2) for n, nm in zip(image.shape, image.voxel_size, strict=True)
-        ],
-        "levels": image.levels,
+        **_describe_voxels(image),
         "annotations": annotated_structures(sample),
         "images": {name: _describe_image(sample, name) for name in sample.names("images")},
         "newest_image": sample.newest_image if sample.has_image else None,
@@ -54,6 +48,18 @@ def describe(sample: Sample) -> dict[str, Any]:
         "outdated": _outdated_tables(sample),
         "tables": list(sample.tables),
         "history": sample.history(),
+    }
+
+
+def _describe_voxels(image: Volume) -> dict[str, Any]:
+    """Return shape, type and size of a volume."""
+    axes = zip(image.shape, image.voxel_size, strict=True)
+    return {
+        "shape": image.shape,
+        "dtype": str(image.dtype),
+        "voxel_nm": list(image.voxel_size),
+        "size_um": [round(n * nm / 1000, 2) for n, nm in axes],
+        "levels": image.levels,
     }
 
 
@@ -103,9 +109,7 @@ def remove_pieces(sample: Sample, pieces: Sequence[str]) -> None:
         SampleError: another run writes to the sample.
     """
     with sample.locked():
-        removable = [f"{folder}/{name}" for folder in REMOVABLE for name in sample.names(folder)]
-        removable += [f"tables/{name}" for name in sample.tables if name.startswith(BOXES)]
-        _refuse_to_remove(sample, list(pieces), removable)
+        _refuse_to_remove(sample, list(pieces), _removable_pieces(sample))
         (sample.path / ".sparsem" / "work").mkdir(exist_ok=True)
         stages = {path: entry["stage"] for entry in sample.history() for path in entry["outputs"]}
         for number, piece in enumerate(dict.fromkeys(pieces)):
@@ -114,15 +118,26 @@ def remove_pieces(sample: Sample, pieces: Sequence[str]) -> None:
             else:
                 _remove_volume(sample, piece, stages.get(piece, "none"), number)
         sample.publish_names()
-        sample.remember(
-            {
-                "stage": "remove",
-                "fingerprint": f"{', '.join(pieces)} {now()}",
-                "settings": {"removed": list(pieces)},
-                "outputs": [],
-                "finished": now(),
-            }
-        )
+        _remember_removal(sample, pieces)
+
+
+def _removable_pieces(sample: Sample) -> list[str]:
+    """Return the paths of all volumes and tables of boxes."""
+    volumes = [f"{folder}/{name}" for folder in REMOVABLE for name in sample.names(folder)]
+    tables = [f"tables/{name}" for name in sample.tables if name.startswith(BOXES)]
+    return volumes + tables
+
+
+def _remember_removal(sample: Sample, pieces: Sequence[str]) -> None:
+    """Add the removal to the history of the sample."""
+    entry = {
+        "stage": "remove",
+        "fingerprint": f"{', '.join(pieces)} {now()}",
+        "settings": {"removed": list(pieces)},
+        "outputs": [],
+        "finished": now(),
+    }
+    sample.remember(entry)
 
 
 def _remove_volume(sample: Sample, piece: str, stage: str, number: int) -> None:

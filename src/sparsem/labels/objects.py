@@ -5,7 +5,7 @@ blocks are joined in one small graph, and the objects are numbered by their firs
 numbers do not depend on the blocks. Masks are (z, y, x); any number except 0 is the structure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,23 +100,35 @@ def join_parts(
     starts = np.concatenate([[0], np.cumsum(parts_of_blocks)]).astype(np.int64)
     n_components, component = _components(starts, pairs)
     sizes = np.zeros(n_components, np.int64)
-    first_voxel = np.full(n_components, 2**62)
     np.add.at(sizes, component, _concatenate(voxels))
+    first_voxel = np.full(n_components, 2**62)
     np.minimum.at(first_voxel, component, _concatenate(firsts))
-    large = np.flatnonzero(sizes >= min_voxels)
+    is_large = sizes >= min_voxels
+    object_of = _number_in_order(np.flatnonzero(is_large), first_voxel)
+    n_objects = int(is_large.sum())
+    return ObjectNumbering(
+        numbers=_numbers_of_blocks(object_of[component], starts),
+        objects=n_objects,
+        small_components=n_components - n_objects,
+        small_voxels=int(sizes[~is_large].sum()),
+    )
+
+
+def _number_in_order(large: NDArray[np.int64], first_voxel: Ints) -> Parts:
+    """Return the object of every component, numbered by first voxel; 0 if it is not large."""
     in_order = large[np.argsort(first_voxel[large])]
-    object_of = np.zeros(n_components, np.uint32)
+    object_of = np.zeros(len(first_voxel), np.uint32)
     object_of[in_order] = np.arange(1, len(large) + 1)
+    return object_of
+
+
+def _numbers_of_blocks(object_of_part: Parts, starts: Ints) -> list[Parts]:
+    """Return for every block the objects of its parts, (parts + 1,), 0 for the background."""
     numbers = []
     for start, stop in pairwise(starts):
-        objects = object_of[component[start:stop]]
+        objects = object_of_part[start:stop]
         numbers.append(np.concatenate([[0], objects]).astype(np.uint32))
-    return ObjectNumbering(
-        numbers=numbers,
-        objects=len(large),
-        small_components=n_components - len(large),
-        small_voxels=int(sizes[sizes < min_voxels].sum()),
-    )
+    return numbers
 
 
 def _components(starts: Ints, pairs: Sequence[Ints]) -> tuple[int, NDArray[np.integer[Any]]]:
@@ -129,13 +141,19 @@ def _components(starts: Ints, pairs: Sequence[Ints]) -> tuple[int, NDArray[np.in
     n_parts = int(starts[-1])
     if not n_parts:
         return 0, np.empty(0, np.int64)
-    edges = [np.empty((0, 2), np.int64)]
-    for block, block_pairs in enumerate(pairs):
-        edges.append(block_pairs + np.array([starts[block] - 1, starts[block + 1] - 1]))
-    rows, columns = np.concatenate(edges).T
+    rows, columns = _edges(starts, pairs).T
     graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(n_parts, n_parts))
     n_components, component = connected_components(graph, directed=False)
     return n_components, component
+
+
+def _edges(starts: Ints, pairs: Sequence[Ints]) -> Ints:
+    """Return the positions of touching parts among all parts, (n, 2)."""
+    edges = [np.empty((0, 2), np.int64)]
+    for block, block_pairs in enumerate(pairs):
+        shift = np.array([starts[block] - 1, starts[block + 1] - 1])
+        edges.append(block_pairs + shift)
+    return np.concatenate(edges)
 
 
 def _concatenate(arrays: Sequence[Ints]) -> Ints:
@@ -169,32 +187,42 @@ def number_objects(
         The volume, the number of small components that were left out, and their voxels.
     """
     output = mask.like(f"labels/{name}{OBJECTS}", np.uint32, Kind.LABELS, mask.made_on)
-    depth = mask.block_depth
-    _, y, x = mask.shape
-    needs = Needs(
-        (depth + 1) * y * x * 12 + y * x * 40,
-        output.nbytes // 16,
-        "import with a smaller --block-depth, or use fewer --workers",
-    )
+    needs = _needs(mask, output.nbytes)
     settings = ObjectSettings(min_voxels=min_voxels)
     inputs = {"mask": mask.fingerprint}
     with Stage(sample, f"objects-{name}", settings, inputs, [output], on, needs) as stage:
-        numbers: list[Parts] = []
-        small_components = [0, 0]
-        if not stage.finished:
-            numbering = _number_parts(stage, mask, min_voxels)
-            numbers = numbering.numbers
-            small_components = [numbering.small_components, numbering.small_voxels]
-        summaries = stage.map(
-            _number_block,
-            mask.blocks(),
-            mask,
-            output.path,
-            small_components,
-            of_block=lambda block: numbers[block.start // depth] if numbers else None,
-        )
+        summaries = _write_objects(stage, mask, output.path, min_voxels)
     count, voxels = summaries[0]["small_components"]
     return sample.volume("labels", f"{name}{OBJECTS}"), int(count), int(voxels)
+
+
+def _write_objects(stage: Stage, mask: Volume, path: str, min_voxels: int) -> list[dict[str, Any]]:
+    """Number the objects of all blocks, and return the summaries of the blocks."""
+    numbers: list[Parts] = []
+    small_components = [0, 0]
+    if not stage.finished:
+        numbering = _number_parts(stage, mask, min_voxels)
+        numbers = numbering.numbers
+        small_components = [numbering.small_components, numbering.small_voxels]
+    depth = mask.block_depth
+    return stage.map(
+        _number_block,
+        mask.blocks(),
+        mask,
+        path,
+        small_components,
+        of_block=lambda block: numbers[block.start // depth] if numbers else None,
+    )
+
+
+def _needs(mask: Volume, output_bytes: int) -> Needs:
+    """Return what it takes to number the objects of a mask."""
+    _, y, x = mask.shape
+    return Needs(
+        (mask.block_depth + 1) * y * x * 12 + y * x * 40,
+        output_bytes // 16,
+        "import with a smaller --block-depth, or use fewer --workers",
+    )
 
 
 def _number_parts(stage: Stage, mask: Volume, min_voxels: int) -> ObjectNumbering:
@@ -204,15 +232,17 @@ def _number_parts(stage: Stage, mask: Volume, min_voxels: int) -> ObjectNumberin
     folder = stage.chain(f"{stage.name}, parts", _label_parts, part_links, mask)
     seam_links = {_link_name("seam", upper): [(upper, lower)] for upper, lower in pairwise(blocks)}
     stage.chain(f"{stage.name}, seams", _find_touching, seam_links, folder)
-    parts = [link_arrays(folder, link, 0) for link in part_links]
-    voxels = [np.asarray(arrays["voxels"][...]) for arrays in parts]
-    firsts = [np.asarray(arrays["firsts"][...]) for arrays in parts]
-    pairs = [
-        np.asarray(link_arrays(folder, link, 0)["pairs"][...]).reshape(-1, 2) for link in seam_links
-    ]
+    voxels = _read_links(folder, part_links, "voxels")
+    firsts = _read_links(folder, part_links, "firsts")
+    pairs = [links.reshape(-1, 2) for links in _read_links(folder, seam_links, "pairs")]
     if mask.sizes:  # images of a montage, one a block, which are not connected
         pairs = [block_pairs[:0] for block_pairs in pairs]
     return join_parts(voxels, firsts, pairs, min_voxels)
+
+
+def _read_links(folder: Path, links: Iterable[str], name: str) -> list[NDArray[Any]]:
+    """Return an array of every link of a finished chain."""
+    return [np.asarray(link_arrays(folder, link, 0)[name][...]) for link in links]
 
 
 def _link_name(content: str, block: ZBlock) -> str:

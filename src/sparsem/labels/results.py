@@ -26,7 +26,7 @@ def result_labels(sample: Sample, name: str) -> Volume:
             have changed since they were constrained.
     """
     labels = sample.volume("labels", name)
-    sample.frame(labels)
+    sample.transform_of(labels)
     if f"{name}{CONSTRAINED}" not in sample.names("labels"):
         return labels
     inputs = _constrained_inputs(sample)
@@ -57,19 +57,20 @@ def require_same_pixels(sample: Sample, labels: Mapping[str, Volume], advice: st
     """
     first_name, first = next(iter(labels.items()))
     for name, volume in labels.items():
+        title = f"labels/{name} of {sample.path.name}"
         for attribute in ("shape", "voxel_size"):
             expected = getattr(first, attribute)
             actual = getattr(volume, attribute)
             if actual != expected:
                 raise SampleError(
-                    f"labels/{name} of {sample.path.name} has the {attribute.replace('_', ' ')} "
-                    f"{tuple(actual)}, but labels/{first_name} {tuple(expected)}; {advice}."
+                    f"{title} has the {attribute.replace('_', ' ')} {tuple(actual)}, "
+                    f"but labels/{first_name} {tuple(expected)}; {advice}."
                 )
-        if not sample.frame(volume).is_same(sample.frame(first)):
+        if not sample.transform_of(volume).is_same(sample.transform_of(first)):
             raise SampleError(
-                f"labels/{name} of {sample.path.name} belongs to the image "
-                f"'{sample.name_of_image(volume)}', but labels/{first_name} to "
-                f"'{sample.name_of_image(first)}', which is aligned differently; {advice}."
+                f"{title} belongs to the image '{sample.name_of_image(volume)}', "
+                f"but labels/{first_name} to '{sample.name_of_image(first)}', "
+                f"which is aligned differently; {advice}."
             )
 
 
@@ -143,7 +144,7 @@ def _fingerprint_of_table(sample: Sample, name: str, table: str) -> str | None:
 def is_stale(sample: Sample, folder: str, name: str) -> bool:
     """Return True if a volume was made on an image that was replaced since, or is missing."""
     try:
-        sample.frame(sample.volume(folder, name))
+        sample.transform_of(sample.volume(folder, name))
     except SampleError:
         return True
     return False

@@ -80,12 +80,19 @@ def measure_cells(
     for name, organelle in _free_organelles(structures, settings).items():
         _add_distances(cell_arrays, name, organelle, cells, level)
     protrusions = [arrays["protrusions"].reshape(-1, 3) for arrays in cell_arrays]
+    unassigned = unassigned_cells(stage.sample, settings.cells)
+    _add_cell_columns(cells, protrusions, level, unassigned)
+    return protrusion_table(cells.ids, protrusions)
+
+
+def _add_cell_columns(
+    cells: MeasuredStructure, protrusions: list[Floats], level: int, unassigned: NDArray[Any]
+) -> None:
+    """Add protrusions, level, number and annotation of every cell to the columns."""
     cells.columns |= protrusion_columns(protrusions)
     cells.columns["distance_level"] = np.full(cells.count, level)
     cells.columns["cell"] = cells.columns.pop("object")
-    unassigned = unassigned_cells(stage.sample, settings.cells)
     cells.columns["annotated"] = ~np.isin(cells.ids, unassigned)
-    return protrusion_table(cells.ids, protrusions)
 
 
 def cell_measures(link: CellLink, _previous: None) -> Arrays:
@@ -99,14 +106,16 @@ def cell_measures(link: CellLink, _previous: None) -> Arrays:
     crop = crop_around(link.cells, link.level, low, high, margin=1)
     edges = link.cells.voxel_size_of(link.level).micrometers
     cell = crop.read(link.cells) == link.moments.ids[0]
-    to_membrane = depth_within(cell, edges)
-    to_nucleus = _distances_to_nuclei(link, crop, cell)
+    surfaces = {
+        "nucleus": _distances_to_nuclei(link, crop, cell),
+        "membrane": depth_within(cell, edges),
+    }
     arrays: dict[str, NDArray[Any]] = {}
     for name, (volume, moments) in link.organelles.items():
         index = positions_in(moments.ids, crop.read(volume)).astype(np.uint32)
         centroids = positions_in_crop(moments.centroids, volume, crop)
-        arrays[f"{name}.nucleus"] = _organelle_distances(index, to_nucleus, centroids)
-        arrays[f"{name}.membrane"] = _organelle_distances(index, to_membrane, centroids)
+        for target, distances in surfaces.items():
+            arrays[f"{name}.{target}"] = _organelle_distances(index, distances, centroids)
     arrays["protrusions"] = _protrusion_rows(cell, edges, link.protrusion_um)
     return arrays
 
@@ -150,6 +159,7 @@ def _organelle_distances(
 
 
 def _link_name(cell: np.uint32) -> str:
+    """Return the name of the link of a cell."""
     return f"cell.{cell}"
 
 
@@ -191,19 +201,24 @@ def _run_cell_links(
     free_organelles = _free_organelles(structures, settings)
     links = {}
     for k, cell in enumerate(cells.ids):
-        contents = {}
-        for name, organelle in free_organelles.items():
-            in_cell = organelle.columns["cell"] == cell
-            contents[name] = (organelle.volume, organelle.moments.select(in_cell))
         links[_link_name(cell)] = CellLink(
             cells.volume,
             level,
             cells.moments.select(np.array([k])),
             nuclei,
-            contents,
+            _objects_in_cell(free_organelles, cell),
             settings.protrusion_nm / 1000,
         )
     return run_links(stage, "cells", cell_measures, links)
+
+
+def _objects_in_cell(organelles: Structures, cell: np.uint32) -> dict[str, tuple[Volume, Moments]]:
+    """Return the labels of every structure, and the moments of its objects in a cell."""
+    contents = {}
+    for name, organelle in organelles.items():
+        in_cell = organelle.columns["cell"] == cell
+        contents[name] = (organelle.volume, organelle.moments.select(in_cell))
+    return contents
 
 
 def _add_distances(
@@ -223,13 +238,26 @@ def _add_distances(
         level: level of the pyramid at which distances were measured.
     """
     owners = organelle.columns["cell"]
-    distances = {f"distance_to_{target}_um": np.full(organelle.count, np.nan) for target in TARGETS}
-    for cell, arrays in zip(cells.ids, cell_arrays, strict=True):
+    distances = _distances_of_objects(cell_arrays, name, owners, cells.ids)
+    organelle.columns |= distances
+    organelle.columns["distance_level"] = np.full(organelle.count, level)
+    organelle.columns["cell_cut_by_edge"] = _is_owner_cut(cells, owners)
+    cells.columns |= distance_columns(name, owners, distances, cells.ids)
+
+
+def _distances_of_objects(
+    cell_arrays: Sequence[Arrays], name: str, owners: NDArray[Any], cells: NDArray[np.uint32]
+) -> dict[str, Floats]:
+    """Return column -> distance of every object (n,), from those of the objects in each cell."""
+    distances = {f"distance_to_{target}_um": np.full(len(owners), np.nan) for target in TARGETS}
+    for cell, arrays in zip(cells, cell_arrays, strict=True):
         in_cell = owners == cell
         for target in TARGETS:
             distances[f"distance_to_{target}_um"][in_cell] = arrays[f"{name}.{target}"]
+    return distances
+
+
+def _is_owner_cut(cells: MeasuredStructure, owners: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return True for objects (n,) whose cell is cut by the border; False without a cell."""
     is_cut = np.concatenate([[False], cells.columns["cut_by_edge"]])
-    organelle.columns |= distances
-    organelle.columns["distance_level"] = np.full(organelle.count, level)
-    organelle.columns["cell_cut_by_edge"] = is_cut[positions_in(cells.ids, owners)]
-    cells.columns |= distance_columns(name, owners, distances, cells.ids)
+    return is_cut[positions_in(cells.ids, owners)]

@@ -31,9 +31,7 @@ def main_containers(
         The id of the container, (n,), 0 if most voxels lie in no container; and the fraction of
         the object's voxels in it, (n,). If two containers hold equally many, the larger id counts.
     """
-    is_excluded = np.isin(overlaps.second, np.asarray(excluded, np.uint32))
-    containers = np.where(is_excluded, 0, overlaps.second).astype(np.uint32)
-    merged = add_overlaps([Overlaps(overlaps.first, containers, overlaps.pixels)])
+    merged = _merge_into_background(overlaps, np.asarray(excluded, np.uint32))
     main = np.zeros(len(ids), np.uint32)
     main_voxels = np.zeros(len(ids))
     # The last of several assignments to an object remains: the largest overlap, then the larger id.
@@ -42,3 +40,10 @@ def main_containers(
     main[objects] = merged.second[order]
     main_voxels[objects] = merged.pixels[order]
     return main, main_voxels / voxels
+
+
+def _merge_into_background(overlaps: Overlaps, excluded: Ids) -> Overlaps:
+    """Return overlaps in which excluded containers are a part of the background."""
+    is_excluded = np.isin(overlaps.second, excluded)
+    containers = np.where(is_excluded, 0, overlaps.second).astype(np.uint32)
+    return add_overlaps([Overlaps(overlaps.first, containers, overlaps.pixels)])

@@ -35,7 +35,7 @@ class Crop(NamedTuple):
     def read(self, volume: Volume) -> NDArray[Any]:
         """Return the voxels of the crop, (z, y, x)."""
         box = tuple(slice(low, high) for low, high in zip(self.low, self.high, strict=True))
-        return volume.kept(self.level)[box]
+        return volume.lazy(self.level)[box]
 
     def slices_of(self, inner: "Crop") -> tuple[slice, ...]:
         """Return the index in this crop's voxels of another crop of the same level."""
@@ -150,6 +150,11 @@ def crop_groups(
     order = np.lexsort((chunks[:, 2], chunks[:, 1], chunks[:, 0]))
     if not len(order):
         return []
+    return _groups_in_order(order, first, last, max_voxels)
+
+
+def _groups_in_order(order: Ints, first: Ints, last: Ints, max_voxels: int) -> list[Ints]:
+    """Return groups of consecutive objects of ``order`` whose common box is not too large."""
     groups: list[Ints] = []
     start = 0
     group_low = first[order[0]]
@@ -170,13 +175,16 @@ def crop_groups(
 
 
 def _ceil_divide(numbers: Ints, divisors: Ints) -> Ints:
+    """Return quotients, rounded up."""
     return -(-numbers // divisors)
 
 
 def _is_near_isotropic(voxel: VoxelSize) -> bool:
+    """Return True if voxels are less than twice as long as wide."""
     return max(voxel) < 2 * min(voxel)
 
 
 def _three(numbers: Ints) -> tuple[int, int, int]:
+    """Return z, y and x as a tuple."""
     z, y, x = (int(number) for number in numbers)
     return z, y, x

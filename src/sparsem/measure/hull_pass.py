@@ -56,10 +56,7 @@ def count_hull_voxels(
         structures: structures to measure, by name.
         surface_results: results of the surface pass, which hold the corners.
     """
-    batches = {}
-    for name, structure in structures.items():
-        for number, batch in enumerate(_batches_by_first_block(name, structure)):
-            batches[f"hulls.{name}.{number}"] = batch
+    batches = _batches_of_all(structures)
     links = {key: batch.link for key, batch in batches.items()}
     results = run_links(stage, "hulls", hull_voxels, links, surface_results.folder)
 
@@ -67,6 +64,15 @@ def count_hull_voxels(
     for key, batch in batches.items():
         voxels[batch.structure][batch.objects] = results.array(key, "voxels")
     return voxels
+
+
+def _batches_of_all(structures: Mapping[str, MeasuredStructure]) -> dict[str, HullBatch]:
+    """Return the batches of all structures, by the name of their link."""
+    batches = {}
+    for name, structure in structures.items():
+        for number, batch in enumerate(_batches_by_first_block(name, structure)):
+            batches[f"hulls.{name}.{number}"] = batch
+    return batches
 
 
 def hull_voxels(link: HullLink, _previous: None, surface_folder: Path) -> Arrays:
@@ -90,14 +96,17 @@ def _batches_by_first_block(name: str, structure: MeasuredStructure) -> list[Hul
     blocks = structure.volume.blocks()
     link_names = [surface_link_name(name, block) for block in blocks]
     starts = np.array([block.start for block in blocks])
-    first_slices = structure.moments.low[:, 0]
-    last_slices = structure.moments.high[:, 0] - 1
-    first_blocks = np.searchsorted(starts, first_slices, side="right") - 1
-    last_blocks = np.searchsorted(starts, last_slices, side="right") - 1
+    first_blocks = _blocks_of_slices(starts, structure.moments.low[:, 0])
+    last_blocks = _blocks_of_slices(starts, structure.moments.high[:, 0] - 1)
     batches = []
     for first_block in np.unique(first_blocks):
         objects = np.flatnonzero(first_blocks == first_block)
-        last_block = int(last_blocks[objects].max())
-        link = HullLink(structure.ids[objects], tuple(link_names[first_block : last_block + 1]))
+        surface_links = link_names[first_block : last_blocks[objects].max() + 1]
+        link = HullLink(structure.ids[objects], tuple(surface_links))
         batches.append(HullBatch(name, objects, link))
     return batches
+
+
+def _blocks_of_slices(starts: Ints, slices: Ints) -> Ints:
+    """Return the index of the block of each slice (n,), from the first slice of every block."""
+    return np.searchsorted(starts, slices, side="right") - 1

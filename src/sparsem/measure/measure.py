@@ -86,9 +86,7 @@ def measure(
     settings = resolve_settings(MeasureSettings, settings, changes)
     labels = select_labels(sample, settings)
     image = select_image(sample, settings, next(iter(labels.values())))
-    inputs = {f"labels/{name}": volume.fingerprint for name, volume in labels.items()}
-    if image:
-        inputs["image"] = image.fingerprint
+    inputs = _inputs_of(labels, image)
     forget_incomplete_result(sample)
     # Refuse to replace a result of other settings before objects are numbered again.
     Stage(sample, "measure", settings, inputs, [], on).refuse_other()
@@ -102,6 +100,14 @@ def measure(
                 sample, structures, small_components, protrusions, settings, labels
             )
     return _summary_of(sample)
+
+
+def _inputs_of(labels: Mapping[str, Volume], image: Volume | None) -> dict[str, str]:
+    """Return the fingerprints of labels and image."""
+    inputs = {f"labels/{name}": volume.fingerprint for name, volume in labels.items()}
+    if image:
+        inputs["image"] = image.fingerprint
+    return inputs
 
 
 def _run_passes(

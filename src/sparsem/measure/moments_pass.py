@@ -83,6 +83,7 @@ def _containers(
 
 
 def _link_name(structure: str, block: ZBlock) -> str:
+    """Return the name of the link of a block."""
     return f"moments.{structure}.{block.start}"
 
 
@@ -96,7 +97,11 @@ def _combine_blocks(
         arrays = results.arrays(_link_name(structure, block))
         moments.append(Moments(*(arrays[field] for field in Moments._fields)))
         for name, parts in shared.items():
-            fields = [arrays[f"{name}.{field}"] for field in Overlaps._fields]
-            parts.append(Overlaps(*fields))
+            parts.append(_overlaps_with(name, arrays))
     total_overlaps = {name: add_overlaps(parts) for name, parts in shared.items()}
     return MeasuredStructure(volume, combine_moments(moments), total_overlaps)
+
+
+def _overlaps_with(container: str, arrays: Arrays) -> Overlaps:
+    """Return the overlaps of the objects of a block with a container, from its arrays."""
+    return Overlaps(*(arrays[f"{container}.{field}"] for field in Overlaps._fields))

@@ -108,17 +108,8 @@ def depths_below_surface(link: DepthsLink, _previous: None) -> Arrays:
 def _add_cavities(stage: Stage, nucleoli: MeasuredStructure, settings: MeasureSettings) -> None:
     """Add the volume of cavities, and the measures that follow from it, to the columns."""
     level = level_in_budget(nucleoli, settings)
-    moments, volume = nucleoli.moments, nucleoli.volume
-    groups = crop_groups(volume, level, moments.low, moments.high)
-    links = {
-        f"cavities.{k}": CavitiesLink(volume, level, moments.select(group), settings.fill)
-        for k, group in enumerate(groups)
-    }
-    results = run_links(stage, "cavities", cavity_voxels, links)
-    cavities = np.zeros(nucleoli.count)  # µm³
-    for k, group in enumerate(groups):
-        voxels = results.array(f"cavities.{k}", "cavities")
-        cavities[group] = voxels * volume.voxel_size.volume_um3
+    voxels = _cavity_voxels_of_all(stage, nucleoli, level, settings)
+    cavities = voxels * nucleoli.volume.voxel_size.volume_um3
     filled = nucleoli.columns["volume_um3"] + cavities
     nucleoli.columns |= {
         "filled_volume_um3": filled,
@@ -126,6 +117,23 @@ def _add_cavities(stage: Stage, nucleoli: MeasuredStructure, settings: MeasureSe
         "solidity_filled": np.minimum(filled / nucleoli.columns["convex_volume_um3"], 1),
         "fill_level": np.full(nucleoli.count, level),
     }
+
+
+def _cavity_voxels_of_all(
+    stage: Stage, nucleoli: MeasuredStructure, level: int, settings: MeasureSettings
+) -> Ints:
+    """Return the voxels of the cavities of every nucleolus, (n,), at full resolution."""
+    moments, volume = nucleoli.moments, nucleoli.volume
+    groups = crop_groups(volume, level, moments.low, moments.high)
+    links = {
+        f"cavities.{k}": CavitiesLink(volume, level, moments.select(group), settings.fill)
+        for k, group in enumerate(groups)
+    }
+    results = run_links(stage, "cavities", cavity_voxels, links)
+    voxels = np.zeros(nucleoli.count, np.int64)
+    for k, group in enumerate(groups):
+        voxels[group] = results.array(f"cavities.{k}", "cavities")
+    return voxels
 
 
 def _add_positions(

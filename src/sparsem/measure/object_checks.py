@@ -68,12 +68,19 @@ def propose_min_volume(volumes: Floats) -> float | None:
     if not in_range.any():
         return None
     depth = _valley_depths(density, in_range)
-    deepest = np.flatnonzero(in_range & (depth <= depth.min() + 1e-9))
-    # A gap of several decades is flat: its middle is as far from small components as from objects.
-    valley = deepest[len(deepest) // 2]
+    valley = _middle_of_deepest(depth, in_range)
     minimum = float(10 ** (edges[valley] + BIN_DECADES / 2))
     is_valley = depth[valley] <= MAX_VALLEY_DEPTH
     return minimum if is_valley and _are_small_components(volumes, minimum) else None
+
+
+def _middle_of_deepest(depth: Floats, in_range: Mask) -> int:
+    """Return the bin in the middle of the deepest bins.
+
+    A gap of several decades is flat: its middle is as far from small components as from objects.
+    """
+    deepest = np.flatnonzero(in_range & (depth <= depth.min() + 1e-9))
+    return int(deepest[len(deepest) // 2])
 
 
 def cross_gaps(first: Ints, last: Ints, gaps: Ints) -> Mask:

@@ -1,16 +1,31 @@
 """Settings of ``measure``."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
 from sparsem.measure.features.nucleolus import Fill
 from sparsem.measure.features.pattern_spectrum import Element
-from sparsem.settings import Settings, StructureNames, named_values
+from sparsem.settings import Range, Settings, StructureNames, named_values
 
 
 class MeasureSettings(Settings):
     """Settings of ``measure``: structures, lengths and gray levels."""
+
+    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Objects": ("min_voxels", "min_volume_um3", "fill", "protrusion_nm"),
+        "Texture": (
+            "texture",
+            "gray_levels",
+            "gray_range",
+            "texture_nm",
+            "glcm_nm",
+            "spectrum_sizes",
+            "spectrum_step_nm",
+            "spectrum_element",
+        ),
+    }
 
     structures: StructureNames = Field(
         (), description="structures to measure; if not given, all structures with labels"
@@ -43,7 +58,7 @@ class MeasureSettings(Settings):
     gray_levels: int = Field(
         64, ge=2, le=255, description="number of gray levels for co-occurrence and size zones"
     )
-    gray_range: tuple[float, float] | None = Field(
+    gray_range: Range | None = Field(
         None,
         description="image values where the first gray level begins and the last one ends; if not "
         "given, 0 and 256 for 8 bit, else the 0.1st and 99.9th percentile",

@@ -74,9 +74,7 @@ def block_surfaces(link: SurfaceLink, _previous: None) -> Arrays:
     voxel = link.volume.voxel_size.micrometers
     labels = link.volume.read(block.read).astype(np.uint32, copy=False)
     index, ids = renumber_consecutively(labels)
-    positions = positions_in(link.ids, ids)
-    is_measured = positions > 0  # other labels are unassigned islands
-    centroids = np.concatenate([np.zeros((1, 3)), link.centroids])[positions]
+    is_measured, centroids = _measured_objects(link, ids)
     rows = [np.empty((0, 5))]
     corners = [np.empty((0, 4), np.int64)]
     for z in range(block.start, block.stop):
@@ -85,6 +83,14 @@ def block_surfaces(link: SurfaceLink, _previous: None) -> Arrays:
         rows.append(_surface_rows(sums, ids, is_measured, z))
         corners.append(_corner_rows(index[z - block.read_start], ids, is_measured, z))
     return {"rows": np.concatenate(rows), "corners": np.concatenate(corners)}
+
+
+def _measured_objects(link: SurfaceLink, ids: Ids) -> tuple[Mask, Floats]:
+    """Return which labels of a block are measured, (n,), and the centroids of all, (n, 3)."""
+    positions = positions_in(link.ids, ids)
+    is_measured = positions > 0  # other labels are unassigned islands
+    centroids = np.concatenate([np.zeros((1, 3)), link.centroids])[positions]
+    return is_measured, centroids
 
 
 def combine_surfaces(results: LinkResults, name: str, structure: MeasuredStructure) -> SurfaceSums:

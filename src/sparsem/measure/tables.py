@@ -81,16 +81,21 @@ def write_measure_tables(
         tables["protrusions"] = protrusions
     columns = _column_names(sample, earlier_tables, [tables[name] for name in structures])
     tables["dictionary"] = dictionary_table(columns)
-    for name in _earlier_tables(sample):
-        if name not in earlier_tables:
-            sample.remove_table(name)
-    for name, table in tables.items():
-        sample.write_table(name, table)
+    _replace_tables(sample, tables, earlier_tables)
     # ``measured`` lists all tables and is written last: until then nothing counts as measured.
     rows = _summary_rows(structures, small_components, settings)
     summary = pa.Table.from_pylist([*earlier_rows, *rows])
     notes = {"tables": [*earlier_tables, *tables, "measured"]}
     sample.write_table("measured", summary.replace_schema_metadata(_metadata(notes)))
+
+
+def _replace_tables(sample: Sample, tables: Tables, tables_to_keep: Sequence[str]) -> None:
+    """Write tables, after those of an earlier run that are not kept were removed."""
+    for name in _earlier_tables(sample):
+        if name not in tables_to_keep:
+            sample.remove_table(name)
+    for name, table in tables.items():
+        sample.write_table(name, table)
 
 
 def _earlier_tables(sample: Sample) -> list[str]:
@@ -124,11 +129,16 @@ def _results_to_keep(
         if name in measured or not has_labels or name not in earlier_tables:
             continue
         rows.append(row)
-        candidates = [name, f"pattern_{name}"]
-        if name == settings.cells:
-            candidates.append("protrusions")
-        tables += [table for table in candidates if table in earlier_tables]
+        tables += [table for table in _tables_of(name, settings) if table in earlier_tables]
     return rows, tables
+
+
+def _tables_of(name: str, settings: MeasureSettings) -> list[str]:
+    """Return the tables that a structure may have."""
+    tables = [name, f"pattern_{name}"]
+    if name == settings.cells:
+        tables.append("protrusions")
+    return tables
 
 
 def _column_names(
@@ -194,28 +204,31 @@ def _summary_rows(
     """Return the rows of the table ``measured``, one a structure."""
     rows = []
     for name, structure in structures.items():
-        columns = structure.columns
-        extent = _extent(structure.volume)
-        size_column = f"{extent.quantity}_{extent.unit}"
-        total = float(columns[size_column].sum())
         in_no_cell = None
-        if "cell" in columns and name != settings.cells:
-            in_no_cell = int((columns["cell"] == 0).sum())
-        small = small_components[name]
-        rows.append(
-            {
-                "structure": name,
-                "objects": structure.count,
-                "cut_by_edge": int(columns["cut_by_edge"].sum()),
-                "in_no_cell": in_no_cell,
-                size_column: total,
-                f"{extent.quantity}_fraction": total / extent.total,
-                "small_components": small.components,
-                f"small_components_{size_column}": small.voxels * extent.per_voxel,
-                "texture_level": structure.notes.get("texture", {}).get("level"),
-            }
-        )
+        if "cell" in structure.columns and name != settings.cells:
+            in_no_cell = int((structure.columns["cell"] == 0).sum())
+        rows.append(_summary_row(name, structure, small_components[name], in_no_cell))
     return rows
+
+
+def _summary_row(
+    name: str, structure: MeasuredStructure, small: SmallComponents, in_no_cell: int | None
+) -> Row:
+    """Return the row of a structure: numbers of objects, and their size in total."""
+    extent = _extent(structure.volume)
+    size_column = f"{extent.quantity}_{extent.unit}"
+    total = float(structure.columns[size_column].sum())
+    return {
+        "structure": name,
+        "objects": structure.count,
+        "cut_by_edge": int(structure.columns["cut_by_edge"].sum()),
+        "in_no_cell": in_no_cell,
+        size_column: total,
+        f"{extent.quantity}_fraction": total / extent.total,
+        "small_components": small.components,
+        f"small_components_{size_column}": small.voxels * extent.per_voxel,
+        "texture_level": structure.notes.get("texture", {}).get("level"),
+    }
 
 
 def _extent(volume: Volume) -> Extent:

@@ -28,6 +28,7 @@ from sparsem.store.volume import Volume
 from sparsem.workflow.stage import Arrays, Stage
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 # Slices, and voxels of them, from which the range of gray levels of more than 8 bit is estimated.
 SAMPLED_SLICES = 16
@@ -72,21 +73,33 @@ def measure_textures(
     """Add the texture of the objects of all structures but the cells to the columns."""
     gray = _gray_scale(image, settings)
     plans = {}
-    links = {}
+    links: dict[str, TextureLink] = {}
     for name, structure in structures.items():
-        if name == settings.cells or not structure.count:
-            continue
-        plan = _plan_texture(structure, settings)
-        plans[name] = plan
-        for k, group in enumerate(plan.groups):
-            moments = structure.moments.select(group)
-            link = TextureLink(structure.volume, image, plan.level, moments, gray, plan.scale)
-            links[_link_name(name, k)] = link
-        lengths = plan.scale._asdict()
-        structure.notes["texture"] = {"level": plan.level, **lengths, "gray": gray._asdict()}
+        if name != settings.cells and structure.count:
+            plan = _plan_texture(structure, settings)
+            plans[name] = plan
+            links |= _links_of(name, plan, image, gray)
+            structure.notes["texture"] = _texture_notes(plan, gray)
     results = run_links(stage, "texture", crop_textures, links)
     for name, plan in plans.items():
         _add_columns(results, name, plan)
+
+
+def _texture_notes(plan: TexturePlan, gray: GrayScale) -> dict[str, Any]:
+    """Return level, lengths and gray levels for the metadata of a table."""
+    return {"level": plan.level, **plan.scale._asdict(), "gray": gray._asdict()}
+
+
+def _links_of(
+    name: str, plan: TexturePlan, image: Volume, gray: GrayScale
+) -> dict[str, TextureLink]:
+    """Return the links of a structure, one for each group of objects."""
+    links = {}
+    for k, group in enumerate(plan.groups):
+        moments = plan.structure.moments.select(group)
+        link = TextureLink(plan.structure.volume, image, plan.level, moments, gray, plan.scale)
+        links[_link_name(name, k)] = link
+    return links
 
 
 def crop_textures(link: TextureLink, _previous: None) -> Arrays:
@@ -103,15 +116,15 @@ def crop_textures(link: TextureLink, _previous: None) -> Arrays:
     spectra = []
     for number, crop in zip(moments.ids, crops, strict=True):
         box = outer.slices_of(crop)
-        values, spectrum = texture_features(
-            image[box], labels[box] == number, link.gray, link.scale
-        )
+        mask = labels[box] == number
+        values, spectrum = texture_features(image[box], mask, link.gray, link.scale)
         rows.append([values[name] for name in TEXTURE_COLUMNS])
         spectra.append(spectrum)
     return {"texture": np.array(rows), "spectrum": np.array(spectra)}
 
 
 def _link_name(structure: str, group_number: int) -> str:
+    """Return the name of the link of a group of objects."""
     return f"texture.{structure}.{group_number}"
 
 
@@ -139,18 +152,25 @@ def _plan_texture(structure: MeasuredStructure, settings: MeasureSettings) -> Te
 def _add_columns(results: LinkResults, name: str, plan: TexturePlan) -> None:
     """Add the results of all links of a structure to its columns and spectra."""
     structure = plan.structure
-    values = np.full((structure.count, len(TEXTURE_COLUMNS)), np.nan)
-    spectra = np.full((structure.count, 2 * plan.scale.sizes), np.nan)
+    values, spectra = _textures_of_all(results, name, plan)
+    columns = structure.columns
+    columns |= dict(zip(TEXTURE_COLUMNS, values.T, strict=True))
+    longest_edge = max(structure.volume.voxel_size_of(plan.level))
+    columns["texture_level"] = np.full(structure.count, plan.level)
+    columns["texture_voxel_nm"] = np.full(structure.count, longest_edge)
+    structure.spectra = (spectra, plan.scale.step_nm)
+
+
+def _textures_of_all(results: LinkResults, name: str, plan: TexturePlan) -> tuple[Floats, Floats]:
+    """Return the textures (n, columns) and the spectra (n, 2 sizes) of a structure's objects."""
+    n_objects = plan.structure.count
+    values = np.full((n_objects, len(TEXTURE_COLUMNS)), np.nan)
+    spectra = np.full((n_objects, 2 * plan.scale.sizes), np.nan)
     for k, group in enumerate(plan.groups):
         arrays = results.arrays(_link_name(name, k))
         values[group] = arrays["texture"]
         spectra[group] = arrays["spectrum"]
-    for k, column in enumerate(TEXTURE_COLUMNS):
-        structure.columns[column] = values[:, k]
-    longest_edge = max(structure.volume.voxel_size_of(plan.level))
-    structure.columns["texture_level"] = np.full(structure.count, plan.level)
-    structure.columns["texture_voxel_nm"] = np.full(structure.count, longest_edge)
-    structure.spectra = (spectra, plan.scale.step_nm)
+    return values, spectra
 
 
 def _gray_scale(image: Volume, settings: MeasureSettings) -> GrayScale:

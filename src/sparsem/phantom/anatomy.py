@@ -4,6 +4,7 @@ Positions are (z, y, x) in nm. The plan is computed once and is small. Sizes sca
 with ``spacing``, the mean distance of two cells, a nucleus is about half of it across.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -132,25 +133,32 @@ def plan_anatomy(seed: int, size: Point, cells: int, voxel: float) -> Anatomy:
         voxel: edge of a voxel in nm; the thinnest objects are at least some voxels wide.
     """
     spacing = cell_spacing(size, cells)
-    layers = [np.arange(-2, math.ceil(length / spacing) + 2) for length in size]
-    origin = [(length - (math.ceil(length / spacing) - 1) * spacing) / 2 for length in size]
+    counts = [math.ceil(length / spacing) for length in size]
+    origin = (size - (np.array(counts) - 1) * spacing) / 2
     planned: list[Cell] = []
-    for i in layers[0]:
-        for j in layers[1]:
-            for k in layers[2]:
-                random = generator(seed, "cell", int(i) + 2, int(j) + 2, int(k) + 2)
-                # Every second layer and row is shifted by half the spacing.
-                shift = np.array(
-                    [0.0, 0.5 * (int(i) % 2) * spacing, (0.5 * (int(j) % 2)) * spacing]
-                )
-                jitter = random.uniform(-CELL_JITTER, CELL_JITTER, 3) * spacing
-                center = np.array(origin) + np.array([i, j, k]) * spacing + shift + jitter
-                is_near = np.all(center > -MARGIN * spacing) and np.all(
-                    center < size + MARGIN * spacing
-                )
-                if is_near:
-                    planned.append(_plan_cell(len(planned) + 1, center, spacing, voxel, random))
+    for point in itertools.product(*(range(-2, count + 2) for count in counts)):
+        random = generator(seed, "cell", *(index + 2 for index in point))
+        center = _cell_center(origin, point, spacing, random)
+        if _is_near(center, size, MARGIN * spacing):
+            planned.append(_plan_cell(len(planned) + 1, center, spacing, voxel, random))
     return Anatomy(size, spacing, tuple(planned))
+
+
+def _cell_center(
+    origin: Point, point: tuple[int, ...], spacing: float, random: np.random.Generator
+) -> Point:
+    """Draw the center of a cell near a point (z, y, x) of a lattice."""
+    # Every second layer and row is shifted by half the spacing.
+    z, y, _ = point
+    shift = np.array([0.0, 0.5 * (z % 2) * spacing, 0.5 * (y % 2) * spacing])
+    jitter = random.uniform(-CELL_JITTER, CELL_JITTER, 3) * spacing
+    center: Point = origin + np.array(point) * spacing + shift + jitter
+    return center
+
+
+def _is_near(center: Point, size: Point, margin: float) -> bool:
+    """Return whether a point lies in a volume, or no farther than a margin from it."""
+    return bool(np.all(center > -margin) and np.all(center < size + margin))
 
 
 def _plan_cell(
@@ -229,14 +237,18 @@ def _random_walk(
     heading = _random_direction(random)
     points = []
     for _ in range(count):
-        offset = position - nucleus.center
-        distance = float(np.linalg.norm(nucleus.metric @ offset))
-        min_distance = 1.12 + 1.1 * radius / nucleus.radius
-        points.append(nucleus.center + offset * max(1.0, min_distance / max(distance, 1e-9)))
-        heading = heading + 0.5 * random.standard_normal(3)
-        heading /= np.linalg.norm(heading)
+        points.append(_outside_nucleus(position, nucleus, radius))
+        heading = _turned(heading, 0.5, random)
         position = points[-1] + heading * radius * step
     return np.stack(points)
+
+
+def _outside_nucleus(position: Point, nucleus: Nucleus, radius: float) -> Point:
+    """Return a position from which a ball of this radius does not reach into a nucleus."""
+    offset = position - nucleus.center
+    distance = float(np.linalg.norm(nucleus.metric @ offset))
+    min_distance = 1.12 + 1.1 * radius / nucleus.radius
+    return nucleus.center + offset * max(1.0, min_distance / max(distance, 1e-9))
 
 
 def _plan_filopodia(
@@ -257,11 +269,17 @@ def _filopodium_points(center: Point, spacing: float, random: np.random.Generato
     position = center + heading * 0.36 * spacing
     points = [position]
     for _ in range(int(random.integers(5, 9))):
-        heading = heading + 0.45 * random.standard_normal(3)
-        heading /= np.linalg.norm(heading)
+        heading = _turned(heading, 0.45, random)
         position = position + heading * 0.09 * spacing
         points.append(position)
     return np.stack(points)
+
+
+def _turned(heading: Point, amount: float, random: np.random.Generator) -> Point:
+    """Return a unit vector that is turned at random, the more the larger ``amount``."""
+    turned = heading + amount * random.standard_normal(3)
+    turned /= np.linalg.norm(turned)
+    return turned
 
 
 def _random_direction(random: np.random.Generator) -> Point:

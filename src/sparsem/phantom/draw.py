@@ -97,10 +97,43 @@ class SliceRenderer:
         return self._fields[name]
 
 
+class _NuclearTextures(NamedTuple):
+    """Random fields (y, x) by which nuclei and nucleoli differ from smooth bodies.
+
+    Attributes:
+        roughness: of the envelope, as a fraction of the radius.
+        sheet: by which furrows are bent.
+        blob: by which nucleoli are bent.
+        holes: in nucleoli.
+    """
+
+    roughness: Field
+    sheet: Field
+    blob: Field
+    holes: Field
+
+
+def _depth_in_nucleolus(tube: Tube, window: Window, textures: _NuclearTextures) -> Field:
+    """Return nm into a nucleolus with holes (fenestrations)."""
+    area = window.area
+    body = tube_depth(tube, window) + np.float32(0.2 * tube.radius) * textures.blob[area]
+    to_hole = np.float32(0.22 * tube.radius) * (np.float32(1.4) - textures.holes[area])
+    return np.asarray(np.minimum(body, to_hole))
+
+
+def _insert_distance(distance: Field, nearest: Field, second: Field) -> None:
+    """Update the distances of the nearest two cells by that of one more, in place."""
+    is_nearer = distance < nearest
+    second[:] = np.where(is_nearer, nearest, np.minimum(second, distance))
+    nearest[:] = np.minimum(nearest, distance)
+
+
 class _SliceCanvas:
     """One slice while it is drawn.
 
     Attributes:
+        membrane: thickness of a membrane, nm.
+        cleft: width of the cleft around protrusions, nm.
         cell: numbers of the cells.
         inside: nm into the cell, negative outside.
         protrusion: parts of a cell inside another cell, too thin for organelles.
@@ -115,6 +148,7 @@ class _SliceCanvas:
         self.x = x
         self.spacing = renderer.anatomy.spacing
         self.membrane = np.float32(max(0.0045 * self.spacing, 0.9 * min(renderer.voxel)))
+        self.cleft = 1.2 * self.membrane
         self.shape = (len(y), len(x))
         self.cell: Labels = np.zeros(self.shape, np.uint32)
         self.inside: Field = np.full(self.shape, FAR)
@@ -134,28 +168,33 @@ class _SliceCanvas:
 
         Between cells lies a gap that is closed in most places.
         """
-        s = self.spacing
-        bend = []
-        for axis in "zyx":
-            large = 0.11 * s * self.noise(f"bend {axis}", 0.5 * s)
-            small = 0.03 * s * self.noise(f"ripple {axis}", 0.14 * s)
-            bend.append(large + small)
+        bend = [self._bend(axis) for axis in "zyx"]
         nearest = np.full(self.shape, 1e9, np.float32)
         second = np.full(self.shape, 1e9, np.float32)
         for cell in self.cells:
-            window = self.window(cell.center[None], 1.9 * s)
+            window = self.window(cell.center[None], 1.9 * self.spacing)
             if window is None:
                 continue
             area = window.area
             distance = self._distance_to_cell(cell, window, [bent[area] for bent in bend])
-            is_nearer = distance < nearest[area]
-            second[area] = np.where(is_nearer, nearest[area], np.minimum(second[area], distance))
-            self.cell[area][is_nearer] = cell.number
-            nearest[area] = np.minimum(nearest[area], distance)
+            self.cell[area][distance < nearest[area]] = cell.number
+            _insert_distance(distance, nearest[area], second[area])
+        self.inside = self._depth_in_cells(nearest, second)
+        self.cell[self.inside <= 0] = 0
+
+    def _bend(self, axis: str) -> Field:
+        """Return by how many nm space is bent along an axis."""
+        s = self.spacing
+        large = 0.11 * s * self.noise(f"bend {axis}", 0.5 * s)
+        small = 0.03 * s * self.noise(f"ripple {axis}", 0.14 * s)
+        return large + small
+
+    def _depth_in_cells(self, nearest: Field, second: Field) -> Field:
+        """Return nm into a cell, from the distances of the nearest two cells."""
+        s = self.spacing
         gap = 0.16 * s * np.clip(self.noise("gap", 0.45 * s) - 0.55, 0, 1.2)
         to_neighbor = (second - nearest) / 2 - gap
-        self.inside = np.minimum(to_neighbor, 0.80 * s - nearest).astype(np.float32)
-        self.cell[self.inside <= 0] = 0
+        return np.asarray(np.minimum(to_neighbor, 0.80 * s - nearest), np.float32)
 
     def _distance_to_cell(self, cell: Cell, window: Window, bend: Sequence[Field]) -> Field:
         """Return the distance to the center of a cell in its metric, nm."""
@@ -169,32 +208,31 @@ class _SliceCanvas:
 
         Each has a membrane and a cleft of its own.
         """
-        cleft = 1.2 * self.membrane
-        # A neighbor lets a protrusion in so deep: far from its nucleus.
-        cortex = 0.10 * self.spacing
         for cell in self.cells:
             for tube in cell.filopodia:
-                window = self.window(tube.points, tube.radius + 3 * float(cleft))
-                if window is None:
-                    continue
-                area = window.area
-                inside = self.inside[area]
-                is_foreign = self.cell[area] != cell.number
-                depth = tube_depth(tube, window)
-                depth = np.where(is_foreign, np.minimum(depth, cortex - inside), depth)
-                # The neighbor gives way, and a cleft remains.
-                is_entered = is_foreign & (depth > -cleft)
-                outside_tube = np.where(
-                    is_foreign, np.minimum(inside, -depth - cleft), np.maximum(inside, depth)
-                )
-                self.inside[area] = np.where(
-                    is_entered, np.maximum(depth, -cleft / 2), outside_tube
-                )
-                self.cell[area] = np.where(
-                    is_entered & (depth > 0), np.uint32(cell.number), self.cell[area]
-                )
-                self.protrusion[area] |= is_entered
+                window = self.window(tube.points, tube.radius + 3 * float(self.cleft))
+                if window is not None:
+                    self._add_filopodium(tube, window)
         self.cell[self.inside <= 0] = 0
+
+    def _add_filopodium(self, tube: Tube, window: Window) -> None:
+        """Draw one protrusion."""
+        area = window.area
+        inside = self.inside[area]
+        is_foreign = self.cell[area] != tube.cell
+        depth = tube_depth(tube, window)
+        # A neighbor lets a protrusion in so deep: far from its nucleus.
+        cortex = 0.10 * self.spacing
+        depth = np.where(is_foreign, np.minimum(depth, cortex - inside), depth)
+        # The neighbor gives way, and a cleft remains.
+        is_entered = is_foreign & (depth > -self.cleft)
+        outside_tube = np.where(
+            is_foreign, np.minimum(inside, -depth - self.cleft), np.maximum(inside, depth)
+        )
+        inside_tube = np.maximum(depth, -self.cleft / 2)
+        self.inside[area] = np.where(is_entered, inside_tube, outside_tube)
+        self.cell[area][is_entered & (depth > 0)] = tube.cell
+        self.protrusion[area] |= is_entered
 
     def draw_tissue(self) -> Field:
         """Return gray levels of cytoplasm, of the matrix between cells, and of cell membranes."""
@@ -210,18 +248,18 @@ class _SliceCanvas:
         s = self.spacing
         shades = [0.0, *(3.5 * np.sin(5.0 * cell.number) for cell in self.cells)]
         shade = np.array(shades, np.float32)[self.cell]
-        ribosomes = self.noise("ribosomes", 0.010 * s)
         clouds = self.noise("clouds", 0.09 * s)
-        sheets = np.exp(-((self.noise("reticulum", 0.045 * s, 0.05 * s, 0.05 * s) / 0.16) ** 2))
-        reticulum = sheets * np.clip(2 * self.noise("reticulum here", 0.2 * s), 0, 1)
         ribosome_density = np.clip(0.7 + 0.5 * clouds, 0.1, 1.5)
-        return np.asarray(
-            CYTOPLASM
-            + shade
-            + 7 * clouds
-            - 30 * np.clip(ribosomes - 0.5, 0, 2) * ribosome_density
-            - 48 * reticulum
-        )
+        ribosomes = np.clip(self.noise("ribosomes", 0.010 * s) - 0.5, 0, 2)
+        background = CYTOPLASM + shade + 7 * clouds
+        return np.asarray(background - 30 * ribosomes * ribosome_density - 48 * self._reticulum())
+
+    def _reticulum(self) -> Field:
+        """Return the darkness of the endoplasmic reticulum, 0 to 1: sheets in some places."""
+        s = self.spacing
+        distance = self.noise("reticulum", 0.045 * s, 0.05 * s, 0.05 * s)
+        sheets = np.exp(-((distance / 0.16) ** 2))
+        return np.asarray(sheets * np.clip(2 * self.noise("reticulum here", 0.2 * s), 0, 1))
 
     def _matrix(self) -> Field:
         """Return gray levels of the matrix between cells with its fibrils."""
@@ -239,51 +277,60 @@ class _SliceCanvas:
         Returns:
             Labels of nuclei, labels of nucleoli, and gray levels with both.
         """
-        s = self.spacing
         nucleus = np.zeros(self.shape, np.uint32)
         nucleolus = np.zeros(self.shape, np.uint32)
-        coarse_roughness = 0.075 * self.noise("envelope", 0.2 * s)
-        roughness = coarse_roughness + 0.022 * self.noise("envelope fine", 0.05 * s)
-        sheet = self.noise("furrow", 0.26 * s)
-        blob = self.noise("nucleolus", 0.06 * s)
-        holes = self.noise("fenestration", 0.034 * s)
+        textures = self._nuclear_textures()
         for cell in self.cells:
             window = self.window(cell.nucleus.center[None], 1.7 * cell.nucleus.radius)
             if window is None:
                 continue
             area = window.area
-            depth = nucleus_depth(cell.nucleus, window, roughness[area], sheet[area])
-            # A nucleus stays within its cell.
-            within_cell = np.minimum(depth, self.inside[area] - 5 * self.membrane)
-            depth = np.where(self.cell[area] == cell.number, within_cell, FAR)
+            depth = self._depth_in_nucleus(cell, window, textures)
             nucleus[area][depth > 0] = cell.number
             self.nuclear[area] = np.maximum(self.nuclear[area], depth)
             for tube in cell.nucleoli:
-                body = tube_depth(tube, window) + np.float32(0.2 * tube.radius) * blob[area]
-                net = self._perforated(tube, body, holes[area])
+                net = _depth_in_nucleolus(tube, window, textures)
                 net = np.minimum(net, depth - 2 * self.membrane)
                 is_new = (net > 0) & (nucleolus[area] == 0)
-                nucleolus[area] = np.where(is_new, np.uint32(tube.number), nucleolus[area])
+                nucleolus[area][is_new] = tube.number
         return nucleus, nucleolus, self._shade_nuclei(gray, nucleolus)
 
-    def _perforated(self, tube: Tube, depth: Field, holes: Field) -> Field:
-        """Return the depth in a nucleolus with holes (fenestrations)."""
-        to_hole = np.float32(0.22 * tube.radius) * (np.float32(1.4) - holes)
-        return np.asarray(np.minimum(depth, to_hole))
+    def _nuclear_textures(self) -> _NuclearTextures:
+        """Return the random fields of nuclei and nucleoli."""
+        s = self.spacing
+        coarse_roughness = 0.075 * self.noise("envelope", 0.2 * s)
+        return _NuclearTextures(
+            roughness=coarse_roughness + 0.022 * self.noise("envelope fine", 0.05 * s),
+            sheet=self.noise("furrow", 0.26 * s),
+            blob=self.noise("nucleolus", 0.06 * s),
+            holes=self.noise("fenestration", 0.034 * s),
+        )
+
+    def _depth_in_nucleus(self, cell: Cell, window: Window, textures: _NuclearTextures) -> Field:
+        """Return nm into a nucleus, which stays within its cell."""
+        area = window.area
+        depth = nucleus_depth(cell.nucleus, window, textures.roughness[area], textures.sheet[area])
+        within_cell = np.minimum(depth, self.inside[area] - 5 * self.membrane)
+        return np.where(self.cell[area] == cell.number, within_cell, FAR)
 
     def _shade_nuclei(self, gray: Field, nucleolus: Labels) -> Field:
         """Return gray levels with nucleoplasm, nucleoli, and the two membranes of the envelope."""
-        s, t = self.spacing, self.membrane
-        chromatin = self.noise("chromatin", 0.028 * s)
-        rim = np.exp(-np.clip(self.nuclear, 0, None) / (0.022 * s))
-        clumps = np.clip(chromatin - 0.55 + 1.2 * rim, 0, 1)
-        inner = NUCLEOPLASM - 58 * clumps + 7 * self.noise("nucleoplasm", 0.01 * s)
-        inner = np.where(nucleolus > 0, 84 + 9 * self.noise("granules", 0.012 * s), inner)
+        t = self.membrane
+        nucleoli = 84 + 9 * self.noise("granules", 0.012 * self.spacing)
+        inner = np.where(nucleolus > 0, nucleoli, self._nucleoplasm())
         gray = np.where(self.nuclear > 0, inner, gray)
         inner_membrane = membrane_profile(self.nuclear, t)
         outer_membrane = membrane_profile(self.nuclear + 2.6 * t, 0.8 * t)
         envelope = np.clip(inner_membrane + 0.8 * outer_membrane, 0, 1)
         return np.asarray(gray - 80 * envelope, np.float32)
+
+    def _nucleoplasm(self) -> Field:
+        """Return gray levels of nucleoplasm with clumped chromatin, densest along the envelope."""
+        s = self.spacing
+        chromatin = self.noise("chromatin", 0.028 * s)
+        rim = np.exp(-np.clip(self.nuclear, 0, None) / (0.022 * s))
+        clumps = np.clip(chromatin - 0.55 + 1.2 * rim, 0, 1)
+        return np.asarray(NUCLEOPLASM - 58 * clumps + 7 * self.noise("nucleoplasm", 0.01 * s))
 
     def draw_organelles(self, name: str, gray: Field, free: Field) -> tuple[Labels, Field, Field]:
         """Draw mitochondria, endosomes or lysosomes where the cytoplasm is free.
@@ -297,36 +344,43 @@ class _SliceCanvas:
             Labels, gray levels, and free space with the organelles.
         """
         t = self.membrane
-        labels = np.zeros(self.shape, np.uint32)
-        depth = np.full(self.shape, FAR)
-        for cell, tube in self._tubes(name):
-            window = self.window(tube.points, 1.4 * tube.radius + 3 * float(t))
-            if window is None:
-                continue
-            area = window.area
-            is_allowed = (self.cell[area] == cell.number) & ~self.protrusion[area]
-            tube_or_free = np.minimum(tube_depth(tube, window), free[area])
-            new_depth = np.where(is_allowed, tube_or_free, FAR)
-            is_deeper = new_depth > depth[area]
-            labels[area] = np.where(
-                is_deeper & (new_depth > 0), np.uint32(tube.number), labels[area]
-            )
-            depth[area] = np.maximum(depth[area], new_depth)
+        labels, depth = self._place_organelles(name, free)
         gray = np.where(depth > 0, self._organelle_interior(name), gray)
         darkness = MEMBRANE_DARKNESS[name] * membrane_profile(depth - 0.5 * t, t)
         gray = (gray - darkness).astype(np.float32)
         return labels, gray, np.minimum(free, -depth - 2 * t)
 
-    def _tubes(self, name: str) -> Iterator[tuple[Cell, Tube]]:
-        """Yield all organelles of one kind with their cells."""
+    def _place_organelles(self, name: str, free: Field) -> tuple[Labels, Field]:
+        """Return labels of all organelles of one kind, and nm into them."""
+        labels = np.zeros(self.shape, np.uint32)
+        depth = np.full(self.shape, FAR)
+        for tube in self._tubes(name):
+            window = self.window(tube.points, 1.4 * tube.radius + 3 * float(self.membrane))
+            if window is None:
+                continue
+            area = window.area
+            new_depth = self._depth_in_organelle(tube, window, free)
+            is_deeper = new_depth > depth[area]
+            labels[area][is_deeper & (new_depth > 0)] = tube.number
+            depth[area] = np.maximum(depth[area], new_depth)
+        return labels, depth
+
+    def _depth_in_organelle(self, tube: Tube, window: Window, free: Field) -> Field:
+        """Return nm into an organelle, which stays in the free cytoplasm of its cell."""
+        area = window.area
+        is_allowed = (self.cell[area] == tube.cell) & ~self.protrusion[area]
+        tube_or_free = np.minimum(tube_depth(tube, window), free[area])
+        return np.where(is_allowed, tube_or_free, FAR)
+
+    def _tubes(self, name: str) -> Iterator[Tube]:
+        """Yield all organelles of one kind."""
         for cell in self.cells:
             tubes = {
                 "mitochondrion": cell.mitochondria,
                 "endosome": cell.endosomes,
                 "lysosome": cell.lysosomes,
             }
-            for tube in tubes[name]:
-                yield cell, tube
+            yield from tubes[name]
 
     def _organelle_interior(self, name: str) -> Field:
         """Return the gray levels inside organelles of one kind."""

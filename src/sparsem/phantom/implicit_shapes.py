@@ -49,11 +49,12 @@ def window_around(
     Returns:
         None where the slice does not come so near.
     """
-    low, high = points.min(axis=0) - reach, points.max(axis=0) + reach
-    if not low[0] < z < high[0]:
+    low_z, low_y, low_x = points.min(axis=0) - reach
+    high_z, high_y, high_x = points.max(axis=0) + reach
+    if not low_z < z < high_z:
         return None
-    rows = slice(*np.searchsorted(y, (low[1], high[1])))
-    columns = slice(*np.searchsorted(x, (low[2], high[2])))
+    rows = slice(*np.searchsorted(y, (low_y, high_y)))
+    columns = slice(*np.searchsorted(x, (low_x, high_x)))
     if rows.start == rows.stop or columns.start == columns.stop:
         return None
     return Window(
@@ -83,16 +84,23 @@ def tube_depth(tube: Tube, window: Window) -> Field:
     nearest = np.full((window.y.shape[0], window.x.shape[1]), np.float32(1e18))
     ends = points[1:] if len(points) > 1 else points
     for start, end in zip(points, ends, strict=False):
-        along = end - start
-        offset = (np.float32(window.z) - start[0], window.y - start[1], window.x - start[2])
-        squared_length = float(along @ along)
-        fraction: Field | np.float32 = np.float32(0)
-        if squared_length:
-            projection = offset[0] * along[0] + offset[1] * along[1] + offset[2] * along[2]
-            fraction = np.clip(projection / squared_length, 0, 1)
-        rest = [part - fraction * step for part, step in zip(offset, along, strict=True)]
-        nearest = np.minimum(nearest, rest[0] ** 2 + rest[1] ** 2 + rest[2] ** 2)
+        nearest = np.minimum(nearest, _squared_distance(window, start, end))
     return (np.float32(tube.radius) - np.sqrt(nearest)).astype(np.float32)
+
+
+def _squared_distance(window: Window, start: Field, end: Field) -> Field:
+    """Return the squared distance to the straight line between two points (3,) float32."""
+    along = end - start
+    dz, dy, dx = np.float32(window.z) - start[0], window.y - start[1], window.x - start[2]
+    squared_length = float(along @ along)
+    fraction: Field | np.float32 = np.float32(0)
+    if squared_length:
+        projection = dz * along[0] + dy * along[1] + dx * along[2]
+        fraction = np.clip(projection / squared_length, 0, 1)
+    rest_z = dz - fraction * along[0]
+    rest_y = dy - fraction * along[1]
+    rest_x = dx - fraction * along[2]
+    return np.asarray(rest_z**2 + rest_y**2 + rest_x**2)
 
 
 def nucleus_depth(nucleus: Nucleus, window: Window, roughness: Field, sheet: Field) -> Field:
@@ -109,14 +117,26 @@ def nucleus_depth(nucleus: Nucleus, window: Window, roughness: Field, sheet: Fie
     dx = window.x - np.float32(nucleus.center[2])
     radial = metric_length(nucleus.metric, dz, dy, dx)
     depth = 1 - radial + roughness
-    for normal, furrow_depth in zip(nucleus.furrows, nucleus.furrow_depths, strict=True):
-        across = (
-            np.float32(normal[0]) * dz + np.float32(normal[1]) * dy + np.float32(normal[2]) * dx
-        )
+    for normal, furrow_depth in zip(
+        nucleus.furrows.astype(np.float32), nucleus.furrow_depths, strict=True
+    ):
+        across = normal[0] * dz + normal[1] * dy + normal[2] * dx
         distance = across / np.float32(nucleus.radius) + np.float32(FURROW_BEND) * sheet
-        # 0 at the bottom of the furrow, 1 at the surface of the nucleus.
-        height = np.clip((radial - (1 - furrow_depth)) / furrow_depth, 0, 1)
-        width = np.float32(FURROW_WIDTH) * np.sqrt(height)
-        furrowed = np.minimum(depth, np.abs(distance) - width)
-        depth = np.where(height > 0, furrowed, depth)
+        depth = _cut_furrow(depth, radial, distance, furrow_depth)
     return (depth * np.float32(nucleus.radius)).astype(np.float32)
+
+
+def _cut_furrow(depth: Field, radial: Field, distance: Field, furrow_depth: np.float64) -> Field:
+    """Return the depth in a nucleus with one more furrow. All are fractions of its radius.
+
+    Args:
+        depth: before.
+        radial: distance from the center.
+        distance: to the sheet of the furrow.
+        furrow_depth: by which it reaches into the nucleus.
+    """
+    # 0 at the bottom of the furrow, 1 at the surface of the nucleus.
+    height = np.clip((radial - (1 - furrow_depth)) / furrow_depth, 0, 1)
+    width = np.float32(FURROW_WIDTH) * np.sqrt(height)
+    furrowed = np.minimum(depth, np.abs(distance) - width)
+    return np.where(height > 0, furrowed, depth)

@@ -8,9 +8,10 @@ the same settings, whatever the block depth.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,9 +23,9 @@ from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.phantom.anatomy import plan_anatomy
 from sparsem.phantom.draw import STRUCTURES, Labels, SliceRenderer
 from sparsem.phantom.random_fields import SmoothField, generator
-from sparsem.settings import Settings, changed, resolve_settings
+from sparsem.settings import Metavar, Settings, VoxelNm, changed, resolve_settings
 from sparsem.store.sample import Sample
-from sparsem.store.volume import Kind, volume_spec
+from sparsem.store.volume import Kind, VolumeSpec, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.stage import BlockResult, Stage
 
@@ -52,8 +53,23 @@ Floats = NDArray[np.float64]
 class PhantomSettings(Settings):
     """Settings of the tissue and of the microscope's faults. A fault of 0 is switched off."""
 
-    shape: tuple[int, int, int] = Field((48, 512, 512), description="voxels z y x")
-    voxel_nm: tuple[float, float, float] = Field((8, 8, 8), description="voxel size z y x in nm")
+    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Artifacts": (
+            "noise",
+            "drift_nm",
+            "flicker",
+            "curtaining",
+            "charging",
+            "defocus",
+            "jump_nm",
+            "bad_slices",
+        ),
+    }
+
+    shape: Annotated[tuple[int, int, int], Metavar("Z Y X")] = Field(
+        (48, 512, 512), description="voxels z y x"
+    )
+    voxel_nm: VoxelNm = Field((8, 8, 8), description="voxel size z y x in nm")
     cells: int = Field(6, ge=1, description="approximate number of whole cells in the volume")
     seed: int = Field(1, ge=0, lt=2**32, description="same seed, same volume")
     noise: float = Field(9.0, ge=0, description="detector noise, standard deviation in gray levels")
@@ -202,19 +218,30 @@ def phantom_slice(settings: PhantomSettings, z: int) -> PhantomSlice:
     voxel = VoxelSize.of(settings.voxel_nm)
     _, rows, columns = settings.shape
     height = (z + 0.5) * voxel.z
-    y = (np.arange(rows) + 0.5) * voxel.y + faults.drift_nm[z, 0]
-    x = (np.arange(columns) + 0.5) * voxel.x + faults.drift_nm[z, 1]
+    drift_y, drift_x = faults.drift_nm[z]
+    y = _pixel_centers(rows, voxel.y) + drift_y
+    x = _pixel_centers(columns, voxel.x) + drift_x
     drawn = scene.renderer.draw(height, y, x)
     if faults.bad[z]:
         gray = _smear(settings.seed, z, (rows, columns))
     else:
-        beam = math.hypot(BEAM_PX, faults.blur_px[z])
-        gray = np.asarray(cv2.GaussianBlur(drawn.gray, (0, 0), beam), np.float32)
+        gray = _blur(drawn.gray, float(faults.blur_px[z]))
         if settings.curtaining:
             gray += np.float32(settings.curtaining) * scene.stripes.at(height, y, x)
     gray = _apply_detector_faults(gray, settings, faults, z)
     image = np.clip(np.round(gray), 0, 255).astype(np.uint8)
     return PhantomSlice(image, drawn.labels)
+
+
+def _pixel_centers(count: int, edge: float) -> Floats:
+    """Return (count,) positions of the centers of pixels along an axis."""
+    return np.asarray((np.arange(count) + 0.5) * edge, np.float64)
+
+
+def _blur(gray: Gray, defocus_px: float) -> Gray:
+    """Return gray levels as the beam resolves them, out of focus by so many px."""
+    beam = math.hypot(BEAM_PX, defocus_px)
+    return np.asarray(cv2.GaussianBlur(gray, (0, 0), beam), np.float32)
 
 
 def _apply_detector_faults(gray: Gray, settings: PhantomSettings, faults: Faults, z: int) -> Gray:
@@ -272,24 +299,36 @@ def phantom(
         ResourceError: the sample does not fit on the disk.
     """
     settings = resolve_settings(PhantomSettings, settings, changes)
-    n_slices, height, width = settings.shape
-    voxel = VoxelSize.of(settings.voxel_nm)
+    n_slices = settings.shape[0]
     depth = min(settings.block_depth, n_slices)
-    raw = volume_spec("", settings.shape, np.uint8, Kind.IMAGE, voxel, depth)
-    truth = [
-        volume_spec(f"truth/{name}", settings.shape, np.uint32, Kind.LABELS, voxel, depth)
-        for name in STRUCTURES
-    ]
-    needs = Needs(
-        ram=height * width * (depth * 26 + 160),
-        disk=raw.nbytes + truth[0].nbytes // 8,
-        smaller="a smaller --block-depth needs less",
-    )
+    specs = _volume_specs(settings, depth)
     sample = Sample.create(path)
-    with Stage(sample, "phantom", settings, {}, [raw, *truth], on, needs) as stage:
+    needs = _phantom_needs(settings, depth, specs)
+    with Stage(sample, "phantom", settings, {}, specs, on, needs) as stage:
         stage.map(_phantom_block, z_blocks(n_slices, depth), settings)
     sample.write_table("phantom_slices", _faults_table(draw_faults(settings)))
     return sample
+
+
+def _volume_specs(settings: PhantomSettings, depth: int) -> list[VolumeSpec]:
+    """Return what is written: the raw image, and the labels of every structure."""
+    voxel = VoxelSize.of(settings.voxel_nm)
+    specs = [volume_spec("", settings.shape, np.uint8, Kind.IMAGE, voxel, depth)]
+    for name in STRUCTURES:
+        path = f"truth/{name}"
+        specs.append(volume_spec(path, settings.shape, np.uint32, Kind.LABELS, voxel, depth))
+    return specs
+
+
+def _phantom_needs(settings: PhantomSettings, depth: int, specs: Sequence[VolumeSpec]) -> Needs:
+    """Return the memory for a block, and the disk for the image and its compressed labels."""
+    _, height, width = settings.shape
+    raw, labels = specs[:2]
+    return Needs(
+        ram=height * width * (depth * 26 + 160),
+        disk=raw.nbytes + labels.nbytes // 8,
+        smaller="a smaller --block-depth needs less",
+    )
 
 
 def _phantom_block(block: ZBlock, settings: PhantomSettings) -> BlockResult:

@@ -69,15 +69,20 @@ class SmoothField:
 
     def at(self, z: float, y: NDArray[np.float64], x: NDArray[np.float64]) -> Field:
         """Return the values (len(y), len(x)) on the slice at height z, all in nm."""
-        (first,), (weights,) = spline_weights(np.array([z / self.wavelength[0] + FIRST_PLANE]))
-        plane: Field = np.zeros((), np.float32)
-        for k, weight in enumerate(weights):
-            plane = plane + weight * self._plane(int(first) + k)
-        _, wavelength_y, wavelength_x = self.wavelength
+        wavelength_z, wavelength_y, wavelength_x = self.wavelength
+        plane = self._plane_between(z / wavelength_z)
         rows = _interpolation_matrix(tuple(y), wavelength_y, self.margin, plane.shape[0])
         columns = _interpolation_matrix(tuple(x), wavelength_x, self.margin, plane.shape[1])
         values: Field = (columns @ (rows @ plane).T).T
         return np.ascontiguousarray(values) / np.float32(SPLINE_VARIANCE**1.5)
+
+    def _plane_between(self, position: float) -> Field:
+        """Return the numbers of the lattice at a height in lattice units, between its planes."""
+        (first,), (weights,) = spline_weights(np.array([position + FIRST_PLANE]))
+        plane: Field = np.zeros((), np.float32)
+        for k, weight in enumerate(weights):
+            plane = plane + weight * self._plane(int(first) + k)
+        return plane
 
     def _plane(self, number: int) -> Field:
         """Return the random numbers of one lattice plane."""

@@ -31,7 +31,7 @@ from sparsem.preprocess.slice_positions import (
 )
 from sparsem.settings import changed, resolve_settings
 from sparsem.store.sample import Sample
-from sparsem.store.transforms import Interpolation, Motion, inverse, joined, moved, rounded
+from sparsem.store.transforms import Interpolation, Motion, compose, invert, round_motion, warp
 from sparsem.store.volume import Kind, Volume, VolumeSpec, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.result import StageResult
@@ -131,16 +131,7 @@ def align(
     _check_image(image, settings)
     positions, similarity = _find_positions(sample, image, name, settings, on)
     motions, shape = _canvas(positions, image.shape, settings.canvas)
-    spec = volume_spec(
-        f"images/{settings.out}",
-        (image.shape[0], *shape),
-        image.dtype,
-        Kind.IMAGE,
-        image.voxel_size,
-        image.block_depth,
-        made_on=(name, image.fingerprint),
-        motions=motions,
-    )
+    spec = _aligned_spec(image, name, settings.out, motions, shape)
     _write_aligned_image(sample, image, name, settings, spec, motions, on)
     jumps = _find_jumps(positions, image, settings)
     is_aligned = not jumps and hardly_drifts(slice_steps(positions, image.shape))
@@ -165,8 +156,24 @@ def _unaligned_image(sample: Sample, out: str) -> str | None:
     """Return the newest image of which no slice was moved; None if ``out`` was aligned before."""
     if out in sample.names("images"):
         return None
-    line = sample.line_of(sample.newest_image)
-    return next(name for name in line if sample.frame(sample.image(name)).to_raw is None)
+    line = sample.lineage(sample.newest_image)
+    return next(name for name in line if sample.transform_of(sample.image(name)).to_raw is None)
+
+
+def _aligned_spec(
+    image: Volume, image_name: str, out: str, motions: Motion, shape: tuple[int, int]
+) -> VolumeSpec:
+    """Return what is known of the aligned image before it is written."""
+    return volume_spec(
+        f"images/{out}",
+        (image.shape[0], *shape),
+        image.dtype,
+        Kind.IMAGE,
+        image.voxel_size,
+        image.block_depth,
+        made_on=(image_name, image.fingerprint),
+        motions=motions,
+    )
 
 
 def _check_image(image: Volume, settings: AlignSettings) -> None:
@@ -216,13 +223,21 @@ def _find_positions(
         )
     gaps = pairs_across_gaps(count, reliable)
     across = register_across_gaps(sample, image, gaps, registering, settings.out, on)
-    # Slices farther apart are less similar: they are compared with the weakest reliable pair.
-    weakest = min((pair.similarity for pair in reliable), default=0.0)
-    for pair in reliable_pairs(across, 0, max_shift, shape, pixel_edges):
-        if pair.similarity >= settings.min_similarity * weakest:
-            reliable.append(pair)
+    across = reliable_pairs(across, 0, max_shift, shape, pixel_edges)
+    reliable += _similar_across_gaps(across, reliable, settings.min_similarity)
     positions = solve_slice_positions(count, reliable, settings.motion, shape)
     return positions, _neighbor_similarity(count, pairs)
+
+
+def _similar_across_gaps(
+    across: Sequence[RegisteredPair], reliable: Sequence[RegisteredPair], min_similarity: float
+) -> list[RegisteredPair]:
+    """Return the pairs across gaps whose slices are similar.
+
+    Slices farther apart are less similar: they are compared with the weakest reliable pair.
+    """
+    weakest = min((pair.similarity for pair in reliable), default=0.0)
+    return [pair for pair in across if pair.similarity >= min_similarity * weakest]
 
 
 def _registration_settings(settings: AlignSettings) -> RegisterSettings:
@@ -251,38 +266,70 @@ def _canvas(
     count, height, width = shape
     low, high = _canvas_limits(positions, shape, canvas)
     size = (high - low + 1).astype(int)
-    if min(size) < MIN_EDGE_PX or size[0] * size[1] < MIN_COMMON_FRACTION * height * width:
+    _check_common_area(size, height, width)
+    corner = np.array([[1, 0, low[0]], [0, 1, low[1]]], float)
+    motions = compose(invert(positions.to_common), np.repeat(corner[None], count, axis=0))
+    return round_motion(motions), (int(size[0]), int(size[1]))
+
+
+def _check_common_area(size: NDArray[np.int64], height: int, width: int) -> None:
+    """Check that slices of (height, width) have an area (y, x) in common that is large enough.
+
+    Raises:
+        InputError: it is too small.
+    """
+    is_narrow = min(size) < MIN_EDGE_PX
+    if is_narrow or size[0] * size[1] < MIN_COMMON_FRACTION * height * width:
         raise InputError(
             f"All slices have only {max(0, size[0])} x {max(0, size[1])} of {height} x {width} px "
             "in common; use --canvas whole to keep all of each slice, or --max-shift-nm to reject "
             "large shifts."
         )
-    corner = np.array([[1, 0, low[0]], [0, 1, low[1]]], float)
-    motions = joined(inverse(positions.to_common), np.repeat(corner[None], count, axis=0))
-    return rounded(motions), (int(size[0]), int(size[1]))
 
 
 def _canvas_limits(
     positions: SlicePositions, shape: Sequence[int], canvas: str
 ) -> tuple[Floats, Floats]:
     """Return the lowest and the highest pixel (y, x) of the aligned image in the common frame."""
-    count, height, width = shape
-    rows, columns = height - 1, width - 1
-    # In the order top left, top right, bottom left, bottom right.
-    corners = np.array([[0, 0, rows, rows], [0, columns, 0, columns], [1, 1, 1, 1]], float)
-    good = [z for z in range(count) if z not in set(positions.bad)]
-    y, x = np.moveaxis(positions.to_common[good] @ corners, 1, 0)  # (n, 4) each
+    y, x = _corner_positions(positions, shape)
     if canvas == "whole":
         return np.floor([y.min(), x.min()]), np.ceil([y.max(), x.max()])
-    linear = positions.to_common[:, :, :2]
-    are_shifted_only = np.array_equal(linear, np.repeat(np.eye(2)[None], count, axis=0))
-    if are_shifted_only:
-        lowest = np.array([y[:, :2].max(), x[:, ::2].max()])
-        highest = np.array([y[:, 2:].min(), x[:, 1::2].min()])
+    if _are_shifted_only(positions):
+        lowest, highest = _common_area_of_shifted(y, x)
     else:
         outlines = np.stack([y, x], axis=-1)[:, [0, 1, 3, 2]]
         lowest, highest = common_rectangle(outlines)
     return np.ceil(lowest - 1e-6), np.floor(highest + 1e-6)
+
+
+def _corner_positions(positions: SlicePositions, shape: Sequence[int]) -> tuple[Floats, Floats]:
+    """Return (n, 4) y and x of the corners of all slices that are not bad, in the common frame.
+
+    Their order is top left, top right, bottom left, bottom right.
+    """
+    bottom, right = shape[1] - 1, shape[2] - 1
+    corners = np.array([[0, 0, bottom, bottom], [0, right, 0, right], [1, 1, 1, 1]], float)
+    good = [z for z in range(shape[0]) if z not in positions.bad]
+    y, x = np.moveaxis(positions.to_common[good] @ corners, 1, 0)
+    return y, x
+
+
+def _are_shifted_only(positions: SlicePositions) -> bool:
+    """Return whether no slice is rotated, sheared or scaled."""
+    linear = positions.to_common[:, :, :2]
+    return np.array_equal(linear, np.repeat(np.eye(2)[None], len(linear), axis=0))
+
+
+def _common_area_of_shifted(y: Floats, x: Floats) -> tuple[Floats, Floats]:
+    """Return the lowest and the highest corner of what slices have in common that are shifted.
+
+    Args:
+        y: (n, 4) of the corners of every slice (see ``_corner_positions``).
+        x: (n, 4) the same along x.
+    """
+    lowest = np.array([y[:, :2].max(), x[:, ::2].max()])
+    highest = np.array([y[:, 2:].min(), x[:, 1::2].min()])
+    return lowest, highest
 
 
 def _write_aligned_image(
@@ -299,18 +346,13 @@ def _write_aligned_image(
     Raises:
         InputError: labels were drawn on the image to be replaced.
     """
-    _, height, width = image.shape
-    shape = (spec.shape[1], spec.shape[2])
-    # A slice that is read, one that is written, and its pyramid.
-    plane = (height * width + 2 * shape[0] * shape[1]) * image.dtype.itemsize
-    smaller = "use --canvas common, fewer --workers, or import with a smaller --block-depth"
-    needs = Needs(plane * (image.block_depth + 2), spec.nbytes, smaller)
     inputs = {
         "image": image.fingerprint,
         "registration": fingerprint_of({"motions": motions.tolist()}),
     }
     # What is only reported does not change the image.
     recorded = changed(settings, {"report_jump_nm": None, "image": image_name})
+    needs = _resampling_needs(image, spec)
     with Stage(sample, f"align-{settings.out}", recorded, inputs, [spec], on, needs) as stage:
         if not stage.finished:
             _refuse_to_strand_labels(sample, settings.out)
@@ -319,10 +361,19 @@ def _write_aligned_image(
             image.blocks(),
             image,
             spec.path,
-            shape,
+            (spec.shape[1], spec.shape[2]),
             settings.interpolation,
             of_block=lambda block: motions[block.own],
         )
+
+
+def _resampling_needs(image: Volume, spec: VolumeSpec) -> Needs:
+    """Return memory and disk for a slice that is read, one that is written, and its pyramid."""
+    _, height, width = image.shape
+    _, new_height, new_width = spec.shape
+    plane = (height * width + 2 * new_height * new_width) * image.dtype.itemsize
+    smaller = "use --canvas common, fewer --workers, or import with a smaller --block-depth"
+    return Needs(plane * (image.block_depth + 2), spec.nbytes, smaller)
 
 
 def _refuse_to_strand_labels(sample: Sample, out: str) -> None:
@@ -352,7 +403,7 @@ def _move_block(
     """Resample the slices of a block."""
     aligned = np.empty((block.stop - block.start, *shape), image.dtype)
     for index, voxels in enumerate(image.read(block.own)):
-        aligned[index] = moved(voxels, motions[index], shape, interpolation)
+        aligned[index] = warp(voxels, motions[index], shape, interpolation)
     return {path: aligned}, {}
 
 
@@ -428,23 +479,33 @@ def alignment_table(
     """
     center = _slice_center(shape)
     y, x = (positions.to_common @ center - center[:2]).T
-    linear = positions.to_common[:, :, :2]
-    remarks: list[list[str]] = [[] for _ in y]
-    for remark, slices in (
-        ("bad", alignment.bad),
-        ("break", alignment.breaks),
-        ("jump", alignment.jumps),
-        ("repeated", repeated),
-    ):
-        for z in slices:
-            remarks[z].append(remark)
     columns: dict[str, Any] = {
         "z": np.arange(len(y)),
         "shift_y_px": y,
         "shift_x_px": x,
-        "rotation_deg": np.degrees(np.arctan2(linear[:, 1, 0], linear[:, 0, 0])),
+        "rotation_deg": _rotation_degrees(positions.to_common),
         "similarity": alignment.similarity,
-        "remark": [" ".join(words) for words in remarks],
+        "remark": _remarks(len(y), alignment, repeated),
     }
     notes = json.dumps({"hardly_drifts": alignment.hardly_drifts})
     return pa.table(columns, metadata={"sparsem": notes})
+
+
+def _rotation_degrees(motions: Motion) -> Floats:
+    """Return (n,) by how many degrees each motion rotates."""
+    return np.degrees(np.arctan2(motions[:, 1, 0], motions[:, 0, 0]))
+
+
+def _remarks(count: int, alignment: Alignment, repeated: Sequence[int]) -> list[str]:
+    """Return the remark on every slice; empty for most."""
+    slices_by_remark = {
+        "bad": alignment.bad,
+        "break": alignment.breaks,
+        "jump": alignment.jumps,
+        "repeated": repeated,
+    }
+    remarks: list[list[str]] = [[] for _ in range(count)]
+    for remark, slices in slices_by_remark.items():
+        for z in slices:
+            remarks[z].append(remark)
+    return [" ".join(words) for words in remarks]

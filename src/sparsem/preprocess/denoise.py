@@ -26,6 +26,8 @@ from sparsem.workflow.stage import Arrays, BlockResult, Stage, earlier_setting, 
 if TYPE_CHECKING:
     import torch
 
+    from sparsem.preprocess.noise2void import DenoiserTraining
+
 UPDATES_PER_PART = 25  # between two saved states, and between two signs of progress
 BOXES_PER_PART = 8  # of the image, from which the patches of a part of the training come
 BOX_SHAPE = (16, CHUNK_YX, CHUNK_YX)  # (z, y, x), as large as the chunks of an image usually are
@@ -110,12 +112,9 @@ def denoise(
     stage_name = f"denoise-{settings.out}"
     device = None
     if uses_network:
-        from sparsem.models.device import choose_device, resolve_precision
-        from sparsem.preprocess.noise2void import require_careamics, require_patch_size
+        from sparsem.models.device import resolve_precision
 
-        require_careamics()
-        require_patch_size(image.shape)
-        device = choose_device(settings.device)
+        device = _network_device(image, settings)
         earlier = earlier_setting(sample, stage_name, "precision", on.overwrite)
         precision = resolve_precision(device, settings.precision, earlier)
         settings = changed(settings, {"precision": precision})
@@ -126,12 +125,27 @@ def denoise(
     with Stage(sample, stage_name, recorded, inputs, [spec], on, needs) as stage:
         parts = _training_parts(image, settings) if uses_network else []
         folder = stage.chain(
-            f"{stage.name}, training", _train_link, {"n2v": parts}, image, settings, here=True
+            f"{stage.name}, training", _train_link, {"n2v": parts}, image, settings, in_process=True
         )
         network = (folder, len(parts) - 1) if uses_network else None
         stage.map(_denoise_block, image.blocks(), image, spec.path, settings, network)
     written = (f"images/{settings.out}",)
     return ImageResult(settings.out, sample=sample, written=written)
+
+
+def _network_device(image: Volume, settings: DenoiseSettings) -> "torch.device":
+    """Check that a network can be trained, and return its device.
+
+    Raises:
+        InputError: CAREamics is not installed, or slices are smaller than a patch.
+        SettingsError: there is no such device.
+    """
+    from sparsem.models.device import choose_device
+    from sparsem.preprocess.noise2void import require_careamics, require_patch_size
+
+    require_careamics()
+    require_patch_size(image.shape)
+    return choose_device(settings.device)
 
 
 def _denoising_needs(image: Volume, disk: int, device: "torch.device | None") -> Needs:
@@ -185,19 +199,22 @@ def _draw_boxes(
     """Return boxes of an image, each as large as a chunk."""
     boxes = []
     for _ in range(BOXES_PER_PART):
-        # All three numbers are drawn before they are used: the order of draws is part of the
-        # result.
-        corners = [
-            int(random.integers(-(-length // edge))) * edge
+        # The order of the draws is part of the result.
+        z, y, x = (
+            _draw_chunk(length, edge, random)
             for length, edge in zip(image.shape, BOX_SHAPE, strict=True)
-        ]
-        box = []
-        for corner, length, edge in zip(corners, image.shape, BOX_SHAPE, strict=True):
-            # A chunk at the border may be smaller than a patch: the box includes what lies before.
-            start = max(0, min(corner, length - edge))
-            box.append(slice(start, start + edge))
-        boxes.append((box[0], box[1], box[2]))
+        )
+        boxes.append((z, y, x))
     return tuple(boxes)
+
+
+def _draw_chunk(length: int, edge: int, random: np.random.Generator) -> slice:
+    """Return the voxels of a random chunk along one axis."""
+    n_chunks = -(-length // edge)
+    corner = int(random.integers(n_chunks)) * edge
+    # A chunk at the border may be smaller than a patch: the box includes what lies before.
+    start = max(0, min(corner, length - edge))
+    return slice(start, start + edge)
 
 
 def _train_link(
@@ -218,21 +235,11 @@ def _train_link(
         The state of the training as ``state-NAME``, and the loss; with the last part also the
         network.
     """
-    from sparsem.models.device import choose_device
-    from sparsem.preprocess.noise2void import DenoiserTraining, patch_sampler, train_part
+    from sparsem.preprocess.noise2void import patch_sampler, train_part
 
-    patches = patch_sampler([image.kept(0)[box] for box in part.boxes])
-    state = None
-    if previous:
-        state = {name.removeprefix("state-"): array for name, array in previous.items()}
-    training = DenoiserTraining(
-        updates=settings.updates,
-        batch=settings.batch,
-        learning_rate=settings.learning_rate,
-        seed=settings.seed,
-        device=choose_device(settings.device),
-        precision=settings.precision,
-    )
+    patches = patch_sampler([image.lazy(0)[box] for box in part.boxes])
+    state = _training_state(previous) if previous else None
+    training = _training_parameters(settings)
     new_state, loss = train_part(patches, state, part.updates, training)
     arrays: dict[str, NDArray[Any]] = {}
     for name, array in new_state.items():
@@ -241,6 +248,26 @@ def _train_link(
         arrays["network"] = new_state["network"]
     arrays["loss"] = np.array([loss])
     return arrays
+
+
+def _training_state(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the state of a training from the arrays of a link."""
+    return {name.removeprefix("state-"): array for name, array in arrays.items()}
+
+
+def _training_parameters(settings: DenoiseSettings) -> "DenoiserTraining":
+    """Return the parameters of the training of the network."""
+    from sparsem.models.device import choose_device
+    from sparsem.preprocess.noise2void import DenoiserTraining
+
+    return DenoiserTraining(
+        updates=settings.updates,
+        batch=settings.batch,
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
+        device=choose_device(settings.device),
+        precision=settings.precision,
+    )
 
 
 def _denoise_block(
@@ -262,15 +289,19 @@ def _denoise_block(
     slices = image.read(block.own)
     if network is None:
         denoised = [denoise_nonlocal_means(voxels, settings.strength) for voxels in slices]
-        return {path: np.stack(denoised)}, {}
+    else:
+        denoised = _denoise_by_network(slices, settings, *network)
+    return {path: np.stack(denoised)}, {}
+
+
+def _denoise_by_network(
+    slices: NDArray[Any], settings: DenoiseSettings, folder: Path, last_link: int
+) -> list[NDArray[Any]]:
+    """Return slices without noise, by the network of a training."""
     from sparsem.models.device import choose_device
     from sparsem.preprocess.noise2void import denoise_slice, load_network
 
     device = choose_device(settings.device)
-    folder, last_link = network
     content = np.asarray(link_arrays(folder, "n2v", last_link)["network"][...])
-    weights, levels = load_network(content, device)
-    denoised = [
-        denoise_slice(voxels, weights, levels, device, settings.precision) for voxels in slices
-    ]
-    return {path: np.stack(denoised)}, {}
+    network, levels = load_network(content, device)
+    return [denoise_slice(voxels, network, levels, device, settings.precision) for voxels in slices]

@@ -6,6 +6,7 @@ compared by a narrow band of fine detail whose contrast is clipped, in which a m
 more than a vesicle (measured on a phantom: a fifth of the bias).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +52,7 @@ def extract_detail(image: NDArray[Any], working_mpx: float = WORKING_MPX) -> Det
         image: (y, x) of any real dtype.
         working_mpx: a slice of more megapixels is shrunk first.
     """
-    excess = image.shape[0] * image.shape[1] / (working_mpx * 1e6)
-    factor = max(1, int(np.ceil(np.sqrt(excess))))
+    factor = _shrinking_factor(image.shape, working_mpx)
     scaled = downscale(image.astype(np.float32) if factor == 1 else image, factor)
     levels = [_detail_band(scaled)]
     outline = scaled
@@ -64,6 +64,12 @@ def extract_detail(image: NDArray[Any], working_mpx: float = WORKING_MPX) -> Det
             outline = scaled
             outline_level = len(levels) - 1
     return Detail(tuple(levels), _remove_shading(outline), outline_level, factor)
+
+
+def _shrinking_factor(shape: Sequence[int], working_mpx: float) -> int:
+    """Return the edge, px, of the squares by which a slice has at most so many megapixels."""
+    excess = shape[0] * shape[1] / (working_mpx * 1e6)
+    return max(1, int(np.ceil(np.sqrt(excess))))
 
 
 def downscale(image: NDArray[Any], factor: int) -> Image:
@@ -91,8 +97,14 @@ def _detail_band(image: Image) -> Image:
     """Return the detail between two scales, of even contrast, clipped."""
     fine = cv2.GaussianBlur(image, (0, 0), FINE_PX)
     band = fine - cv2.GaussianBlur(image, (0, 0), COARSE_PX)
+    spread = _local_spread(band)
+    gain = cv2.resize(1 / spread, band.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(np.clip(band * gain, -MAX_CONTRAST, MAX_CONTRAST), np.float32)
+
+
+def _local_spread(band: Image) -> Image:
+    """Return the standard deviation of a band around every eighth pixel; it is never 0."""
     power = cv2.resize(band * band, None, fx=1 / 8, fy=1 / 8, interpolation=cv2.INTER_AREA)
     spread = np.sqrt(cv2.GaussianBlur(power, (0, 0), LOCAL_PX / 8))
     spread += np.float32(0.1 * float(np.median(spread)) + 1e-6)
-    gain = cv2.resize(1 / spread, band.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray(np.clip(band * gain, -MAX_CONTRAST, MAX_CONTRAST), np.float32)
+    return np.asarray(spread)

@@ -105,11 +105,9 @@ def equalize(
     if quantiles is not None:
         inputs["curves"] = fingerprint_of({"curves": quantiles.tolist()})
     spec = image.like(f"images/{settings.out}", image.dtype, Kind.IMAGE, (name, image.fingerprint))
-    needs = Needs(
-        _plane_bytes(image) * (3 * image.block_depth + 4),
-        spec.nbytes,
-        "import with a smaller --block-depth, or use fewer --workers",
-    )
+    ram = _plane_bytes(image) * (3 * image.block_depth + 4)
+    smaller = "import with a smaller --block-depth, or use fewer --workers"
+    needs = Needs(ram, spec.nbytes, smaller)
     with Stage(sample, f"equalize-{settings.out}", settings, inputs, [spec], on, needs) as stage:
         stage.map(
             _equalize_block,
@@ -153,16 +151,20 @@ def _matched_quantiles(
     """
     if settings.method in ("histogram", "clahe"):
         return None
-    needs = Needs(
-        ram=_plane_bytes(image) * (2 * image.block_depth + 9), smaller="use fewer --workers"
-    )
-    recorded = EqualizeSettings(out=settings.out)  # quantiles depend on none of the settings
+    source = _measure_quantiles(sample, image, settings.out, on)
+    return np.stack([source, _target_quantiles(source, image, settings)], axis=1)
+
+
+def _measure_quantiles(sample: Sample, image: Volume, out: str, on: Execution) -> Floats:
+    """Return the quantiles (n, ranks) of every slice, by a stage of its own."""
+    ram = _plane_bytes(image) * (2 * image.block_depth + 9)
+    needs = Needs(ram=ram, smaller="use fewer --workers")
+    recorded = EqualizeSettings(out=out)  # quantiles depend on none of the settings
     inputs = {"image": image.fingerprint}
-    with Stage(sample, f"levels-{settings.out}", recorded, inputs, [], on, needs) as stage:
+    with Stage(sample, f"levels-{out}", recorded, inputs, [], on, needs) as stage:
         summaries = stage.map(_quantiles_block, image.blocks(), image)
     rows = [levels for summary in summaries for levels in summary["quantiles"]]
-    source = np.array(rows, np.float64).reshape(image.shape[0], -1)
-    return np.stack([source, _target_quantiles(source, image, settings)], axis=1)
+    return np.array(rows, np.float64).reshape(image.shape[0], -1)
 
 
 def _target_quantiles(source: Floats, image: Volume, settings: EqualizeSettings) -> Floats:
@@ -174,11 +176,28 @@ def _target_quantiles(source: Floats, image: Volume, settings: EqualizeSettings)
     if settings.method == "flicker":
         return running_median(source, settings.window)
     if settings.method == "reference":
-        number = image.shape[0] // 2 if settings.reference is None else settings.reference
-        if np.isnan(source[number]).any():
-            raise InputError(f"Slice {number} is all black; give another --reference.")
-        return np.repeat(source[number][None], len(source), axis=0)
-    top = gray_level_count(image.dtype) - 1
+        target = _reference_quantiles(source, settings.reference)
+        return np.repeat(target[None], len(source), axis=0)
+    return _standard_quantiles(source, gray_level_count(image.dtype) - 1)
+
+
+def _reference_quantiles(source: Floats, reference: int | None) -> Floats:
+    """Return the quantiles (ranks,) of a slice; of the middle slice by default.
+
+    Raises:
+        InputError: the slice is black.
+    """
+    number = len(source) // 2 if reference is None else reference
+    if np.isnan(source[number]).any():
+        raise InputError(f"Slice {number} is all black; give another --reference.")
+    return np.asarray(source[number])
+
+
+def _standard_quantiles(source: Floats, top: int) -> Floats:
+    """Return quantiles (n, ranks) of the standard mean and deviation; ``top`` is the highest level.
+
+    All slices are changed in the same way.
+    """
     # The ranks are evenly spaced except at both ends: their mean is about that of the pixels.
     mean = float(np.nanmean(source))
     deviation = float(np.nanstd(source))
@@ -211,16 +230,27 @@ def _equalize_block(
         settings: the method and its parameters.
         quantiles: (slices, 2, ranks) of the block, or None.
     """
-    equalized = []
-    for index, voxels in enumerate(image.read(block.own)):
-        if settings.method == "clahe":
-            tile_px = [max(1, round(settings.tile_nm / edge)) for edge in image.voxel_size[1:]]
-            equalized.append(equalize_locally(voxels, settings.clip_limit, tile_px))
-            continue
-        if quantiles is None:
-            curve = build_equalization_curve(gray_histogram(voxels), voxels.dtype)
-        else:
-            source, target = quantiles[index]
-            curve = build_matching_curve(source, target, voxels.dtype)
-        equalized.append(apply_curve(voxels, curve))
+    slices = image.read(block.own)
+    if settings.method == "clahe":
+        tile_px = [max(1, round(settings.tile_nm / edge)) for edge in image.voxel_size[1:]]
+        equalized = [equalize_locally(voxels, settings.clip_limit, tile_px) for voxels in slices]
+    elif quantiles is None:
+        equalized = [_equalize_histogram(voxels) for voxels in slices]
+    else:
+        equalized = [
+            _match_quantiles(voxels, source, target)
+            for voxels, (source, target) in zip(slices, quantiles, strict=True)
+        ]
     return {path: np.stack(equalized)}, {}
+
+
+def _equalize_histogram(voxels: NDArray[Any]) -> NDArray[Any]:
+    """Return a slice in which all gray levels are equally frequent."""
+    curve = build_equalization_curve(gray_histogram(voxels), voxels.dtype)
+    return apply_curve(voxels, curve)
+
+
+def _match_quantiles(voxels: NDArray[Any], source: Floats, target: Floats) -> NDArray[Any]:
+    """Return a slice whose quantiles ``source`` are brought to those of ``target``."""
+    curve = build_matching_curve(source, target, voxels.dtype)
+    return apply_curve(voxels, curve)

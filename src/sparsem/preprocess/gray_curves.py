@@ -72,12 +72,19 @@ def build_matching_curve(source: Floats, target: Floats, dtype: np.dtype[Any]) -
         return levels.astype(dtype)
     source = np.maximum.accumulate(source + np.arange(len(source)) * QUANTILE_STEP)
     curve = np.interp(levels, source, target)
+    _continue_beyond_quantiles(curve, levels, source, target)
+    return _round_curve(curve, dtype)
+
+
+def _continue_beyond_quantiles(
+    curve: Floats, levels: NDArray[np.int64], source: Floats, target: Floats
+) -> None:
+    """Continue a curve on both sides of the quantiles with their mean slope, in place."""
     slope = (target[-1] - target[0]) / max(source[-1] - source[0], 1e-6)
     is_low = levels < source[0]
     is_high = levels > source[-1]
     curve[is_low] = target[0] + (levels[is_low] - source[0]) * slope
     curve[is_high] = target[-1] + (levels[is_high] - source[-1]) * slope
-    return _round_curve(curve, dtype)
 
 
 def _round_curve(values: Floats, dtype: np.dtype[Any]) -> Curve:

@@ -11,7 +11,7 @@ image.
 
 import importlib.util
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,7 @@ def require_careamics() -> None:
     """
     if importlib.util.find_spec("careamics") is None:
         raise InputError(
-            "Noise2Void needs CAREamics, which is not installed: pip install 'sparsem[denoise]'; "
+            'Noise2Void needs CAREamics, which is not installed: pip install "sparsem[denoise]"; '
             "or use --method nlm."
         )
 
@@ -132,15 +132,20 @@ def _draw_patch(
     """Return one patch (64, 64) float32."""
     for _ in range(MAX_DRAWS):
         box = boxes[random.choice(len(boxes), p=weights)]
-        z, y, x = (
-            random.integers(length - size + 1)
-            for length, size in zip(box.shape, (1, PATCH_PX, PATCH_PX), strict=True)
-        )
-        patch = box[z, y : y + PATCH_PX, x : x + PATCH_PX]
+        patch = _random_crop(random, box)
         if np.count_nonzero(patch) > MIN_IMAGED_FRACTION * patch.size:
             break
     rotated = np.rot90(patch, int(random.integers(4)))
     return np.asarray(rotated[:, ::-1] if random.integers(2) else rotated, np.float32)
+
+
+def _random_crop(random: np.random.Generator, box: NDArray[Any]) -> NDArray[Any]:
+    """Return a patch (64, 64) at a random position of a box; z is drawn first, then y and x."""
+    depth, height, width = box.shape
+    z = random.integers(depth)
+    y = random.integers(height - PATCH_PX + 1)
+    x = random.integers(width - PATCH_PX + 1)
+    return box[z, y : y + PATCH_PX, x : x + PATCH_PX]
 
 
 @dataclass(frozen=True)
@@ -179,45 +184,72 @@ def train_part(
         The state, that is ``network`` (see ``load_network``) and ``adam``, both safetensors as
         bytes; and the mean loss, which is 1 for an untrained network.
     """
-    from careamics.config.algorithms.n2v_manipulation import N2VManipulateConfig
-    from careamics.lightning.modules.n2v_utils import N2VManipulate
-    from careamics.losses.n2v_losses import n2v_loss
-
     keep_freed_memory()
-    device = training.device
     random = np.random.default_rng([training.seed, updates.start])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
-        network = new_network()
-    if previous is None:
-        levels = _measure_levels(patches, random)
-    else:
-        levels = load(previous["network"].tobytes())["levels"].numpy()
+    network = _seeded_network(training.seed)
+    levels = _measure_levels(patches, random) if previous is None else _stored_levels(previous)
     # With channels last, the training takes three quarters of the time on a CPU.
-    network = _channels_last(network, device).train()
+    network = _channels_last(network, training.device).train()
     optimizer = torch.optim.Adam(network.parameters(), training.learning_rate)
     if previous is not None:
         _restore_state(network, optimizer, previous)
-    masking = N2VManipulateConfig(
-        seed=1 + training.seed + updates.start,
+    mask_pixels = _pixel_masking(training, updates.start)
+    losses = []
+    for update in updates:
+        rate_factor = _rate_factor(update, training.updates)
+        _set_learning_rate(optimizer, training.learning_rate * rate_factor)
+        gray = (patches(random, training.batch)[:, None] - levels[0]) / levels[1]
+        batch = mask_pixels(torch.from_numpy(gray).to(training.device))
+        losses.append(_update_weights(network, optimizer, batch, training))
+    return _pack_state(network, optimizer, levels), float(torch.stack(losses).mean())
+
+
+def _seeded_network(seed: int) -> nn.Module:
+    """Return a new network whose random weights depend on the seed only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return new_network()
+
+
+def _pixel_masking(training: DenoiserTraining, first_update: int) -> Any:
+    """Return CAREamics' function that masks pixels of a batch, from this update on."""
+    from careamics.config.algorithms.n2v_manipulation import N2VManipulateConfig
+    from careamics.lightning.modules.n2v_utils import N2VManipulate
+
+    config = N2VManipulateConfig(
+        seed=1 + training.seed + first_update,
         masked_pixel_percentage=MASKED_PERCENT,
         strategy="median",
     )
-    mask_pixels = N2VManipulate(masking, device=str(device))
-    losses = []
-    for update in updates:
-        for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * _rate_factor(update, training.updates)
-        gray = (patches(random, training.batch)[:, None] - levels[0]) / levels[1]
-        masked, original, mask = mask_pixels(torch.from_numpy(gray).to(device))
-        with autocast(device, training.precision):
-            predicted = network(masked)
-        loss = n2v_loss(predicted, original, mask)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return _pack_state(network, optimizer, levels), float(torch.stack(losses).mean())
+    return N2VManipulate(config, device=str(training.device))
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of all weights."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def _update_weights(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Sequence[torch.Tensor],
+    training: DenoiserTraining,
+) -> torch.Tensor:
+    """Update the weights once, by a batch of masked patches, original patches and masks.
+
+    Return the loss before the update.
+    """
+    from careamics.losses.n2v_losses import n2v_loss
+
+    masked, original, mask = batch
+    with autocast(training.device, training.precision):
+        predicted = network(masked)
+    loss: torch.Tensor = n2v_loss(predicted, original, mask)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
 def _channels_last(network: nn.Module, device: torch.device) -> nn.Module:
@@ -234,6 +266,12 @@ def _measure_levels(patches: Patches, random: np.random.Generator) -> NDArray[np
     return np.array([mean, deviation], np.float32)
 
 
+def _stored_levels(state: State) -> NDArray[np.float32]:
+    """Return the levels that ``_measure_levels`` returned at the beginning of the training."""
+    levels: NDArray[np.float32] = load(state["network"].tobytes())["levels"].numpy()
+    return levels
+
+
 def _rate_factor(update: int, updates: int) -> float:
     """Return the learning rate of an update as a fraction of the highest one."""
     warmup = max(1.0, WARMUP_FRACTION * updates)
@@ -246,24 +284,28 @@ def _pack_state(
     network: nn.Module, optimizer: torch.optim.Optimizer, levels: NDArray[np.float32]
 ) -> dict[str, NDArray[np.uint8]]:
     """Return network and optimizer as bytes."""
-    weights = {
-        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
-    }
+    weights = {name: _on_cpu(value) for name, value in network.state_dict().items()}
+    weights["levels"] = torch.from_numpy(levels)
     moments = {}
     for parameter, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
-            moments[f"{parameter}.{name}"] = value.detach().cpu().contiguous()
-    packed = {
-        "network": save({**weights, "levels": torch.from_numpy(levels)}),
-        "adam": save(moments),
+            moments[f"{parameter}.{name}"] = _on_cpu(value)
+    return {
+        "network": np.frombuffer(save(weights), np.uint8),
+        "adam": np.frombuffer(save(moments), np.uint8),
     }
-    return {name: np.frombuffer(content, np.uint8) for name, content in packed.items()}
+
+
+def _on_cpu(value: torch.Tensor) -> torch.Tensor:
+    """Return a tensor as it can be saved: on the CPU, contiguous, without its gradient."""
+    return value.detach().cpu().contiguous()
 
 
 def _restore_state(network: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
     """Load what ``_pack_state`` returned."""
     weights = load(state["network"].tobytes())
-    network.load_state_dict({name: value for name, value in weights.items() if name != "levels"})
+    del weights["levels"]
+    network.load_state_dict(weights)
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in load(state["adam"].tobytes()).items():
         parameter, _, name = key.partition(".")
@@ -309,19 +351,41 @@ def denoise_slice(
         device: on which the network computes.
         precision: with which it computes.
     """
-    top = np.iinfo(image.dtype).max
     denoised = np.zeros_like(image)
     padding = [(HALO_PX, HALO_PX + -length % STRIDE) for length in image.shape]
     padded = np.pad(image, padding, mode="symmetric")
-    for y in range(0, image.shape[0], TILE_PX):
-        for x in range(0, image.shape[1], TILE_PX):
-            tile = padded[y : y + TILE_PX + 2 * HALO_PX, x : x + TILE_PX + 2 * HALO_PX]
-            gray = (torch.from_numpy(tile.astype(np.float32)) - levels[0]) / levels[1]
-            with torch.inference_mode(), autocast(device, precision):
-                predicted = network(gray[None, None].to(device))[0, 0].cpu().numpy()
-            target = denoised[y : y + TILE_PX, x : x + TILE_PX]
-            height, width = target.shape
-            inner = predicted[HALO_PX : HALO_PX + height, HALO_PX : HALO_PX + width]
-            target[...] = np.clip(np.round(inner * levels[1] + levels[0]), 1, top)
+    padded_edge = TILE_PX + 2 * HALO_PX
+    mean, deviation = levels
+    for y, x in _tile_corners(image.shape):
+        tile = padded[y : y + padded_edge, x : x + padded_edge]
+        gray = (torch.from_numpy(tile.astype(np.float32)) - mean) / deviation
+        predicted = _predict(gray, network, device, precision)
+        target = denoised[y : y + TILE_PX, x : x + TILE_PX]
+        height, width = target.shape
+        inner = predicted[HALO_PX : HALO_PX + height, HALO_PX : HALO_PX + width]
+        _round_into(target, inner * deviation + mean)
     denoised[black_areas(image)] = 0
     return denoised
+
+
+def _tile_corners(shape: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the corner (y, x) of every tile of a slice."""
+    height, width = shape
+    for y in range(0, height, TILE_PX):
+        for x in range(0, width, TILE_PX):
+            yield y, x
+
+
+def _predict(
+    gray: torch.Tensor, network: nn.Module, device: torch.device, precision: Precision
+) -> NDArray[np.float32]:
+    """Return what the network predicts of a tile (y, x) of standardized gray levels."""
+    with torch.inference_mode(), autocast(device, precision):
+        predicted = network(gray[None, None].to(device))
+    return np.asarray(predicted[0, 0].cpu().numpy())
+
+
+def _round_into(target: NDArray[Any], gray: NDArray[np.float32]) -> None:
+    """Write rounded gray levels into a part of a slice; none becomes black."""
+    top = np.iinfo(target.dtype).max
+    target[...] = np.clip(np.round(gray), 1, top)

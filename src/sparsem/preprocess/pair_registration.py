@@ -12,7 +12,7 @@ from pydantic import Field
 
 from sparsem.geometry import ZBlock, z_blocks
 from sparsem.preprocess.detail import WORKING_MPX, Detail, extract_detail
-from sparsem.preprocess.registration import MotionKind, register
+from sparsem.preprocess.registration import MotionKind, Registration, register
 from sparsem.preprocess.slice_positions import RegisteredPair
 from sparsem.settings import Settings
 from sparsem.store.sample import Sample
@@ -125,16 +125,16 @@ def register_across_gaps(
 
 def _register_block(block: ZBlock, image: Volume, settings: RegisterSettings) -> BlockResult:
     """Register the slices of a block to those before them."""
-    details: dict[int, Detail] = {}
+    details: dict[int, Detail] = {}  # of the last slices, in ascending order
     pairs = []
     slices = image.read(slice(block.read_start, block.stop))
     for z, voxels in enumerate(slices, block.read_start):
-        details[z] = extract_detail(voxels, settings.working_mpx)
+        detail = extract_detail(voxels, settings.working_mpx)
         if z >= block.start:
-            first_reference = max(block.read_start, z - settings.reference_slices)
-            for fixed in range(first_reference, z):
-                registration = register(details[fixed], details[z], settings.motion)
-                pairs.append([fixed, z, registration.motion.tolist(), registration.similarity])
+            for fixed, fixed_detail in details.items():
+                registration = register(fixed_detail, detail, settings.motion)
+                pairs.append(_pair_to_json(fixed, z, registration))
+        details[z] = detail
         details.pop(z - settings.reference_slices, None)
     return {}, {"pairs": pairs}
 
@@ -147,7 +147,12 @@ def _register_single_pair(
         extract_detail(image.read(slice(z, z + 1))[0], settings.working_mpx) for z in slice_pair
     )
     registration = register(fixed, moving, settings.motion)
-    return {}, {"pair": [*slice_pair, registration.motion.tolist(), registration.similarity]}
+    return {}, {"pair": _pair_to_json(*slice_pair, registration)}
+
+
+def _pair_to_json(fixed: int, moving: int, registration: Registration) -> list[Any]:
+    """Return a pair of slices as the summary of a block has it."""
+    return [fixed, moving, registration.motion.tolist(), registration.similarity]
 
 
 def _pair_from_json(entry: Sequence[Any]) -> RegisteredPair:

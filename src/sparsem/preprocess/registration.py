@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sparsem.preprocess.detail import Detail, Image
 from sparsem.preprocess.tile_sums import TILE, tile_sums
-from sparsem.store.transforms import UNMOVED, Motion, inverse, joined, rounded
+from sparsem.store.transforms import UNMOVED, Motion, compose, invert, round_motion
 
 MotionKind = Literal["translation", "rigid", "affine"]
 Floats = NDArray[np.float64]
@@ -76,11 +76,17 @@ def register(
         moving: detail of the other slice.
         motion_kind: the motions that are allowed.
     """
-    y, x = coarse_shift(fixed.outline, moving.outline)
-    start = UNMOVED.copy()
-    start[:, 2] = np.array([y, x]) * 2.0**fixed.outline_level
+    motion, similarity, overlap = _estimate_motion(fixed, moving, motion_kind)
+    if similarity < _chance_similarity(overlap * fixed.levels[0].size):
+        similarity = 0.0
+    motion = round_motion(_rescale(motion, fixed.factor))
+    return Registration(motion, round(similarity, 6), round(overlap, 6))
+
+
+def _estimate_motion(fixed: Detail, moving: Detail, motion_kind: MotionKind) -> _Estimate:
+    """Return the estimate at the finest scale at which the slices have detail in common."""
     reliable: _Estimate | None = None
-    latest = _Estimate(start, 0.0, 0.0)
+    latest = _Estimate(_first_motion(fixed, moving), 0.0, 0.0)
     for level in range(min(fixed.outline_level, len(fixed.levels) - 1), -1, -1):
         fixed_level = fixed.levels[level]
         latest = _refine(fixed_level, moving.levels[level], latest.motion, motion_kind, 2.0**level)
@@ -88,12 +94,15 @@ def register(
             reliable = latest
         elif reliable is not None:
             break  # sections far apart share no fine detail: the estimate of coarser detail holds
-    motion, similarity, overlap = reliable or latest
-    if similarity < _chance_similarity(overlap * fixed.levels[0].size):
-        similarity = 0.0
-    return Registration(
-        rounded(_rescale(motion, fixed.factor)), round(similarity, 6), round(overlap, 6)
-    )
+    return reliable or latest
+
+
+def _first_motion(fixed: Detail, moving: Detail) -> Motion:
+    """Return the shift of coarse images as a motion in pixels of the finest level."""
+    y, x = coarse_shift(fixed.outline, moving.outline)
+    motion = UNMOVED.copy()
+    motion[:, 2] = np.array([y, x]) * 2.0**fixed.outline_level
+    return motion
 
 
 def _shared_similarity(pixels: float) -> float:
@@ -137,24 +146,34 @@ def shift_correlations(fixed: Image, moving: Image) -> tuple[Floats, Floats]:
         (2 h - 1, 2 w - 1) each, zero shift in the center: correlation coefficients, and the
         fraction of the image that overlaps.
     """
-    fixed_values = fixed.astype(np.float64) - float(fixed.mean())
-    moving_values = moving.astype(np.float64) - float(moving.mean())
+    convolve = scipy.signal.fftconvolve
+    fixed_values = _centered(fixed)
+    moving_values = _centered(moving)
     # With a shift of s, the fixed image from -s on overlaps the moving one from s on; correlation
     # with ones sums over the overlap.
     flipped = fixed_values[::-1, ::-1]
     ones = np.ones(fixed_values.shape)
-    products = scipy.signal.fftconvolve(moving_values, flipped)
-    counts = np.rint(scipy.signal.fftconvolve(ones, ones))
-    fixed_sum = scipy.signal.fftconvolve(ones, flipped)
-    fixed_squares = scipy.signal.fftconvolve(ones, flipped**2)
-    moving_sum = scipy.signal.fftconvolve(moving_values, ones)
-    moving_squares = scipy.signal.fftconvolve(moving_values**2, ones)
+    products = convolve(moving_values, flipped)
+    counts = np.rint(convolve(ones, ones))
+    fixed_sum = convolve(ones, flipped)
+    moving_sum = convolve(moving_values, ones)
     covariance = products - fixed_sum * moving_sum / counts
-    fixed_variance = np.maximum(fixed_squares - fixed_sum**2 / counts, 0)
-    moving_variance = np.maximum(moving_squares - moving_sum**2 / counts, 0)
-    floor = 1e-9 * float((fixed_values**2).sum() * (moving_values**2).sum()) + 1e-30
+    fixed_variance = _squared_deviation(convolve(ones, flipped**2), fixed_sum, counts)
+    moving_variance = _squared_deviation(convolve(moving_values**2, ones), moving_sum, counts)
+    total_variance = float((fixed_values**2).sum() * (moving_values**2).sum())
+    floor = 1e-9 * total_variance + 1e-30
     correlations = covariance / np.sqrt(fixed_variance * moving_variance + floor)
     return np.clip(correlations, -1, 1), counts / fixed_values.size
+
+
+def _centered(image: Image) -> Floats:
+    """Return an image less its mean, in double precision."""
+    return image.astype(np.float64) - float(image.mean())
+
+
+def _squared_deviation(squares: Floats, sums: Floats, counts: Floats) -> Floats:
+    """Return the sum of squared deviations from the mean, from sums over so many pixels."""
+    return np.maximum(squares - sums**2 / counts, 0)
 
 
 def _refine(
@@ -176,18 +195,30 @@ def _refine(
     agreement = np.ones(len(tile_motions))
     for number in range(MAX_STEPS + 1):
         hessians, gradients, sums, counts = tile_sums(fixed, moving, level_motion)
-        fm, ff, mm = sums.T
         overlap = float(counts.sum()) / fixed.size
-        similarity = float(fm.sum() / np.sqrt(ff.sum() * mm.sum() + 1e-12))
+        similarity = _correlation(sums)
         if number == MAX_STEPS or overlap < MIN_OVERLAP / 2:
             break
-        # Tiles that are not similar, resin above all, get no weight.
-        tile_weights = np.clip(fm / np.sqrt(ff * mm + 1e-12), 0, 1) ** 2
-        step, agreement = _common_step(hessians, gradients, tile_motions, tile_weights, agreement)
+        step, agreement = _common_step(
+            hessians, gradients, tile_motions, _tile_weights(sums), agreement
+        )
         level_motion = _compose(level_motion, step, motion_kind, fixed.shape, reach)
         if float(np.abs(step).max()) < CONVERGED_PX:
             break
     return _Estimate(_rescale(level_motion, scale), similarity, overlap)
+
+
+def _correlation(sums: Floats) -> float:
+    """Return the correlation of two slices from the sums of their tiles (see ``tile_sums``)."""
+    fm, ff, mm = sums.T
+    return float(fm.sum() / np.sqrt(ff.sum() * mm.sum() + 1e-12))
+
+
+def _tile_weights(sums: Floats) -> Floats:
+    """Return (tiles,) weights; tiles that are not similar, resin above all, get no weight."""
+    fm, ff, mm = sums.T
+    weights: Floats = np.clip(fm / np.sqrt(ff * mm + 1e-12), 0, 1) ** 2
+    return weights
 
 
 def _tile_motions(shape: Sequence[int], reach: float) -> Floats:
@@ -200,16 +231,19 @@ def _tile_motions(shape: Sequence[int], reach: float) -> Floats:
     Returns:
         (tiles, 2, 6): movement in y and x with each of the six entries of the matrix.
     """
-    centers = []
-    for length in shape:
-        padded_length = -(-length // TILE) * TILE
-        centers.append(np.arange(TILE / 2, padded_length, TILE) - length / 2)
+    centers = [_tile_centers(length) for length in shape]
     y, x = np.meshgrid(*centers, indexing="ij")
     position = np.stack([y.ravel() / reach, x.ravel() / reach, np.ones(y.size)], axis=-1)
     zeros = np.zeros_like(position)
     movement_y = np.concatenate([position, zeros], axis=-1)
     movement_x = np.concatenate([zeros, position], axis=-1)
     return np.stack([movement_y, movement_x], axis=1)
+
+
+def _tile_centers(length: int) -> Floats:
+    """Return where the centers of tiles lie along an axis, from the middle of the slice."""
+    padded_length = -(-length // TILE) * TILE
+    return np.arange(TILE / 2, padded_length, TILE) - length / 2
 
 
 def _common_step(
@@ -236,22 +270,39 @@ def _common_step(
     Returns:
         The motion (parts,), and how far each tile agrees with it, with which the next step begins.
     """
-    regularized = hessians + 1e-3 * np.eye(2)
-    own_motions = np.linalg.solve(regularized, gradients[..., None])[..., 0]  # (tiles, 2) px
+    own_motions = _own_motions(hessians, gradients)
     strength = tile_weights * np.trace(hessians, axis1=1, axis2=2)
-    effective_tiles = float(strength.sum() ** 2 / max(float((strength**2).sum()), 1e-12))
-    width = max(1.0, float(np.sqrt(MANY_TILES / max(effective_tiles, 1e-12))))
+    width = _scale_width(strength)
     step = np.zeros(tile_motions.shape[-1])
     for _ in range(REWEIGHTINGS):
-        weights = (tile_weights * agreement)[:, None, None]
-        weighted = np.swapaxes(tile_motions, 1, 2) * weights
-        left = (weighted @ hessians @ tile_motions).sum(axis=0)
-        right = (weighted @ gradients[..., None]).sum(axis=0)[:, 0]
-        step = np.linalg.solve(left + (1e-9 + 1e-9 * np.trace(left)) * np.eye(len(left)), right)
+        step = _least_squares_step(hessians, gradients, tile_motions, tile_weights * agreement)
         distance = np.linalg.norm(own_motions - tile_motions @ step, axis=1)
         scale = max(width * _weighted_median(distance, strength), MIN_SCALE_PX)
         agreement = 1 / (1 + (distance / scale) ** 2) ** 2
-    return np.asarray(step), agreement
+    return step, agreement
+
+
+def _own_motions(hessians: Floats, gradients: Floats) -> Floats:
+    """Return (tiles, 2) px by which each tile moves by itself."""
+    regularized = hessians + 1e-3 * np.eye(2)
+    return np.asarray(np.linalg.solve(regularized, gradients[..., None])[..., 0])
+
+
+def _scale_width(strength: Floats) -> float:
+    """Return the factor by which the scale is wider where few tiles have detail."""
+    effective_tiles = float(strength.sum() ** 2 / max(float((strength**2).sum()), 1e-12))
+    return max(1.0, float(np.sqrt(MANY_TILES / max(effective_tiles, 1e-12))))
+
+
+def _least_squares_step(
+    hessians: Floats, gradients: Floats, tile_motions: Floats, weights: Floats
+) -> Floats:
+    """Return the small motion (parts,) that fits all tiles best, with weights (tiles,)."""
+    weighted = np.swapaxes(tile_motions, 1, 2) * weights[:, None, None]
+    left = (weighted @ hessians @ tile_motions).sum(axis=0)
+    right = (weighted @ gradients[..., None]).sum(axis=0)[:, 0]
+    regularization = 1e-9 + 1e-9 * np.trace(left)
+    return np.asarray(np.linalg.solve(left + regularization * np.eye(len(left)), right))
 
 
 def _weighted_median(values: Floats, weights: Floats) -> float:
@@ -276,15 +327,24 @@ def _compose(
     """
     if motion_kind == "translation":
         return np.asarray(motion - np.array([[0, 0, step[0]], [0, 0, step[1]]]))
-    small = UNMOVED + (BASIS[motion_kind].T @ step).reshape(2, 3) / np.array([reach, reach, 1.0])
+    small = _small_motion(step, motion_kind, shape, reach)
+    composed = compose(motion, invert(small))
+    if motion_kind == "rigid":
+        composed[:, :2] = nearest_rotation(composed[:, :2])
+    return composed
+
+
+def _small_motion(
+    step: Floats, motion_kind: MotionKind, shape: Sequence[int], reach: float
+) -> Motion:
+    """Return the matrix (2, 3) of a small motion, see ``_compose``."""
+    entries = (BASIS[motion_kind].T @ step).reshape(2, 3)
+    small: Motion = UNMOVED + entries / np.array([reach, reach, 1.0])
     if motion_kind == "rigid":
         small[:, :2] = nearest_rotation(small[:, :2])
     center = (np.array(shape, float) - 1) / 2
     small[:, 2] += center - small[:, :2] @ center  # rotate about the center
-    composed = joined(motion, inverse(small))
-    if motion_kind == "rigid":
-        composed[:, :2] = nearest_rotation(composed[:, :2])
-    return composed
+    return small
 
 
 def nearest_rotation(matrix: Floats) -> Floats:

@@ -47,6 +47,11 @@ class RegisteredPair:
     motion: Motion
     similarity: float
 
+    @property
+    def distance(self) -> int:
+        """Distance of both, in slices."""
+        return self.moving - self.fixed
+
 
 @dataclass(frozen=True)
 class SlicePositions:
@@ -102,18 +107,24 @@ def reliable_pairs(
         pixel_edges: (y, x) of a pixel.
     """
     center = np.append((np.array(shape) - 1) / 2, 1.0)
-    usual_similarity = {}
-    for distance in {pair.moving - pair.fixed for pair in pairs}:
-        similarities = [pair.similarity for pair in pairs if pair.moving - pair.fixed == distance]
-        usual_similarity[distance] = float(np.median(similarities))
+    usual_similarity = _usual_similarity(pairs)
     reliable = []
     for pair in pairs:
         shift = float(np.linalg.norm((pair.motion @ center - center[:2]) * pixel_edges))
-        usual = usual_similarity[pair.moving - pair.fixed]
+        usual = usual_similarity[pair.distance]
         is_similar = pair.similarity >= max(MIN_RELIABLE_SIMILARITY, min_similarity * usual)
         if is_similar and shift <= max_shift:
             reliable.append(pair)
     return reliable
+
+
+def _usual_similarity(pairs: Sequence[RegisteredPair]) -> dict[int, float]:
+    """Return the median similarity of pairs by their distance in slices."""
+    usual_similarity = {}
+    for distance in {pair.distance for pair in pairs}:
+        similarities = [pair.similarity for pair in pairs if pair.distance == distance]
+        usual_similarity[distance] = float(np.median(similarities))
+    return usual_similarity
 
 
 def connected_groups(count: int, pairs: Sequence[RegisteredPair]) -> list[Ints]:
@@ -138,14 +149,20 @@ def pairs_across_gaps(count: int, pairs: Sequence[RegisteredPair]) -> list[tuple
     across = []
     for number, before in enumerate(groups):
         for after in groups[number + 1 :]:
-            last, first = int(before[-1]), int(after[0])
-            if first > last:
-                across += [(last, first), (int(before[-2]), first), (last, int(after[1]))]
+            if after[0] > before[-1]:
+                across += _pairs_between(before, after)
             if len(after) > MAX_SIMILAR_BAD_SLICES:
                 # A few slices that are similar to each other may all be bad, and the stack
                 # continues after them; a longer group is not.
                 break
     return across
+
+
+def _pairs_between(before: Ints, after: Ints) -> list[tuple[int, int]]:
+    """Return the three pairs of slices that lie closest on either side of a gap."""
+    second_last, last = (int(z) for z in before[-2:])
+    first, second = (int(z) for z in after[:2])
+    return [(last, first), (second_last, first), (last, second)]
 
 
 def solve_slice_positions(
@@ -166,10 +183,7 @@ def solve_slice_positions(
     center = (np.array(shape, float) - 1) / 2
     graph = _graph_of(count, pairs, center)
     linear, shifts = _solve_graph(count, graph, motion_kind, max(shape) / 2)
-    # Rotate as little as possible: the common frame is that of the slice that lies as most do, not
-    # of the first slice, which may be unusual.
-    deviation = np.linalg.norm(linear - np.median(linear, axis=0), axis=(1, 2))
-    upright = np.linalg.inv(linear[int(deviation.argmin())])
+    upright = _usual_orientation(linear)
     linear = upright @ linear
     shifts = shifts @ upright.T
     offsets = shifts + center - (linear @ center)
@@ -178,20 +192,29 @@ def solve_slice_positions(
     return SlicePositions(to_common, bad, breaks)
 
 
+def _usual_orientation(linear: Floats) -> Floats:
+    """Return the linear part (2, 2) that brings the slice that lies as most do upright.
+
+    All are rotated as little as possible: the common frame is that of this slice, not of the first
+    one, which may be unusual.
+    """
+    deviation = np.linalg.norm(linear - np.median(linear, axis=0), axis=(1, 2))
+    return np.asarray(np.linalg.inv(linear[int(deviation.argmin())]))
+
+
 def _graph_of(count: int, pairs: Sequence[RegisteredPair], center: Floats) -> _Graph:
     """Return registered pairs as arrays, with a faint link between all neighbors."""
     faint_links = [RegisteredPair(z, z + 1, UNMOVED, FAINT_WEIGHT) for z in range(count - 1)]
     links = [*pairs, *faint_links]
-    fixed = np.array([link.fixed for link in links], np.int64).reshape(-1)
-    moving = np.array([link.moving for link in links], np.int64).reshape(-1)
     motions = np.array([link.motion for link in links]).reshape(-1, 2, 3)
-    distance = (moving - fixed).astype(np.float64)
+    linear, offsets = motions[:, :, :2], motions[:, :, 2]
+    distance = np.array([link.distance for link in links], np.float64)
     is_pair = np.arange(len(links)) < len(pairs)
     return _Graph(
-        fixed=fixed,
-        moving=moving,
-        linear=motions[:, :, :2],
-        shifts=motions[:, :, 2] + motions[:, :, :2] @ center - center,
+        fixed=np.array([link.fixed for link in links], np.int64),
+        moving=np.array([link.moving for link in links], np.int64),
+        linear=linear,
+        shifts=offsets + linear @ center - center,
         base_weights=np.where(is_pair, 1 / distance, FAINT_WEIGHT),
         # Two pairs over two slices then outvote a pair of neighbors that contradicts them.
         agreed=AGREED_PX * distance**1.5,
@@ -210,25 +233,43 @@ def _solve_graph(
         reach: distance from the center at which differences of linear parts are measured, px.
     """
     fixed, moving = graph.fixed, graph.moving
+    rounds = REWEIGHTING_ROUNDS if len(fixed) else 0
     linear = np.repeat(np.eye(2)[None], count, axis=0)
     shifts = np.zeros((count, 2))
     weights = graph.base_weights
-    for number in range(REWEIGHTING_ROUNDS if len(fixed) else 0):
+    for number in range(rounds):
         if motion_kind != "translation":
-            linear = _solve_linear_parts(count, fixed, moving, graph.linear, weights)
-            linear = nearest_rotation(linear) if motion_kind == "rigid" else linear
+            linear = _solve_linear_parts(count, graph, weights)
+        if motion_kind == "rigid":
+            linear = nearest_rotation(linear)
         rotated = (linear[moving] @ graph.shifts[..., None])[..., 0]
-        shifts = _solve_differences(count, fixed, moving, -rotated, weights)
+        shifts = _solve_differences(count, graph, -rotated, weights)
         error = np.linalg.norm(shifts[moving] - shifts[fixed] + rotated, axis=1)
-        linear_error = linear[fixed] - linear[moving] @ graph.linear
-        error += reach * np.linalg.norm(linear_error, axis=(1, 2))
-        # Charbonnier weights always find the single best agreement; then Geman-McClure weights drop
-        # what contradicts it.
-        if number < REWEIGHTING_ROUNDS / 2:
-            weights = graph.base_weights / np.sqrt(1 + (error / graph.agreed) ** 2)
-        else:
-            weights = graph.base_weights / (1 + (error / (4 * graph.agreed)) ** 2) ** 2
+        error += reach * _linear_error(graph, linear)
+        weights = _reweighted(graph, error, number)
     return linear, shifts
+
+
+def _linear_error(graph: _Graph, linear: Floats) -> Floats:
+    """Return (m,) by how much the linear part of each pair differs from those of its slices."""
+    difference = linear[graph.fixed] - linear[graph.moving] @ graph.linear
+    return np.asarray(np.linalg.norm(difference, axis=(1, 2)))
+
+
+def _reweighted(graph: _Graph, error: Floats, round_number: int) -> Floats:
+    """Return (m,) weights of the pairs for the round after this one.
+
+    Charbonnier weights always find the single best agreement; then Geman-McClure weights drop what
+    contradicts it.
+
+    Args:
+        graph: of registered pairs.
+        error: (m,) px by which each pair differs from the others.
+        round_number: from 0 on.
+    """
+    if round_number < REWEIGHTING_ROUNDS / 2:
+        return np.asarray(graph.base_weights / np.sqrt(1 + (error / graph.agreed) ** 2))
+    return graph.base_weights / (1 + (error / (4 * graph.agreed)) ** 2) ** 2
 
 
 def _bad_slices_and_breaks(
@@ -236,64 +277,73 @@ def _bad_slices_and_breaks(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the slices that are similar to no neighbor, and those where the stack is broken."""
     groups = connected_groups(count, pairs)
-    ends = [(int(group[0]), int(group[-1])) for group in groups]
     bad: list[int] = []
     starts: list[int] = []
-    for group, (first, last) in zip(groups, ends, strict=True):
-        # Another group may connect slices on either side of this one.
-        is_enclosed = any(low < first and last < high for low, high in ends)
+    for group in groups:
+        is_enclosed = _is_enclosed(group, groups)
         if is_enclosed or len(group) == 1 < count:
             bad += [int(z) for z in group]
         if len(group) > 1 and not is_enclosed:
-            starts.append(first)
+            starts.append(int(group[0]))
     return tuple(sorted(bad)), tuple(starts[1:])
 
 
-def _solve_differences(
-    count: int, fixed: Ints, moving: Ints, steps: Floats, weights: Floats
-) -> Floats:
+def _is_enclosed(group: Ints, groups: Sequence[Ints]) -> bool:
+    """Return whether another group connects slices on either side of this one."""
+    return any(outer[0] < group[0] and group[-1] < outer[-1] for outer in groups)
+
+
+def _solve_differences(count: int, graph: _Graph, steps: Floats, weights: Floats) -> Floats:
     """Return (n, 2) shifts whose differences moving - fixed are nearest to ``steps``.
 
     The shift of the first slice is 0.
     """
-    equations = np.arange(len(fixed))
-    signs = np.concatenate([np.ones(len(fixed)), -np.ones(len(fixed))])
-    entries = np.tile(equations, 2), np.concatenate([moving, fixed])
-    incidence = scipy.sparse.csr_array((signs, entries), shape=(len(fixed), count))
-    unknown = incidence[:, 1:]  # the first slice stays where it is
+    if count == 1:
+        return np.zeros((1, 2))
+    unknown = _incidence(count, graph)[:, 1:]  # the first slice stays where it is
     weighted = unknown.T.multiply(weights).tocsr()
-    solution = np.zeros((0, 2))
-    if count > 1:
-        solution = scipy.sparse.linalg.spsolve((weighted @ unknown).tocsc(), weighted @ steps)
+    solution = scipy.sparse.linalg.spsolve((weighted @ unknown).tocsc(), weighted @ steps)
     return np.concatenate([np.zeros((1, 2)), solution.reshape(count - 1, 2)])
 
 
-def _solve_linear_parts(
-    count: int, fixed: Ints, moving: Ints, linear: Floats, weights: Floats
-) -> Floats:
-    """Return (n, 2, 2) linear parts A with A[fixed] nearest to A[moving] @ linear.
+def _incidence(count: int, graph: _Graph) -> scipy.sparse.csr_array:
+    """Return a sparse matrix (m, n) from positions of slices to differences moving - fixed."""
+    n_pairs = len(graph.fixed)
+    signs = np.concatenate([np.ones(n_pairs), -np.ones(n_pairs)])
+    entries = np.tile(np.arange(n_pairs), 2), np.concatenate([graph.moving, graph.fixed])
+    return scipy.sparse.csr_array((signs, entries), shape=(n_pairs, count))
+
+
+def _solve_linear_parts(count: int, graph: _Graph, weights: Floats) -> Floats:
+    """Return (n, 2, 2) linear parts A with A[fixed] nearest to A[moving] @ graph.linear.
 
     The linear part of the first slice is the unit matrix.
     """
-    # A row of A has two numbers. Equation (e, k):
-    # A[fixed, k] - sum over m of A[moving, m] linear[m, k] = 0.
-    equations = np.arange(2 * len(fixed)).reshape(-1, 2)
-    rows = [equations.ravel()] + [equations.ravel()] * 2
-    columns = [(2 * fixed[:, None] + np.arange(2)).ravel()]
-    values = [np.ones(equations.size)]
-    for m in range(2):
-        columns.append(np.repeat(2 * moving + m, 2))
-        values.append(-linear[:, m].ravel())
-    entries = np.concatenate(rows), np.concatenate(columns)
-    matrix = scipy.sparse.csr_array(
-        (np.concatenate(values), entries), shape=(equations.size, 2 * count)
-    )
+    if count == 1:
+        return np.eye(2)[None]
+    matrix = _linear_equations(count, graph)
     unknown, known = matrix[:, 2:], matrix[:, :2]
     weighted = unknown.T.multiply(np.repeat(weights, 2)).tocsr()
     # Rows of A are columns here: those of the first slice are the columns of the unit matrix.
     right = -(weighted @ (known @ np.eye(2)))
-    solution = np.zeros((0, 2, 2))
-    if count > 1:
-        solved = scipy.sparse.linalg.spsolve((weighted @ unknown).tocsc(), right)
-        solution = solved.reshape(count - 1, 2, 2)
+    solved = scipy.sparse.linalg.spsolve((weighted @ unknown).tocsc(), right)
+    solution = solved.reshape(count - 1, 2, 2)
     return np.concatenate([np.eye(2)[None], np.swapaxes(solution, 1, 2)])
+
+
+def _linear_equations(count: int, graph: _Graph) -> scipy.sparse.csr_array:
+    """Return a sparse matrix (2 m, 2 n) that is zero on linear parts that agree with all pairs.
+
+    A row of a linear part A has two numbers, which are neighbors along the columns. Equation (e,
+    k): A[fixed, k] - sum over m of A[moving, m] linear[m, k] = 0.
+    """
+    n_equations = 2 * len(graph.fixed)
+    equations = np.arange(n_equations)
+    columns = [(2 * graph.fixed[:, None] + np.arange(2)).ravel()]
+    values = [np.ones(n_equations)]
+    for m in range(2):
+        columns.append(np.repeat(2 * graph.moving + m, 2))
+        values.append(-graph.linear[:, m].ravel())
+    entries = np.tile(equations, 3), np.concatenate(columns)
+    shape = (n_equations, 2 * count)
+    return scipy.sparse.csr_array((np.concatenate(values), entries), shape=shape)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparsem.quality.compare import ProtocolComparison
-from sparsem.quality.comparison_tests import GroupTest, MetricCorrelation
+from sparsem.quality.comparison_tests import GroupTest, GroupValues, MetricCorrelation
 from sparsem.quality.image_metrics import METRICS, quality_tables
 from sparsem.quality.statistics import Correlation
 
@@ -26,12 +26,8 @@ def comparison_tables(comparison: ProtocolComparison) -> dict[str, pa.Table]:
         image_tables.append(_add_group_column(image_table, name))
         tile_tables.append(_add_group_column(tile_table, name))
     tables = {"images": pa.concat_tables(image_tables), "tiles": pa.concat_tables(tile_tables)}
-    group_rows = []
-    for metric, by_group in comparison.values.items():
-        for name, values in by_group.items():
-            group_rows.append(_group_row(metric, name, values[np.isfinite(values)]))
     rows_by_table = {
-        "groups": group_rows,
+        "groups": _group_rows(comparison.values),
         "tests": [_test_row(test) for test in comparison.tests],
         "correlations": [_correlation_row(pair) for pair in comparison.correlations],
     }
@@ -44,6 +40,16 @@ def comparison_tables(comparison: ProtocolComparison) -> dict[str, pa.Table]:
 def _add_group_column(table: pa.Table, group: str) -> pa.Table:
     """Return a table with the name of the group as its first column."""
     return table.add_column(0, "group", pa.array([group] * table.num_rows))
+
+
+def _group_rows(values: GroupValues) -> list[Mapping[str, Any]]:
+    """Return the summaries of all metrics in all groups."""
+    rows = []
+    for metric, by_group in values.items():
+        for name, measurements in by_group.items():
+            known = measurements[np.isfinite(measurements)]
+            rows.append(_group_row(metric, name, known))
+    return rows
 
 
 def _group_row(metric: str, group: str, values: NDArray[np.float64]) -> Mapping[str, Any]:

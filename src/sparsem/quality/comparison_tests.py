@@ -89,13 +89,7 @@ def group_values(images: Sequence[MeasuredImage], metric: str, by: str) -> Value
 
 def run_tests(values: GroupValues, groups: Sequence[GroupStep]) -> tuple[GroupTest, ...]:
     """Test every metric in all pairs of groups that differ in one factor."""
-    pairs = []
-    for first, second in combinations(groups, 2):
-        different_factors = sum(
-            getattr(first, factor) != getattr(second, factor) for factor in FACTORS
-        )
-        if different_factors == 1:
-            pairs.append((first.name, second.name))
+    pairs = _comparable_pairs(groups)
     tested = []
     for metric, by_group in values.items():
         for pair in pairs:
@@ -106,6 +100,18 @@ def run_tests(values: GroupValues, groups: Sequence[GroupStep]) -> tuple[GroupTe
     for (metric, pair, difference), p in zip(tested, corrected, strict=True):
         tests.append(GroupTest(metric, pair, difference, p))
     return tuple(tests)
+
+
+def _comparable_pairs(groups: Sequence[GroupStep]) -> list[tuple[str, str]]:
+    """Return the names of all pairs of groups that differ in one factor."""
+    pairs = []
+    for first, second in combinations(groups, 2):
+        different_factors = sum(
+            getattr(first, factor) != getattr(second, factor) for factor in FACTORS
+        )
+        if different_factors == 1:
+            pairs.append((first.name, second.name))
+    return pairs
 
 
 def correlate_metrics(values: GroupValues) -> tuple[MetricCorrelation, ...]:

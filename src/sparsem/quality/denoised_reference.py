@@ -12,7 +12,7 @@ from sparsem.preprocess.denoise import DenoiseMethod, DenoiseSettings, denoise
 from sparsem.quality.image_series import ImageSeries, read_gray, source_identity
 from sparsem.settings import Settings
 from sparsem.store.sample import Sample
-from sparsem.store.volume import Kind, volume_spec
+from sparsem.store.volume import Kind, VolumeSpec, volume_spec
 from sparsem.workflow.execution import Execution, Needs
 from sparsem.workflow.stage import BlockResult, Stage, fingerprint_of
 
@@ -53,9 +53,7 @@ def _copy_to_sample(series: ImageSeries, path: Path, on: Execution) -> Sample:
     count = len(series.numbers)
     _, y, x = series.source.stack.shape
     depth = min(BLOCK_DEPTH, count)
-    dtype = np.uint8 if gray.top == 255 else np.uint16
-    # Lengths do not matter here, and single images seldom state their thickness.
-    raw = volume_spec("", (count, y, x), dtype, Kind.IMAGE, VoxelSize(1, 1, 1), depth)
+    raw = _raw_spec((count, y, x), gray, depth)
     inputs = {
         "source": fingerprint_of({"files": source_identity(series.source)}),
         "slices": " ".join(map(str, series.numbers)),
@@ -65,6 +63,13 @@ def _copy_to_sample(series: ImageSeries, path: Path, on: Execution) -> Sample:
     with Stage(sample, "images", Settings(), inputs, [raw], on, needs) as stage:
         stage.map(_copy_block, z_blocks(count, depth), series, gray)
     return sample
+
+
+def _raw_spec(shape: tuple[int, int, int], gray: GrayMapping, depth: int) -> VolumeSpec:
+    """Return what is known of the raw image before it is written."""
+    dtype = np.uint8 if gray.top == 255 else np.uint16
+    # Lengths do not matter here, and single images seldom state their thickness.
+    return volume_spec("", shape, dtype, Kind.IMAGE, VoxelSize(1, 1, 1), depth)
 
 
 def _copy_block(block: ZBlock, series: ImageSeries, gray: GrayMapping) -> BlockResult:

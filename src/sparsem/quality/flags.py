@@ -168,19 +168,17 @@ def _findings_by_neighbors(columns: Mapping[str, Values]) -> list[list[Finding]]
     is_unlike = unlike_neighbors(similarity, columns["second_similarity"])
     is_repeated = similarity >= IDENTICAL
     # No distance is reported next to a slice that is unlike its neighbors.
-    has_no_distance = is_unlike | np.roll(is_unlike, 1) | is_repeated
+    has_distance = ~(is_unlike | np.roll(is_unlike, 1) | is_repeated)
     with np.errstate(invalid="ignore"):
         is_lower_bound = similarity < CHANCE_FRACTION * median_around(similarity)
-    findings: list[list[Finding]] = []
-    for z, distance in enumerate(columns["spacing"]):
-        slice_findings: list[Finding] = []
-        if is_unlike[z]:
-            slice_findings.append((Light.RED, "unlike its neighbors"))
-        if is_repeated[z]:
-            slice_findings.append((Light.RED, "repeats the slice before"))
-        if not has_no_distance[z]:
-            slice_findings += _findings_of_distance(float(distance), bool(is_lower_bound[z]))
-        findings.append(slice_findings)
+    findings: list[list[Finding]] = [[] for _ in similarity]
+    for z in np.flatnonzero(is_unlike):
+        findings[z].append((Light.RED, "unlike its neighbors"))
+    for z in np.flatnonzero(is_repeated):
+        findings[z].append((Light.RED, "repeats the slice before"))
+    for z in np.flatnonzero(has_distance):
+        distance = float(columns["spacing"][z])
+        findings[z] += _findings_of_distance(distance, bool(is_lower_bound[z]))
     return findings
 
 

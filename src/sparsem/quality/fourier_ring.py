@@ -12,7 +12,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from sparsem.image.spectrum import hann_window, sample_tiles, tile_edge
+from sparsem.image.spectrum import hann_window, sample_tiles, tile_edge, windowed_transform
 
 # The correlation from which a detail counts as resolved (Rosenthal & Henderson 2003).
 MIN_CORRELATION = 1 / 7
@@ -39,23 +39,36 @@ def ring_correlation(image: NDArray[Any]) -> Floats | None:
     tiles = sample_tiles(image, edge, MAX_RING_TILES) if edge else []
     if not tiles:
         return None
-    half_edge = edge // 2
-    ring, count = _rings(half_edge)
-    sums = np.zeros((3, half_edge // 2))
+    sums = np.zeros((3, edge // 4))
     for tile in tiles:
         for first_offset, second_offset in HALVES:
-            first = _transform_half(tile, first_offset)
-            second = _transform_half(tile, second_offset)
-            rows = second_offset[0] - first_offset[0]
-            columns = second_offset[1] - first_offset[1]
-            cross = first * np.conj(second) * _half_pixel_shift(half_edge, rows, columns)
-            powers = (cross.real, np.square(np.abs(first)), np.square(np.abs(second)))
-            for row, values in zip(sums, powers, strict=True):
-                by_ring = np.bincount(ring.ravel(), (values * count).ravel(), half_edge // 2 + 1)
-                row += by_ring[:-1]
+            for row, power in zip(
+                sums, _compare_halves(tile, first_offset, second_offset), strict=True
+            ):
+                row += _sum_by_ring(power)
     correlation: Floats = sums[0] / np.sqrt(np.maximum(sums[1] * sums[2], 1e-30))
     correlation[0] = correlation[1]  # the mean was subtracted: nothing is left of it
     return correlation
+
+
+def _compare_halves(
+    tile: NDArray[np.float32], first_offset: tuple[int, int], second_offset: tuple[int, int]
+) -> tuple[NDArray[np.float32], ...]:
+    """Return what two halves of a tile have in common, and the power of each, by frequency."""
+    first = _transform_half(tile, first_offset)
+    second = _transform_half(tile, second_offset)
+    rows = second_offset[0] - first_offset[0]
+    columns = second_offset[1] - first_offset[1]
+    cross = first * np.conj(second) * _half_pixel_shift(len(first), rows, columns)
+    return cross.real, np.square(np.abs(first)), np.square(np.abs(second))
+
+
+def _sum_by_ring(values: NDArray[np.float32]) -> Floats:
+    """Return (T // 2,) the sums of a spectrum (T, T // 2 + 1) over rings."""
+    edge = len(values)
+    ring, count = _rings(edge)
+    sums = np.bincount(ring.ravel(), (values * count).ravel(), edge // 2 + 1)
+    return np.asarray(sums[:-1])
 
 
 def resolution_px(correlation: Floats) -> float:
@@ -66,28 +79,35 @@ def resolution_px(correlation: Floats) -> float:
     Args:
         correlation: see ``ring_correlation``.
     """
-    frequency = (np.arange(len(correlation)) + 0.5) / (FINEST_PX * len(correlation))
     padded = np.pad(correlation, SMOOTHED_RINGS // 2, mode="edge")
     smooth = np.convolve(padded, np.full(SMOOTHED_RINGS, 1 / SMOOTHED_RINGS), mode="valid")
     (below,) = np.nonzero(smooth < MIN_CORRELATION)
     if not len(below):
         return FINEST_PX
-    crossing = int(below[0])
-    if crossing == 0:
+    if below[0] == 0:
         return float("nan")
-    high, low = smooth[crossing - 1], smooth[crossing]
+    return 1 / _crossing_frequency(smooth, int(below[0]))
+
+
+def _crossing_frequency(smooth: Floats, below: int) -> float:
+    """Return the frequency at which a correlation falls below its limit, by interpolation.
+
+    Args:
+        smooth: the correlation.
+        below: number of the first ring that lies below the limit.
+    """
+    frequency = (np.arange(len(smooth)) + 0.5) / (FINEST_PX * len(smooth))
+    high, low = smooth[below - 1], smooth[below]
     fraction = (high - MIN_CORRELATION) / max(high - low, 1e-12)
-    previous = frequency[crossing - 1]
-    return float(1 / (previous + fraction * (frequency[crossing] - previous)))
+    previous = frequency[below - 1]
+    return float(previous + fraction * (frequency[below] - previous))
 
 
 def _transform_half(tile: NDArray[np.float32], offset: tuple[int, int]) -> NDArray[np.complex64]:
     """Return the Fourier transform of every second pixel of a tile, under a window."""
     top, left = offset
     half = tile[top::2, left::2]
-    weights = hann_window(len(half))
-    mean = np.float32(np.average(half, weights=weights))
-    return np.asarray(scipy.fft.rfft2((half - mean) * weights))
+    return windowed_transform(half, hann_window(len(half)))
 
 
 @lru_cache(maxsize=2)

@@ -81,14 +81,21 @@ def full_reference_metrics(image: NDArray[Any], reference: NDArray[Any]) -> dict
     Metrics for which the tile is too small are NaN.
     """
     require("train")
-    import piq
-
     error = mean_squared_error(image, reference)
     values = dict.fromkeys(REFERENCE_METRICS, math.nan)
     values["psnr_db"] = psnr_from_error(error)
-    first = as_tensor(image)
-    second = as_tensor(reference)
-    measures: Mapping[str, tuple[int, Callable[[], Any]]] = {
+    measures = _tile_measures(as_tensor(image), as_tensor(reference))
+    for name, (min_edge, measure) in measures.items():
+        if min(image.shape) >= min_edge:
+            values[name] = float(measure())
+    return values
+
+
+def _tile_measures(first: Any, second: Any) -> Mapping[str, tuple[int, Callable[[], Any]]]:
+    """Return the minimum edge of a tile, px, and a function that computes it, by metric."""
+    import piq
+
+    return {
         # By default piq shrinks what is larger than 256 px, and so hides noise.
         "ssim": (MIN_SSIM_PX, lambda: piq.ssim(first, second, downsample=False)),
         "ms_ssim": (MIN_MS_SSIM_PX, lambda: piq.multi_scale_ssim(first, second)),
@@ -97,10 +104,6 @@ def full_reference_metrics(image: NDArray[Any], reference: NDArray[Any]) -> dict
         "sr_sim": (MIN_SR_SIM_PX, lambda: piq.srsim(first.double(), second.double())),
         "gmsd": (MIN_GMSD_PX, lambda: piq.gmsd(first, second)),
     }
-    for name, (min_edge, measure) in measures.items():
-        if min(image.shape) >= min_edge:
-            values[name] = float(measure())
-    return values
 
 
 def tile_grid(shape: Sequence[int], edge: int) -> list[tuple[int, int, tuple[int, int]]]:

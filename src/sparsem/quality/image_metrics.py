@@ -162,7 +162,7 @@ def measure_metrics(
     tiles = []
     for top, left, tile_edge in tile_grid(image.shape, edge):
         tiles.append(_measure_tile(image, reference, resin, weights, top, left, tile_edge))
-    values = {name: _mean_of_known([tile.values[name] for tile in tiles]) for name in METRICS}
+    values = _means_over_tiles(tiles)
     values |= _no_reference_values(image)
     if resin is not None:
         values |= _resin_values(image, reference, resin)
@@ -216,11 +216,15 @@ def _measure_tile(
     if "brisque" in weights:
         values["brisque"] = brisque(tile, weights["brisque"])
     if resin is not None:
-        parts = [part[box] for part in resin.parts]
-        large_parts = tuple(part for part in parts if np.count_nonzero(part) >= MIN_RESIN_PX)
-        tile_resin = Resin(large_parts, resin.is_proposal)
-        values |= _resin_values(tile, tile_reference, tile_resin)
+        values |= _resin_values(tile, tile_reference, _resin_in_box(resin, box))
     return ImageTile(top, left, edge, values)
+
+
+def _resin_in_box(resin: Resin, box: tuple[slice, slice]) -> Resin:
+    """Return the resin in a box of an image; small remains of its parts are left out."""
+    parts = [part[box] for part in resin.parts]
+    large_parts = tuple(part for part in parts if np.count_nonzero(part) >= MIN_RESIN_PX)
+    return Resin(large_parts, resin.is_proposal)
 
 
 def _no_reference_values(image: NDArray[Any]) -> MetricValues:
@@ -250,6 +254,11 @@ def _resin_values(
     return values
 
 
+def _means_over_tiles(tiles: Sequence[ImageTile]) -> MetricValues:
+    """Return the mean of every metric over the tiles in which it was measured."""
+    return {name: _mean_of_known([tile.values[name] for tile in tiles]) for name in METRICS}
+
+
 def _mean_of_known(values: Sequence[float]) -> float:
     """Return the mean of the values that are not NaN; NaN without any."""
     known = [value for value in values if not math.isnan(value)]
@@ -261,22 +270,33 @@ def quality_tables(images: Sequence[MeasuredImage]) -> tuple[pa.Table, pa.Table]
 
     Lengths are in pixels, strengths are fractions of the range of gray levels.
     """
-    image_columns: dict[str, list[Any]] = {
+    return _image_table(images), _tile_table(images)
+
+
+def _image_table(images: Sequence[MeasuredImage]) -> pa.Table:
+    """Return a row for each image."""
+    columns: dict[str, list[Any]] = {
         "image": [image.name for image in images],
         "file": [image.source for image in images],
         "height_px": [image.shape[0] for image in images],
         "width_px": [image.shape[1] for image in images],
         "resin": [image.resin for image in images],
     }
-    names_and_tiles = [(image.name, tile) for image in images for tile in image.tiles]
-    tile_columns: dict[str, list[Any]] = {
-        "image": [name for name, _ in names_and_tiles],
-        "top_px": [tile.top for _, tile in names_and_tiles],
-        "left_px": [tile.left for _, tile in names_and_tiles],
-        "height_px": [tile.edge[0] for _, tile in names_and_tiles],
-        "width_px": [tile.edge[1] for _, tile in names_and_tiles],
+    for metric in METRICS:
+        columns[metric] = [image.values[metric] for image in images]
+    return pa.table(columns)
+
+
+def _tile_table(images: Sequence[MeasuredImage]) -> pa.Table:
+    """Return a row for each tile."""
+    tiles = [tile for image in images for tile in image.tiles]
+    columns: dict[str, list[Any]] = {
+        "image": [image.name for image in images for _ in image.tiles],
+        "top_px": [tile.top for tile in tiles],
+        "left_px": [tile.left for tile in tiles],
+        "height_px": [tile.edge[0] for tile in tiles],
+        "width_px": [tile.edge[1] for tile in tiles],
     }
     for metric in METRICS:
-        image_columns[metric] = [image.values[metric] for image in images]
-        tile_columns[metric] = [tile.values[metric] for _, tile in names_and_tiles]
-    return pa.table(image_columns), pa.table(tile_columns)
+        columns[metric] = [tile.values[metric] for tile in tiles]
+    return pa.table(columns)

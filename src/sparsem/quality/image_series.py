@@ -99,8 +99,7 @@ def open_images(sources: Sequence[str | Path], settings: ImagesSettings) -> list
     _check_settings(settings)
     opened = [open_source(source, any_order=True) for source in sources]
     if settings.box:
-        for source in opened:
-            mask_from_boxes([Box(*settings.box)], (source.stack.shape[1], source.stack.shape[2]))
+        _check_box(Box(*settings.box), opened)
     numbers = [_image_numbers(source, settings.slices) for source in opened]
     references = _open_companions(settings.reference, opened, "reference")
     masks = _open_companions(settings.resin, opened, "resin")
@@ -137,6 +136,17 @@ def _check_settings(settings: ImagesSettings) -> None:
             "Images are compared with others, --reference, or with their denoised versions, "
             "--denoise; give one of them."
         )
+
+
+def _check_box(box: Box, opened: Sequence[Source]) -> None:
+    """Check that a box lies in all images.
+
+    Raises:
+        InputError: it is empty, or reaches beyond an image.
+    """
+    for source in opened:
+        _, height, width = source.stack.shape
+        mask_from_boxes([box], (height, width))
 
 
 def _file_or_folder(source: Source) -> Path:
@@ -197,14 +207,23 @@ def _open_companions(
         )
     companions = [open_source(path, labels=option == "resin", any_order=True) for path in paths]
     for companion, source in zip(companions, opened, strict=True):
-        if companion.stack.shape != source.stack.shape:
-            size = " x ".join(map(str, source.stack.shape))
-            companion_size = " x ".join(map(str, companion.stack.shape))
-            raise InputError(
-                f"{source.title} has {size} (z y x) px, its {option} {companion.title} "
-                f"{companion_size}; expected the same."
-            )
+        _check_same_shape(companion, source, option)
     return list(companions)
+
+
+def _check_same_shape(companion: Source, source: Source, option: str) -> None:
+    """Check that a reference or a mask has the shape of its source.
+
+    Raises:
+        InputError: it has another one.
+    """
+    if companion.stack.shape != source.stack.shape:
+        size = " x ".join(map(str, source.stack.shape))
+        companion_size = " x ".join(map(str, companion.stack.shape))
+        raise InputError(
+            f"{source.title} has {size} (z y x) px, its {option} {companion.title} "
+            f"{companion_size}; expected the same."
+        )
 
 
 def read_gray(source: Source, position: int, gray: GrayMapping) -> NDArray[Any]:

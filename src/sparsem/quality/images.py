@@ -20,7 +20,7 @@ from sparsem.errors import InputError
 from sparsem.io.gray_levels import GrayMapping, gray_mapping
 from sparsem.io.readers.source import Source
 from sparsem.preprocess.denoise import DenoiseMethod
-from sparsem.progress import Meter, tell
+from sparsem.progress import Meter, print_note
 from sparsem.quality.denoised_reference import denoise_series
 from sparsem.quality.image_metrics import (
     ImageTile,
@@ -107,7 +107,7 @@ def available_weights(folder: str | None, on: Execution) -> Weights:
     """
     weight_files = find_weight_files(Path(folder) if folder else None)
     for sentence in weight_files.missing:
-        tell(sentence, on.quiet)
+        print_note(sentence, on.quiet)
     return weight_files.files
 
 
@@ -127,12 +127,7 @@ def measure_series(
     with Meter("quality", n_images, quiet=on.quiet) as meter:
         for series, depends_on in zip(all_series, dependencies, strict=True):
             gray = gray_mapping(series.source)
-            if not gray.unchanged:
-                tell(
-                    f"{series.name} holds {series.source.stack.dtype}: {gray}. Strengths are "
-                    "fractions of that range; compare them within this file only.",
-                    on.quiet,
-                )
+            _print_note_on_range(series, gray, on.quiet)
             for z in series.numbers:
                 fingerprint = fingerprint_of({"z": z, **depends_on})
                 measured.append(
@@ -142,13 +137,23 @@ def measure_series(
     return measured
 
 
+def _print_note_on_range(series: ImageSeries, gray: GrayMapping, quiet: bool) -> None:
+    """Print that strengths depend on the range of gray levels, where these are mapped."""
+    if not gray.unchanged:
+        print_note(
+            f"{series.name} holds {series.source.stack.dtype}: {gray}. Strengths are "
+            "fractions of that range; compare them within this file only.",
+            quiet,
+        )
+
+
 def _denoise_all(
     all_series: Sequence[ImageSeries], folder: Path, method: DenoiseMethod, on: Execution
 ) -> list[ImageSeries]:
     """Return all images with their denoised versions as reference."""
     denoised = []
     for number, series in enumerate(all_series, 1):
-        tell(f"denoising {series.name}, {number} of {len(all_series)}", on.quiet)
+        print_note(f"denoising {series.name}, {number} of {len(all_series)}", on.quiet)
         path = folder / "denoised" / f"{series.name}.zarr"
         denoised.append(denoise_series(series, path, method, on))
     return denoised
@@ -197,27 +202,38 @@ def _measure_once(
         stored = json.loads(metrics_file.read_text(encoding="utf-8"))
         if stored["fingerprint"] == fingerprint:
             return _restore_image(stored["image"])
-    position = series.position(z)
     try:
-        image = read_gray(series.source, position, gray)
-        reference = read_gray(series.reference, position, gray) if series.reference else None
-        resin = _resin_of(image, series.mask, z, settings)
-        values, tiles = measure_metrics(image, reference, resin, weights, settings.tile)
+        measured, colors = _measure(series, z, gray, settings, weights)
     except InputError as error:
         raise InputError(f"{title}: {error}") from None
+    _write_file(rendering, bytes(cv2.imencode(".png", colors[..., ::-1])[1]))
+    record = {"fingerprint": fingerprint, "image": asdict(measured)}
+    _write_file(metrics_file, json.dumps(record).encode())
+    return measured
+
+
+def _measure(
+    series: ImageSeries, z: int, gray: GrayMapping, settings: ImagesSettings, weights: Weights
+) -> tuple[MeasuredImage, NDArray[np.uint8]]:
+    """Return the metrics of an image, and a rendering (y, x, 3) of its resin.
+
+    Raises:
+        InputError: the image cannot be measured.
+    """
+    position = series.position(z)
+    image = read_gray(series.source, position, gray)
+    reference = read_gray(series.reference, position, gray) if series.reference else None
+    resin = _resin_of(image, series.mask, z, settings)
+    values, tiles = measure_metrics(image, reference, resin, weights, settings.tile)
     measured = MeasuredImage(
-        name=title,
+        name=series.title(z),
         source=series.file,
         shape=(image.shape[0], image.shape[1]),
         values=values,
         tiles=tuple(tiles),
         resin_marked=not resin.is_proposal,
     )
-    colors = resin_overlay(image, resin)
-    _write_file(rendering, bytes(cv2.imencode(".png", colors[..., ::-1])[1]))
-    record = {"fingerprint": fingerprint, "image": asdict(measured)}
-    _write_file(metrics_file, json.dumps(record).encode())
-    return measured
+    return measured, resin_overlay(image, resin)
 
 
 def _write_file(path: Path, content: bytes) -> None:
@@ -251,7 +267,8 @@ def _resin_of(image: NDArray[Any], mask: Source | None, z: int, settings: Images
     if settings.box:
         return Resin((mask_from_boxes([Box(*settings.box)], shape),), is_proposal=False)
     if settings.polygon:
-        corners = list(zip(settings.polygon[::2], settings.polygon[1::2], strict=True))
+        y, x = settings.polygon[::2], settings.polygon[1::2]
+        corners = list(zip(y, x, strict=True))
         return Resin((mask_from_polygon(corners, shape),), is_proposal=False)
     return propose_resin(image)
 

@@ -148,17 +148,22 @@ def brisque(image: NDArray[Any], files: tuple[Path, ...]) -> float:
     # piq's own last step reads its file as a pickle; its other steps are used here.
     piq_brisque = importlib.import_module("piq.brisque")
     weights, support_vectors = _brisque_weights(files[0])
-    scaled_image = as_tensor(image) * 255
-    features = []
-    for _ in range(BRISQUE_SCALES):
-        features.append(piq_brisque._natural_scene_statistics(scaled_image))
-        _, _, height, width = scaled_image.shape
-        scaled_image = piq_brisque.imresize(scaled_image, sizes=(height // 2, width // 2))
+    features = _brisque_features(piq_brisque, as_tensor(image) * 255)
     scaled_features = piq_brisque._scale_features(torch.cat(features, dim=-1))
     kernel = piq_brisque._rbf_kernel(
         features=scaled_features, sv=support_vectors.T, gamma=BRISQUE_GAMMA
     )
     return float(kernel @ weights) + BRISQUE_OFFSET
+
+
+def _brisque_features(piq_brisque: Any, image: Any) -> list[Any]:
+    """Return the features of an image (1, 1, y, x) at all scales of BRISQUE."""
+    features = []
+    for _ in range(BRISQUE_SCALES):
+        features.append(piq_brisque._natural_scene_statistics(image))
+        _, _, height, width = image.shape
+        image = piq_brisque.imresize(image, sizes=(height // 2, width // 2))
+    return features
 
 
 def dists(image: NDArray[Any], reference: NDArray[Any], files: tuple[Path, ...]) -> float:

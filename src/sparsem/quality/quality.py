@@ -1,7 +1,7 @@
 """The stage ``quality``: measures of every slice of a stack, and which slices to review."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -109,17 +109,10 @@ def quality(
     settings = resolve_settings(QualitySettings, settings, changes)
     name = settings.image or "raw"
     image = sample.image(name)
-    _, height, width = image.shape
-    if min(height, width) < MIN_TILE:
-        raise InputError(
-            f"Slices of {sample.path.name} have {height} x {width} px; expected at least "
-            f"{MIN_TILE} x {MIN_TILE} px to measure their quality."
-        )
-    slice_bytes = height * width * image.dtype.itemsize
-    slices_in_memory = image.block_depth + 2 * REACH + 4
-    needs = Needs(slice_bytes * slices_in_memory + LIBRARY_BYTES, smaller="use fewer --workers")
+    _check_slice_size(sample, image)
     settings = changed(settings, {"image": name})
     inputs = {"image": image.fingerprint}
+    needs = _quality_needs(image)
     with Stage(sample, f"quality-{name}", settings, inputs, [], on, needs) as stage:
         summaries = stage.map(_quality_block, image.blocks(halo=REACH), image)
     rows = [row for summary in summaries for row in summary["slices"]]
@@ -127,6 +120,28 @@ def quality(
     sample.write_table(f"quality_{name}", _quality_table(result, image))
     written = (f"tables/quality_{name}",)
     return replace(result, sample=sample, written=written)
+
+
+def _check_slice_size(sample: Sample, image: Volume) -> None:
+    """Check that slices are large enough to be measured.
+
+    Raises:
+        InputError: they are smaller than 32 px.
+    """
+    _, height, width = image.shape
+    if min(height, width) < MIN_TILE:
+        raise InputError(
+            f"Slices of {sample.path.name} have {height} x {width} px; expected at least "
+            f"{MIN_TILE} x {MIN_TILE} px to measure their quality."
+        )
+
+
+def _quality_needs(image: Volume) -> Needs:
+    """Return the memory for a block, the slices around it, and a slice that is measured."""
+    _, height, width = image.shape
+    slice_bytes = height * width * image.dtype.itemsize
+    slices_in_memory = image.block_depth + 2 * REACH + 4
+    return Needs(slice_bytes * slices_in_memory + LIBRARY_BYTES, smaller="use fewer --workers")
 
 
 def _quality_block(block: ZBlock, image: Volume) -> BlockResult:
@@ -152,28 +167,40 @@ def _to_json(value: float | Floats) -> Any:
 
 def _measure_slice(image: NDArray[Any]) -> Measures:
     """Return the measures of one slice by itself."""
-    measures: Measures = dict.fromkeys(("noise", "contrast", "snr_db", "sharpness"), math.nan)
-    measures["stripe_variance"] = np.zeros(180)
-    measures["stripe_score"] = np.zeros(180)
-    spectrum = power_spectrum(image)
-    if spectrum is not None:
-        strengths = measure_signal_and_noise(spectrum)
-        stripes = stripes_by_direction(spectrum)
-        measures["noise"] = strengths.noise
-        measures["contrast"] = strengths.signal
-        measures["snr_db"] = strengths.snr_db
-        measures["sharpness"] = strengths.sharpness
-        measures["stripe_variance"] = stripes.variance
-        measures["stripe_score"] = stripes.score
+    measures = _spectrum_measures(image)
     rings = ring_correlation(image)
     measures["resolution_px"] = math.nan if rings is None else resolution_px(rings)
-    measures["brightness"] = measures["saturated"] = math.nan
+    return measures | _gray_level_measures(image)
+
+
+def _spectrum_measures(image: NDArray[Any]) -> Measures:
+    """Return signal, noise and stripes of a slice; NaN and zeros where it has no spectrum."""
+    spectrum = power_spectrum(image)
+    if spectrum is None:
+        measures: Measures = dict.fromkeys(("noise", "contrast", "snr_db", "sharpness"), math.nan)
+        return measures | {key: np.zeros(180) for key in STRIPE_KEYS}
+    strengths = measure_signal_and_noise(spectrum)
+    stripes = stripes_by_direction(spectrum)
+    return {
+        "noise": strengths.noise,
+        "contrast": strengths.signal,
+        "snr_db": strengths.snr_db,
+        "sharpness": strengths.sharpness,
+        "stripe_variance": stripes.variance,
+        "stripe_score": stripes.score,
+    }
+
+
+def _gray_level_measures(image: NDArray[Any]) -> Measures:
+    """Return brightness and saturation of what was imaged; NaN for a black slice."""
     top = np.iinfo(image.dtype).max
     imaged = image[image > 0]
-    if imaged.size:
-        measures["brightness"] = float(np.median(imaged)) / top
-        measures["saturated"] = np.count_nonzero(image == top) / imaged.size
-    return measures
+    if not imaged.size:
+        return {"brightness": math.nan, "saturated": math.nan}
+    return {
+        "brightness": float(np.median(imaged)) / top,
+        "saturated": np.count_nonzero(image == top) / imaged.size,
+    }
 
 
 def _compare_with_neighbors(
@@ -232,9 +259,7 @@ def _are_in_place(pairs_between: Sequence[SlicePair], cell_px: int) -> bool:
 
 def _stack_quality(rows: list[dict[str, Any]], image: Volume, name: str) -> Quality:
     """Return the quality of a stack from the measures of all its slices."""
-    columns = {}
-    for key in rows[0]:
-        columns[key] = np.array([row[key] for row in rows], np.float64)
+    columns = _columns(rows)
     variance, scores = (columns.pop(key) for key in STRIPE_KEYS)
     columns["stripes"], degrees = _measure_stripes(variance, scores)
     columns["spacing"] = spacing(columns["similarity"], columns["second_similarity"], WINDOW)
@@ -244,6 +269,14 @@ def _stack_quality(rows: list[dict[str, Any]], image: Volume, name: str) -> Qual
     )
     flags = flag_slices(columns)
     return Quality(name, columns, tuple(flags), stack_light(flags), degrees)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
+    """Return every measure of all slices; null becomes NaN."""
+    columns = {}
+    for key in rows[0]:
+        columns[key] = np.array([row[key] for row in rows], np.float64)
+    return columns
 
 
 def _measure_stripes(variance: Floats, scores: Floats) -> tuple[Floats, float]:
@@ -262,14 +295,13 @@ def _measure_stripes(variance: Floats, scores: Floats) -> tuple[Floats, float]:
     median_scores = np.median(scores, axis=0)
     if median_scores.max() >= MIN_MEDIAN_SCORE:
         direction = int(median_scores.argmax())
-        is_striped = np.ones(len(scores), bool)
-    else:
-        is_clear = scores.max(axis=1) >= MIN_SINGLE_SCORE
-        if not is_clear.any():
-            return np.zeros(len(scores)), math.nan
-        direction = int(scores[is_clear].sum(axis=0).argmax())
-        near_directions = [(direction + turn) % 180 for turn in (-1, 0, 1)]
-        is_striped = scores[:, near_directions].max(axis=1) >= MIN_SINGLE_SCORE
+        return np.sqrt(variance[:, direction]), direction - 90.0
+    is_clear = scores.max(axis=1) >= MIN_SINGLE_SCORE
+    if not is_clear.any():
+        return np.zeros(len(scores)), math.nan
+    direction = int(scores[is_clear].sum(axis=0).argmax())
+    near_directions = [(direction + turn) % 180 for turn in (-1, 0, 1)]
+    is_striped = scores[:, near_directions].max(axis=1) >= MIN_SINGLE_SCORE
     strength = np.where(is_striped, np.sqrt(variance[:, direction]), 0.0)
     return strength, direction - 90.0
 

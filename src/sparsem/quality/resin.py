@@ -135,23 +135,39 @@ def propose_resin(image: NDArray[Any]) -> Resin:
     Smoothing removes most of noise, but little of tissue.
     """
     shape = (image.shape[0], image.shape[1])
-    spectrum = power_spectrum(image)
-    noise = 0.0
-    if spectrum:
-        noise = measure_signal_and_noise(spectrum).noise * float(np.iinfo(image.dtype).max)
-    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), SMOOTHING_PX)
+    noise = _noise_gray(image)
+    smooth = _smoothed(image)
     parts = []
     for box in featureless_squares(image):
         square = np.s_[box.top : box.bottom, box.left : box.right]
-        deviation = image[square].std()
-        is_large = image[square].size >= MIN_RESIN_PX
-        if (
-            is_large
-            and smooth[square].std() < MAX_SMOOTHED_FRACTION * deviation
-            and deviation < MAX_NOISE_FACTOR * noise
-        ):
+        if _is_mainly_noise(image[square], smooth[square], noise):
             parts.append(mask_from_boxes([box], shape))
     return Resin(tuple(parts), is_proposal=True)
+
+
+def _noise_gray(image: NDArray[Any]) -> float:
+    """Return the noise of an image in gray levels; 0 if it cannot be measured."""
+    spectrum = power_spectrum(image)
+    if not spectrum:
+        return 0.0
+    return measure_signal_and_noise(spectrum).noise * float(np.iinfo(image.dtype).max)
+
+
+def _smoothed(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Return an image in which noise is small compared with structure."""
+    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), SMOOTHING_PX)
+    return np.asarray(smooth, np.float32)
+
+
+def _is_mainly_noise(
+    square: NDArray[Any], smooth_square: NDArray[np.float32], noise: float
+) -> bool:
+    """Return whether a square is large enough, and as featureless as resin."""
+    if square.size < MIN_RESIN_PX:
+        return False
+    deviation = square.std()
+    is_featureless = smooth_square.std() < MAX_SMOOTHED_FRACTION * deviation
+    return bool(is_featureless and deviation < MAX_NOISE_FACTOR * noise)
 
 
 def featureless_squares(image: NDArray[Any]) -> list[Box]:
@@ -160,14 +176,8 @@ def featureless_squares(image: NDArray[Any]) -> list[Box]:
     Structure is what is left when noise is smoothed away: its standard deviation, and that of the
     square's halves against each other. Black squares, which were not imaged, are left out.
     """
-    height, width = image.shape
-    preferred = max(MIN_SQUARE_PX, min(MAX_SQUARE_PX, min(height, width) // 8))
-    edge = min(preferred, height, width)
-    structure = _structure_around(image, edge)
-    # ``structure`` is stored at the centers of squares; here it is needed at their corners.
-    half = edge // 2
-    inner = np.s_[half : height - (edge - half) + 1, half : width - (edge - half) + 1]
-    remaining = structure[inner].copy()
+    edge = _square_edge(*image.shape)
+    remaining = _structure_of_squares(image, edge)
     boxes: list[Box] = []
     while len(boxes) < MAX_PROPOSED_SQUARES and remaining.size and np.isfinite(remaining.min()):
         corner = np.unravel_index(int(remaining.argmin()), remaining.shape)
@@ -179,6 +189,21 @@ def featureless_squares(image: NDArray[Any]) -> list[Box]:
     return boxes
 
 
+def _square_edge(height: int, width: int) -> int:
+    """Return the edge of the proposed squares of an image, px."""
+    preferred = max(MIN_SQUARE_PX, min(MAX_SQUARE_PX, min(height, width) // 8))
+    return min(preferred, height, width)
+
+
+def _structure_of_squares(image: NDArray[Any], edge: int) -> NDArray[np.float32]:
+    """Return the structure in every square of an image, at the upper left corner of the square."""
+    height, width = image.shape
+    half = edge // 2
+    # ``_structure_around`` stores it at the centers of squares.
+    inner = np.s_[half : height - (edge - half) + 1, half : width - (edge - half) + 1]
+    return _structure_around(image, edge)[inner].copy()
+
+
 def _structure_around(image: NDArray[Any], edge: int) -> NDArray[np.float32]:
     """Return the variance of the smoothed image in a square around every pixel.
 
@@ -188,9 +213,7 @@ def _structure_around(image: NDArray[Any], edge: int) -> NDArray[np.float32]:
     def box_mean(values: NDArray[np.float32]) -> NDArray[Any]:
         return np.asarray(cv2.boxFilter(values, -1, (edge, edge), borderType=cv2.BORDER_REFLECT))
 
-    smooth = np.asarray(
-        cv2.GaussianBlur(image.astype(np.float32), (0, 0), SMOOTHING_PX), np.float32
-    )
+    smooth = _smoothed(image)
     means = box_mean(smooth)
     squares = box_mean(smooth * smooth)
     black_fraction = box_mean((image == 0).astype(np.float32))
@@ -204,18 +227,31 @@ def resin_overlay(image: NDArray[Any], resin: Resin) -> NDArray[np.uint8]:
 
     Marked resin is blue, proposed squares have orange frames.
     """
-    height, width = image.shape
-    factor = min(1.0, MAX_OVERLAY_PX / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    size = _overlay_size(*image.shape)
     small = cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    low, high = np.percentile(small, (0.5, 99.5))
-    gray = np.clip((small - low) / max(high - low, 1e-6) * 255, 0, 255)
-    colors = np.repeat(gray[..., None], 3, axis=2)
+    colors = np.repeat(_full_contrast(small)[..., None], 3, axis=2)
     for part in resin.parts:
         area = cv2.resize(part.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
         if resin.is_proposal:
-            inside = cv2.erode(area, np.ones((5, 5), np.uint8), borderValue=0)
-            colors[area > inside] = PROPOSED_COLOR
+            colors[_frame(area)] = PROPOSED_COLOR
         else:
             colors[area > 0] = 0.6 * colors[area > 0] + 0.4 * np.array(MARKED_COLOR)
     return colors.astype(np.uint8)
+
+
+def _overlay_size(height: int, width: int) -> tuple[int, int]:
+    """Return width and height of the rendering of an image."""
+    factor = min(1.0, MAX_OVERLAY_PX / max(height, width))
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def _full_contrast(gray: NDArray[Any]) -> NDArray[Any]:
+    """Return gray levels that are stretched over 0..255; a hundredth of the pixels saturates."""
+    low, high = np.percentile(gray, (0.5, 99.5))
+    return np.asarray(np.clip((gray - low) / max(high - low, 1e-6) * 255, 0, 255))
+
+
+def _frame(area: NDArray[Any]) -> Mask:
+    """Return the outermost two pixels of an area (y, x) uint8."""
+    inside = cv2.erode(area, np.ones((5, 5), np.uint8), borderValue=0)
+    return np.asarray(area > inside)

@@ -85,16 +85,16 @@ def spearman_correlation(first: Values, second: Values) -> Correlation:
         return Correlation(len(first), np.nan, np.nan, np.nan, np.nan)
     result = stats.spearmanr(first, second)
     rho = float(result.statistic)
+    low, high = _bonett_wright_interval(rho, len(first))
+    return Correlation(n=len(first), value=rho, low=low, high=high, p=float(result.pvalue))
+
+
+def _bonett_wright_interval(rho: float, n: int) -> tuple[float, float]:
+    """Return the confidence interval of a rank correlation of ``n`` pairs."""
     center = np.arctanh(np.clip(rho, -1 + 1e-15, 1 - 1e-15))
-    standard_error = np.sqrt((1 + rho**2 / 2) / (len(first) - 3))
+    standard_error = np.sqrt((1 + rho**2 / 2) / (n - 3))
     half_width = stats.norm.ppf(0.5 + CONFIDENCE / 2) * standard_error
-    return Correlation(
-        n=len(first),
-        value=rho,
-        low=float(np.tanh(center - half_width)),
-        high=float(np.tanh(center + half_width)),
-        p=float(result.pvalue),
-    )
+    return float(np.tanh(center - half_width)), float(np.tanh(center + half_width))
 
 
 def _known_pairs(first: Values, second: Values) -> tuple[Values, Values]:

@@ -61,9 +61,8 @@ def read_box_layers(
     """
     layers: list[BoxLayer] = []
     problems: list[str] = []
-    names = list(
-        dict.fromkeys([*detected_box_structures(sample), *annotated_box_structures(sample)])
-    )
+    with_boxes = [*detected_box_structures(sample), *annotated_box_structures(sample)]
+    names = list(dict.fromkeys(with_boxes))
     without_color = [name for name in names if name not in STRUCTURE_COLORS]
     fallback_names = list(dict.fromkeys([*fallback_names, *without_color]))
     for name in names:
@@ -98,7 +97,7 @@ def _read_boxes(
         return None
     if boxes is None:
         return None
-    if sample.drawn_on(boxes.image) != sample.drawn_on(image):
+    if sample.grid_image(boxes.image) != sample.grid_image(image):
         problems.append(
             f"The boxes of {name} are not shown: they were drawn on images/{boxes.image}, whose "
             f"pixels differ from those of images/{image}."

@@ -45,7 +45,6 @@ def comparison_page(
         tables: name -> table, of the CSV files next to the page.
         folder: of the study; it holds an image of the resin of every image.
     """
-    metrics = [about for metric, about in METRICS.items() if metric in result.values]
     template = template_environment().get_template("comparison.html")
     return template.render(
         title=study.title,
@@ -55,11 +54,20 @@ def comparison_page(
         medians=_median_rows(result),
         tests=_test_rows(result.tests),
         n_tests=sum(not np.isnan(test.difference.p) for test in result.tests),
-        metrics=[(about.name, about.unit, about.better, about.about) for about in metrics],
+        metrics=_metric_rows(result),
         files=[(f"{name}.csv", table.num_rows) for name, table in tables.items()],
         made=now(),
         version=__version__,
     )
+
+
+def _metric_rows(result: ProtocolComparison) -> list[tuple[str, str, int, str]]:
+    """Return name, unit, better direction and explanation of every metric that was measured."""
+    rows = []
+    for metric, about in METRICS.items():
+        if metric in result.values:
+            rows.append((about.name, about.unit, about.better, about.about))
+    return rows
 
 
 def comparison_figures(result: ProtocolComparison, study: CompareSettings) -> list[dict[str, str]]:
@@ -80,6 +88,7 @@ def comparison_figures(result: ProtocolComparison, study: CompareSettings) -> li
 
 
 def _metrics_figure(shown: Mapping[str, ValuesByGroup], study: CompareSettings) -> dict[str, str]:
+    """Return the figure of every metric by group."""
     titles = {metric: _metric_title(metric) for metric in shown}
     caption = (
         f"Each dot is one {study.by}. Boxes reach from the lower to the upper quartile, the line "
@@ -91,6 +100,7 @@ def _metrics_figure(shown: Mapping[str, ValuesByGroup], study: CompareSettings) 
 
 
 def _noise_figure(result: ProtocolComparison, study: CompareSettings) -> dict[str, str]:
+    """Return the figure of the noise in resin, next to that of references or denoised images."""
     if study.denoise:
         title, after_label = "Noise before and after denoising", "denoised"
     else:
@@ -105,6 +115,7 @@ def _noise_figure(result: ProtocolComparison, study: CompareSettings) -> dict[st
 
 
 def _correlation_figure(result: ProtocolComparison) -> dict[str, str]:
+    """Return the figure of the correlations of metrics."""
     n = max(correlation.pearson.n for correlation in result.correlations)
     caption = (
         f"Correlation over all measurements (at most n = {n}). Bold: significantly different from "
@@ -126,6 +137,7 @@ def _varies(values: ValuesByGroup) -> bool:
 
 
 def _metric_title(metric: str) -> str:
+    """Return the name of a metric with its unit, and an arrow to its better side."""
     about = METRICS[metric]
     unit = f" ({about.unit})" if about.unit else ""
     arrow = "↑" if about.better > 0 else "↓"
@@ -139,10 +151,11 @@ def _group_colors(groups: Sequence[GroupStep]) -> dict[str, str]:
 
 
 def _correlation_svg(result: ProtocolComparison) -> str:
+    """Draw the matrices of both coefficients."""
     metrics = [metric for metric, values in result.values.items() if _varies(values)]
-    n_metrics = len(metrics)
-    matrices = {title: np.eye(n_metrics) for title in COEFFICIENTS}
-    significant = {title: np.zeros((n_metrics, n_metrics), bool) for title in COEFFICIENTS}
+    shape = (len(metrics), len(metrics))
+    matrices = {title: np.eye(len(metrics)) for title in COEFFICIENTS}
+    significant = {title: np.zeros(shape, bool) for title in COEFFICIENTS}
     for pair in result.correlations:
         if not set(pair.metrics) <= set(metrics):
             continue
@@ -189,6 +202,7 @@ def _median_rows(result: ProtocolComparison) -> dict[str, list[str]]:
 
 
 def _median_text(values: NDArray[np.float64]) -> str:
+    """Return the median of the known values as text."""
     known = values[np.isfinite(values)]
     return f"{np.median(known):.4g}" if len(known) else "–"
 
@@ -201,6 +215,7 @@ def _test_rows(tests: Sequence[GroupTest]) -> list[dict[str, Any]]:
 
 
 def _test_row(test: GroupTest) -> dict[str, Any]:
+    """Return the texts of a test."""
     difference = test.difference
     return {
         "metric": METRICS[test.metric].name,

@@ -46,15 +46,20 @@ def mask_uri(mask: NDArray[np.bool_], color: RGB) -> str:
 
     A darker outline shows where objects of the same color touch.
     """
-    inside = mask.copy()
-    inside[1:-1, 1:-1] = (
-        mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
-    )
-    indices = mask.astype(np.uint8) + (mask & ~inside)
+    indices = mask.astype(np.uint8) + (mask & ~_inside(mask))
     is_dark = max(color) <= DARKEST_COLOR
     red, green, blue = (int(OUTLINE_DARKENING * part) for part in color)
     outline = OUTLINE_OF_DARK if is_dark else (red, green, blue)
     return _palette_png_uri(indices, [BACKGROUND, color, outline], [TRANSPARENT, OPAQUE, OPAQUE])
+
+
+def _inside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels of a mask with four neighbors in it; at the border all pixels of it."""
+    inside = mask.copy()
+    rows = mask[:-2, 1:-1] & mask[2:, 1:-1]
+    columns = mask[1:-1, :-2] & mask[1:-1, 2:]
+    inside[1:-1, 1:-1] &= rows & columns
+    return inside
 
 
 def cells_uri(labels: NDArray[Any]) -> str:
@@ -90,12 +95,14 @@ def encode_mesh(mesh: Mesh, low: NDArray[np.float64], size: float) -> dict[str, 
 
 
 def _compress(array: NDArray[Any]) -> str:
+    """Return the bytes of an array, compressed and in base64."""
     # Bytes of equal significance together compress to half the size of complete numbers.
     planes = array.view(np.uint8).reshape(-1, array.dtype.itemsize).T
     return base64.b64encode(zlib.compress(np.ascontiguousarray(planes).tobytes(), 9)).decode()
 
 
 def _palette_png_uri(indices: Gray, colors: Sequence[RGB], opacity: Sequence[int]) -> str:
+    """Return an image of indices into colors as a PNG data URI."""
     content = np.ascontiguousarray(indices).tobytes()
     image = Image.frombytes("P", indices.shape[::-1], content)
     image.putpalette([part for color in colors for part in color])
@@ -104,10 +111,12 @@ def _palette_png_uri(indices: Gray, colors: Sequence[RGB], opacity: Sequence[int
 
 
 def _file_content(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    """Return the bytes of an image file."""
     sink = io.BytesIO()
     image.save(sink, file_format, **options)
     return sink.getvalue()
 
 
 def _data_uri(content: bytes, media_type: str) -> str:
+    """Return bytes as a data URI."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -66,11 +66,11 @@ def export(
 
     Args:
         sample: the sample to read.
-        names: what to write, a name or several. For voxels (TIFF, NRRD, HDF5, MIB): a structure (constrained labels,
-            if there are any), ``labels/NAME``, ``probabilities/NAME``, ``images/NAME``,
-            ``truth/NAME``, ``annotations/NAME`` (its annotated slices) or ``raw``; for NRRD and
-            MIB also several structures. For CSV and Parquet: a table. For meshes (GLB, STL, OBJ):
-            one or more structures.
+        names: what to write, a name or several. For voxels (TIFF, NRRD, HDF5, MIB): a structure
+            (constrained labels, if there are any), ``labels/NAME``, ``probabilities/NAME``,
+            ``images/NAME``, ``truth/NAME``, ``annotations/NAME`` (its annotated slices) or
+            ``raw``; for NRRD and MIB also several structures. For CSV and Parquet: a table. For
+            meshes (GLB, STL, OBJ): one or more structures.
         path: NAME.tif, .nrrd, .seg.nrrd, .h5, .model, .csv, .parquet, .glb, .stl or .obj; it
             appears when it is complete.
         settings: pixels of voxels, and resolution of meshes.
@@ -98,6 +98,7 @@ def export(
 def _check_arguments(
     sample: Sample, names: Sequence[str], path: Path, settings: ExportSettings, on: Execution
 ) -> None:
+    """Raise an InputError if names, file and settings do not fit together."""
     ending = path.suffix.lower()
     if ending not in (*WRITERS, *TABLE_ENDINGS, *MESH_ENDINGS):
         known = ", ".join((*WRITERS, *TABLE_ENDINGS, *MESH_ENDINGS))
@@ -108,18 +109,24 @@ def _check_arguments(
     if path.exists() and not on.overwrite:
         raise InputError(f"{path} exists; use --overwrite to replace it, or choose another name.")
     if ending not in (*MESH_ENDINGS, *LABEL_MAP_ENDINGS) and len(names) != 1:
-        if names:
-            got = f"got {len(names)}: {', '.join(names)}"
-        else:
-            got = f"got none. Choose one of {', '.join(exportable_names(sample))}"
-        raise InputError(f"A {ending} file holds one part of a sample; {got}.")
+        _refuse_number_of_names(sample, names, ending)
     if settings.onto is not None and ending not in WRITERS:
         raise InputError(f"--onto moves voxels, but a {ending} file has none; leave it out.")
     if settings.slices and ending not in WRITERS:
         raise InputError(f"--slices selects voxels, but a {ending} file has none; leave it out.")
 
 
+def _refuse_number_of_names(sample: Sample, names: Sequence[str], ending: str) -> None:
+    """Raise an InputError because a file holds one part of a sample, and not several or none."""
+    if names:
+        got = f"got {len(names)}: {', '.join(names)}"
+    else:
+        got = f"got none. Choose one of {', '.join(exportable_names(sample))}"
+    raise InputError(f"A {ending} file holds one part of a sample; {got}.")
+
+
 def _write_table(sample: Sample, name: str, path: Path) -> Path:
+    """Write a table as CSV or Parquet."""
     table = sample.read_table(name)
     with atomic_output(path, overwrite=True) as unfinished:
         if path.suffix.lower() == ".csv":
@@ -132,15 +139,8 @@ def _write_table(sample: Sample, name: str, path: Path) -> Path:
 def _write_meshes(
     sample: Sample, names: Sequence[str], path: Path, settings: ExportSettings, on: Execution
 ) -> Path:
-    layers, problems = read_layers(sample, names, settings.cells, {})
-    layers = [layer for layer in layers if layer.labels]
-    if problems:
-        raise SampleError(problems[0])
-    if not layers:
-        raise SampleError(f"{sample.path.name} has no labels; run 'sparsem predict' first.")
-    for layer in layers:
-        if layer.labels:
-            refuse_montage(sample, layer.labels)
+    """Write the surfaces of structures into one file."""
+    layers = _layers_with_labels(sample, names, settings)
     scene = new_scene()
     with Meter(f"export {path.name}", len(layers) + 1, quiet=on.quiet) as meter:
         for layer in layers:
@@ -158,7 +158,24 @@ def _write_meshes(
     return path
 
 
+def _layers_with_labels(
+    sample: Sample, names: Sequence[str], settings: ExportSettings
+) -> list[StructureLayer]:
+    """Return the structures of a stack that have labels, at least one."""
+    layers, problems = read_layers(sample, names, settings.cells, {})
+    layers = [layer for layer in layers if layer.labels]
+    if problems:
+        raise SampleError(problems[0])
+    if not layers:
+        raise SampleError(f"{sample.path.name} has no labels; run 'sparsem predict' first.")
+    for layer in layers:
+        if layer.labels:
+            refuse_montage(sample, layer.labels)
+    return layers
+
+
 def _solids(layer: StructureLayer, settings: ExportSettings) -> list[Solid]:
+    """Return the meshes of a structure."""
     if layer.labels is None:
         return []
     box, max_voxels = volume_box(layer.labels), settings.max_mvoxels * 1e6

@@ -14,10 +14,10 @@ from sparsem.annotation.labeled_slices import annotation_names, read_annotation,
 from sparsem.errors import InputError, SampleError
 from sparsem.io.writers import ExportVolume, combine_masks
 from sparsem.labels.results import object_labels, result_labels
-from sparsem.progress import tell
+from sparsem.progress import print_note
 from sparsem.settings import nearest
 from sparsem.store.sample import Sample
-from sparsem.store.transforms import MovedStack, covers
+from sparsem.store.transforms import WarpedStack, contains_pixels
 from sparsem.store.volume import Volume
 
 EXPECTED = (
@@ -108,8 +108,13 @@ def voxels_to_export(
         _note_moved_pixels(sample, names, first, quiet)
     else:
         piece = _move_onto(sample, names, piece, first, onto, quiet)
-    if not slices:
-        return piece
+    return _select_slices(piece, names, slices) if slices else piece
+
+
+def _select_slices(
+    piece: ExportVolume, names: Sequence[str], slices: Sequence[int]
+) -> ExportVolume:
+    """Return some slices of the voxels; refuse slices beyond the last one."""
     depth = piece.stack.shape[0]
     beyond = [z for z in slices if z >= depth]
     if beyond:
@@ -139,19 +144,25 @@ def _stack_of(sample: Sample, names: Sequence[str]) -> tuple[ExportVolume, Volum
     for name, plain_name in zip(names, plain_names, strict=True):
         volume = measured.get(name) or _read_volume(sample, name)
         volumes[name if has_duplicates else plain_name] = volume
+    first = next(iter(volumes.values()))
     if len(volumes) > 1:
         _check_masks(volumes)
-        return combine_masks(volumes), next(iter(volumes.values()))
-    label, volume = next(iter(volumes.items()))
+        return combine_masks(volumes), first
     is_measured = measured.get(names[0]) is not None
+    return _single_volume(next(iter(volumes)), first, is_measured), first
+
+
+def _single_volume(label: str, volume: Volume, is_measured: bool) -> ExportVolume:
+    """Return a volume that is written alone: a mask if it is predicted, or holds objects."""
     is_predicted_mask = volume.dtype == np.uint8 and volume.directory.parent.name == "labels"
     piece = ExportVolume.from_volume(volume, {label: 1} if is_measured or is_predicted_mask else {})
     if is_measured:
-        piece = replace(piece, stack=MaskStack(piece.stack))
-    return piece, volume
+        return replace(piece, stack=MaskStack(piece.stack))
+    return piece
 
 
 def _check_masks(volumes: dict[str, Volume]) -> None:
+    """Raise an InputError if one of several volumes is no mask."""
     for name, volume in volumes.items():
         if volume.directory.parent.name not in ("labels", "truth"):
             raise InputError(
@@ -161,6 +172,7 @@ def _check_masks(volumes: dict[str, Volume]) -> None:
 
 
 def _read_volume(sample: Sample, name: str) -> Volume:
+    """Return the volume that a name stands for."""
     folder, _, plain_name = name.rpartition("/")
     if folder not in FOLDERS:
         raise InputError(f"'{name}' is not part of a sample; {EXPECTED}.")
@@ -178,15 +190,15 @@ def _move_onto(
     quiet: bool,
 ) -> ExportVolume:
     """Return the voxels on the pixels of the image ``onto``."""
-    source, target = sample.frame(volume), sample.frame(sample.image(onto))
-    motions = source.seen_from(target)
-    if not covers(source.shape, target.shape, motions):
+    source, target = sample.transform_of(volume), sample.transform_of(sample.image(onto))
+    motions = source.motions_from(target)
+    if not contains_pixels(source.shape, target.shape, motions):
         text = (
             f"Note: '{onto}' shows places outside the image of {', '.join(names)}; voxels there "
             "are 0."
         )
-        tell(text, quiet)
-    return replace(piece, stack=MovedStack(piece.stack, motions, target.shape))
+        print_note(text, quiet)
+    return replace(piece, stack=WarpedStack(piece.stack, motions, target.shape))
 
 
 def _note_moved_pixels(sample: Sample, names: Sequence[str], volume: Volume, quiet: bool) -> None:
@@ -195,7 +207,7 @@ def _note_moved_pixels(sample: Sample, names: Sequence[str], volume: Volume, qui
         return
     raw = sample.image("raw")
     try:
-        is_same = sample.frame(volume).is_same(sample.frame(raw))
+        is_same = sample.transform_of(volume).is_same(sample.transform_of(raw))
     except SampleError:  # its image was replaced, so its position is not known
         return
     if is_same:
@@ -207,7 +219,7 @@ def _note_moved_pixels(sample: Sample, names: Sequence[str], volume: Volume, qui
         f"Note: {', '.join(names)} lies on the pixels of '{image}' ({size}), which alignment "
         f"moved, not on those of the raw stack ({raw_size}); --onto raw moves it there."
     )
-    tell(text, quiet)
+    print_note(text, quiet)
 
 
 def _annotated_slices(
@@ -224,15 +236,7 @@ def _annotated_slices(
             "--onto out."
         )
     name = names[0].removeprefix("annotations/")
-    if name not in sample.names("annotations"):
-        hint = nearest(name, sample.names("annotations"))
-        raise SampleError(f"{sample.path.name} has no annotations/{name}{hint}")
-    structure = next(
-        structure
-        for structure, annotation in annotation_names(sample).items()
-        if annotation == name
-    )
-    drawn = read_annotation(sample, structure)
+    drawn = read_annotation(sample, _annotated_structure(sample, name))
     missing = [z for z in slices if z not in drawn.z]
     if missing:
         raise InputError(
@@ -246,7 +250,19 @@ def _annotated_slices(
         f"Note: the file contains slices {listed}; import it with 'annotate import --slices "
         f"{listed}{ignored}'."
     )
-    tell(text, quiet)
+    print_note(text, quiet)
     positions = tuple(drawn.z.index(z) for z in selected)
     stack = SliceSelection(stored_labels(sample, name), positions)
     return ExportVolume(stack, sample.image(drawn.image).voxel_size, 1)
+
+
+def _annotated_structure(sample: Sample, name: str) -> str:
+    """Return the structure of ``annotations/NAME``; refuse a name that the sample does not have."""
+    if name not in sample.names("annotations"):
+        hint = nearest(name, sample.names("annotations"))
+        raise SampleError(f"{sample.path.name} has no annotations/{name}{hint}")
+    return next(
+        structure
+        for structure, annotation in annotation_names(sample).items()
+        if annotation == name
+    )

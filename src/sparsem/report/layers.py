@@ -58,9 +58,8 @@ def read_layers(
     Returns:
         The layers, and a sentence about everything that cannot be shown.
     """
-    names = list(structures) or result_names(sample)
     order = [cells, *STRUCTURE_COLORS]
-    names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
+    names = _sort_names(list(structures) or result_names(sample), order)
     fallback_names = fallback_names or [name for name in names if name not in order]
     layers: list[StructureLayer] = []
     problems: list[str] = []
@@ -73,6 +72,13 @@ def read_layers(
         index = fallback_names.index(name) if name in fallback_names else 0
         layers.append(StructureLayer(name, labels, true_labels, name == cells, index))
     return layers, problems
+
+
+def _sort_names(names: Sequence[str], order: Sequence[str]) -> list[str]:
+    """Return names in an order; those that it lacks come last, sorted."""
+    return sorted(
+        names, key=lambda name: (order.index(name) if name in order else len(order), name)
+    )
 
 
 def refuse_montage(sample: Sample, labels: Volume) -> None:

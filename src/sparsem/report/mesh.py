@@ -12,7 +12,7 @@ Vertices are (n, 3) z, y, x in the unit of ``voxel``. Triangles are (m, 3) indic
 counter-clockwise as seen from outside in a right-handed (x, y, z).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cc3d
@@ -35,6 +35,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 # Reads the slices from a first one to a last one (exclusive) of a mask, (z, y, x) boolean.
 MaskReader = Callable[[int, int], NDArray[np.bool_]]
+# First slice of a block, and vertices and triangles in voxels from there.
+SurfaceBlock = tuple[int, tuple[NDArray[Any], NDArray[Any]]]
 
 
 class Mesh(NamedTuple):
@@ -60,13 +62,7 @@ def mesh_from_mask(
         voxel: edge lengths (z, y, x) of a voxel.
         depth: slices in a block; it changes the memory that is needed, not the mesh.
     """
-    blocks = []
-    # From one slice before the first one to one after the last one, where the mesh is closed.
-    for start in range(-1, shape[0], depth):
-        stop = min(start + depth, shape[0])
-        smoothed = _smooth_slices(read, shape, start, stop + 1)
-        blocks.append((start, _extract_surface(smoothed)))
-    vertices, triangles = _join_blocks(blocks)
+    vertices, triangles = _join_blocks(_surface_blocks(read, shape, depth))
     if not len(triangles):
         return Mesh(vertices, triangles)
     body_of_vertex, n_voxels = _bodies_of_vertices(vertices, read(0, shape[0]))
@@ -74,6 +70,17 @@ def mesh_from_mask(
     mesh = Mesh((vertices + 0.5) * edges, triangles)
     volumes = n_voxels * edges.prod()
     return restore_volumes(mesh, body_of_vertex, volumes, MAX_STEP * edges.min())
+
+
+def _surface_blocks(read: MaskReader, shape: Sequence[int], depth: int) -> list[SurfaceBlock]:
+    """Return the surface of a mask in blocks that share one slice."""
+    blocks = []
+    # From one slice before the first one to one after the last one, where the mesh is closed.
+    for start in range(-1, shape[0], depth):
+        stop = min(start + depth, shape[0])
+        smoothed = _smooth_slices(read, shape, start, stop + 1)
+        blocks.append((start, _extract_surface(smoothed)))
+    return blocks
 
 
 def restore_volumes(mesh: Mesh, body_of_vertex: Ints, volumes: Floats, max_step: float) -> Mesh:
@@ -88,10 +95,7 @@ def restore_volumes(mesh: Mesh, body_of_vertex: Ints, volumes: Floats, max_step:
     vertices, triangles = mesh.vertices.copy(), mesh.triangles
     body_of_triangle = body_of_vertex[triangles[:, 0]]
     for _ in range(MAX_STEPS):
-        # In (x, y, z), in which triangles are counter-clockwise as seen from outside.
-        a, b, c = (vertices[triangles[:, k]][:, ::-1] for k in range(3))
-        cross = np.cross(b - a, c - a)
-        signed_volumes = np.einsum("ij,ij->i", a, np.cross(b, c)) / 6
+        cross, signed_volumes = _normals_and_volumes(vertices, triangles)
         enclosed = np.bincount(body_of_triangle, signed_volumes, len(volumes))
         area = np.bincount(body_of_triangle, np.linalg.norm(cross, axis=1) / 2, len(volumes))
         missing = volumes - enclosed
@@ -100,10 +104,26 @@ def restore_volumes(mesh: Mesh, body_of_vertex: Ints, volumes: Floats, max_step:
             break
         step = np.clip(missing / np.where(area > 0, area, 1), -max_step, max_step)
         distance = np.where(is_off, step, 0)
-        normals = _vertex_normals(triangles, cross, len(vertices))
-        lengths = np.linalg.norm(normals, axis=1, keepdims=True)
-        vertices += distance[body_of_vertex][:, None] * normals / np.where(lengths > 0, lengths, 1)
+        vertices += _displacements(distance[body_of_vertex], triangles, cross)
     return Mesh(vertices, triangles)
+
+
+def _normals_and_volumes(vertices: Floats, triangles: Ints) -> tuple[Floats, Floats]:
+    """Return the normals of triangles (m, 3) x, y, z, and the volumes (m,) to the origin.
+
+    A normal is as long as twice the area of its triangle; volumes have a sign.
+    """
+    # In (x, y, z), in which triangles are counter-clockwise as seen from outside.
+    a, b, c = (vertices[triangles[:, k]][:, ::-1] for k in range(3))
+    signed_volumes = np.einsum("ij,ij->i", a, np.cross(b, c)) / 6
+    return np.cross(b - a, c - a), signed_volumes
+
+
+def _displacements(distance: Floats, triangles: Ints, cross: Floats) -> Floats:
+    """Return vectors (n, 3) z, y, x that move vertices along their normals by a distance (n,)."""
+    normals = _vertex_normals(triangles, cross, len(distance))
+    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.asarray(distance[:, None] * normals / np.where(lengths > 0, lengths, 1))
 
 
 def _vertex_normals(triangles: Ints, cross: Floats, n_vertices: int) -> Floats:
@@ -132,7 +152,16 @@ def _bodies_of_vertices(vertices: Floats, mask: NDArray[np.bool_]) -> tuple[Ints
         (n,) numbers of bodies from 1, and (k,) numbers of voxels by number of the body.
     """
     bodies = cc3d.connected_components(np.ascontiguousarray(mask).view(np.uint8), connectivity=26)
-    last = np.array(mask.shape) - 1
+    body_of_vertex = _bodies_near(vertices, bodies)
+    n_bodies = int(body_of_vertex.max(initial=0))
+    n_voxels = np.bincount(bodies.ravel(), minlength=n_bodies + 1).astype(np.float64)
+    n_voxels[0] = 0
+    return body_of_vertex, n_voxels
+
+
+def _bodies_near(vertices: Floats, bodies: NDArray[Any]) -> Ints:
+    """Return the number of the nearest body (n,) of each vertex (n, 3), 0 if none is near."""
+    last = np.array(bodies.shape) - 1
     body_of_vertex = np.zeros(len(vertices), np.int64)
     low = np.floor(vertices).astype(np.int64)
     # One of the eight voxels around a vertex belongs to the mask; in the smoothed corner of a
@@ -146,10 +175,7 @@ def _bodies_of_vertices(vertices: Floats, mask: NDArray[np.bool_]) -> tuple[Ints
         is_inside = ((position >= 0) & (position <= last)).all(axis=1)
         body = bodies[tuple(np.clip(position, 0, last).T)]
         body_of_vertex[unknown] = np.where(is_inside, body, 0)
-    n_bodies = int(body_of_vertex.max(initial=0))
-    n_voxels = np.bincount(bodies.ravel(), minlength=n_bodies + 1).astype(np.float64)
-    n_voxels[0] = 0
-    return body_of_vertex, n_voxels
+    return body_of_vertex
 
 
 def _distance_from_middle(corner: tuple[int, ...]) -> int:
@@ -177,13 +203,8 @@ def _smooth_slices(
     Everything beyond the volume is outside, 0.
     """
     low, high = max(0, start - RADIUS), min(shape[0], stop + RADIUS)
-    mask = read(low, high)
     slices_beyond = (low - (start - RADIUS), stop + RADIUS - high)
-    padded = np.pad(mask, (slices_beyond, (1, 1), (1, 1))).astype(np.float32)
-    smooth = gaussian_filter(padded, SIGMA, radius=RADIUS, mode="constant")
-    # Smoothing would remove parts of one voxel's thickness: voxels of the mask stay inside.
-    is_lost = (padded > 0) & (smooth <= MIN_INSIDE)
-    smooth = np.where(is_lost, np.float32(MIN_INSIDE), smooth)
+    smooth = _smooth(np.pad(read(low, high), (slices_beyond, (1, 1), (1, 1))))
     slab = smooth[RADIUS : RADIUS + stop - start]
     slab[:, [0, -1]] = 0
     slab[:, :, [0, -1]] = 0
@@ -192,6 +213,15 @@ def _smooth_slices(
     if stop > shape[0]:
         slab[-1] = 0
     return np.asarray(slab, np.float32)
+
+
+def _smooth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return a mask (z, y, x) smoothed to values of 0 to 1; its voxels stay inside."""
+    padded = mask.astype(np.float32)
+    smooth = gaussian_filter(padded, SIGMA, radius=RADIUS, mode="constant")
+    # Smoothing would remove parts of one voxel's thickness: voxels of the mask stay inside.
+    is_lost = (padded > 0) & (smooth <= MIN_INSIDE)
+    return np.where(is_lost, np.float32(MIN_INSIDE), smooth)
 
 
 def _extract_surface(slab: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -205,9 +235,7 @@ def _extract_surface(slab: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[A
     return vertices - margin, triangles
 
 
-def _join_blocks(
-    blocks: Sequence[tuple[int, tuple[NDArray[Any], NDArray[Any]]]],
-) -> tuple[Floats, Ints]:
+def _join_blocks(blocks: Sequence[SurfaceBlock]) -> tuple[Floats, Ints]:
     """Return vertices (in voxels) and triangles of all blocks; shared vertices occur once.
 
     Args:
@@ -220,9 +248,7 @@ def _join_blocks(
     index_of_vertex: dict[tuple[float, ...], int] = {}
     for start, (block_vertices, block_triangles) in blocks:
         points = block_vertices.astype(np.float64) + np.array([start, 0, 0])
-        indices = np.full(len(points), -1, np.int64)
-        for bottom in np.flatnonzero(points[:, 0] == start):
-            indices[bottom] = index_of_vertex.get(tuple(points[bottom].tolist()), -1)
+        indices = _indices_on_slice(points, start, index_of_vertex)
         new = np.flatnonzero(indices < 0)
         indices[new] = n_vertices + np.arange(len(new))
         n_vertices += len(new)
@@ -232,3 +258,13 @@ def _join_blocks(
         top = np.flatnonzero(points[:, 0] == points[:, 0].max(initial=-2))
         index_of_vertex = {tuple(points[k].tolist()): int(indices[k]) for k in top}
     return np.concatenate(vertices), np.concatenate(triangles)
+
+
+def _indices_on_slice(
+    points: Floats, z: int, index_of_vertex: Mapping[tuple[float, ...], int]
+) -> Ints:
+    """Return the indices (n,) of points that are known vertices on slice ``z``; -1 for others."""
+    indices = np.full(len(points), -1, np.int64)
+    for k in np.flatnonzero(points[:, 0] == z):
+        indices[k] = index_of_vertex.get(tuple(points[k].tolist()), -1)
+    return indices

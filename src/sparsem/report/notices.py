@@ -106,16 +106,21 @@ def _image_quality(sample: Sample) -> Iterator[Notice]:
         if f"quality_{name}" not in sample.tables or is_outdated(sample, name, "quality"):
             continue
         rows = sample.read_table(f"quality_{name}").select(["z", "light", "remarks"]).to_pylist()
-        for light in ("red", "amber"):
-            slices = [f"{row['z']} ({row['remarks']})" for row in rows if row["light"] == light]
-            if slices:
-                text = (
-                    f"Image quality of {name}: {len(slices)} of {len(rows)} slices are {light}: "
-                    f"{_listed(slices)}."
-                )
-                yield Notice(text, light == "red")
-        if all(row["light"] == "green" for row in rows):
-            yield Notice(f"Image quality of {name}: all {len(rows)} slices are green.", False)
+        yield from _quality_of_image(name, rows)
+
+
+def _quality_of_image(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Notice]:
+    """Yield the red and the amber slices of an image, or that all are green."""
+    for light in ("red", "amber"):
+        slices = [f"{row['z']} ({row['remarks']})" for row in rows if row["light"] == light]
+        if slices:
+            text = (
+                f"Image quality of {name}: {len(slices)} of {len(rows)} slices are {light}: "
+                f"{_listed(slices)}."
+            )
+            yield Notice(text, light == "red")
+    if all(row["light"] == "green" for row in rows):
+        yield Notice(f"Image quality of {name}: all {len(rows)} slices are green.", False)
 
 
 def _scores(sample: Sample, structures: list[str], cells: str) -> Iterator[Notice]:
@@ -230,13 +235,9 @@ def _measured_structure(row: Mapping[str, Any]) -> Iterator[Notice]:
         )
         yield Notice(text, True)
     if row["small_components"]:
-        if "small_components_volume_um3" in row:
-            size = f"{row['small_components_volume_um3']:.2g} µm³"
-        else:
-            size = f"{row['small_components_area_um2']:.2g} µm²"
         text = (
-            f"{name}: {row['small_components']} small components ({size} in total) were below the "
-            "minimum size and were not measured."
+            f"{name}: {row['small_components']} small components ({_size_of_components(row)} in "
+            "total) were below the minimum size and were not measured."
         )
         yield Notice(text, False)
     if row["texture_level"]:
@@ -246,6 +247,13 @@ def _measured_structure(row: Mapping[str, Any]) -> Iterator[Notice]:
             "(measure --max-mvoxels)."
         )
         yield Notice(text, False)
+
+
+def _size_of_components(row: Mapping[str, Any]) -> str:
+    """Return the total size of small components, a volume or an area in single images."""
+    if "small_components_volume_um3" in row:
+        return f"{row['small_components_volume_um3']:.2g} µm³"
+    return f"{row['small_components_area_um2']:.2g} µm²"
 
 
 def _unannotated_cells(sample: Sample, cells: str) -> Iterator[Notice]:
@@ -265,14 +273,20 @@ def _unannotated_cells(sample: Sample, cells: str) -> Iterator[Notice]:
             "annotated = false."
         )
         yield Notice(text, True)
-    if f"tracks_{cells}" in sample.tables:
-        notes = sample.table_notes(f"tracks_{cells}")
-        if notes.get("left_out"):
-            text = (
-                f"{cells}: {notes['left_out']} smaller objects that contain no annotated cell "
-                f"({notes['left_out_um3']:.3g} µm³ in total) were left out."
-            )
-            yield Notice(text, False)
+    yield from _cells_left_out(sample, cells)
+
+
+def _cells_left_out(sample: Sample, cells: str) -> Iterator[Notice]:
+    """Yield how many small objects without an annotated cell were left out."""
+    if f"tracks_{cells}" not in sample.tables:
+        return
+    notes = sample.table_notes(f"tracks_{cells}")
+    if notes.get("left_out"):
+        text = (
+            f"{cells}: {notes['left_out']} smaller objects that contain no annotated cell "
+            f"({notes['left_out_um3']:.3g} µm³ in total) were left out."
+        )
+        yield Notice(text, False)
 
 
 def _constraints(sample: Sample) -> Iterator[Notice]:

@@ -48,11 +48,6 @@ def report_page(views: Sequence[SampleView], plots: Sequence[Plot], title: str) 
         (sample, name, table.num_rows, content)
         for (sample, name, table), content in zip(tables, table_contents, strict=True)
     ]
-    history = [
-        (view.name, entry, json.dumps(entry["settings"], indent=1))
-        for view in views
-        for entry in view.history
-    ]
     template = template_environment().get_template("page.html")
     return template.render(
         title=title,
@@ -63,11 +58,21 @@ def report_page(views: Sequence[SampleView], plots: Sequence[Plot], title: str) 
         data=_script_data(views),
         made=now(),
         version=__version__,
-        history=history,
+        history=_history(views),
     )
 
 
+def _history(views: Sequence[SampleView]) -> list[tuple[str, Any, str]]:
+    """Return the steps of all samples: sample, entry of the history, and settings as text."""
+    history = []
+    for view in views:
+        for entry in view.history:
+            history.append((view.name, entry, json.dumps(entry["settings"], indent=1)))
+    return history
+
+
 def _figures(plots: Sequence[Plot], contents: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what the template shows of every plot."""
     figures = []
     for plot, content in zip(plots, contents, strict=True):
         figure = {

@@ -19,7 +19,7 @@ from sparsem.report.sample_view import STEPS, view_sample
 from sparsem.report.settings import ReportSettings
 from sparsem.report.view import SampleView
 from sparsem.settings import resolve_settings
-from sparsem.store.sample import Sample, distinct_names, refuse_repeated_samples
+from sparsem.store.sample import Sample, refuse_repeated_samples, sample_names_of
 from sparsem.store.volume import write_atomically
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import StageResult
@@ -68,17 +68,8 @@ def report(
     path = Path(path)
     samples = _paths_of(sample)
     _check_arguments(samples, path, settings, on)
-    fallback_names = _names_without_color(samples, settings)
-    names = distinct_names(samples)
-    views: list[SampleView] = []
     with Meter("report", STEPS * len(samples) + 2, quiet=on.quiet) as meter:
-        for name, sample_path in zip(names, samples, strict=True):
-            view = view_sample(sample_path, settings, len(samples), fallback_names, meter)
-            view.name = name
-            views.append(view)
-        if not any(view.facts for view in views):
-            texts = [notice.text for view in views for notice in view.notices]
-            raise SampleError("; ".join(texts))
+        views = _view_samples(samples, settings, meter)
         plots = list(report_plots(views, settings.cells))
         meter.step("plots")
         content = report_page(views, plots, settings.title).encode()
@@ -89,7 +80,28 @@ def report(
     return Report(path, len(content), notices, written=(str(path),))
 
 
+def _view_samples(
+    samples: Sequence[Path], settings: ReportSettings, meter: Meter
+) -> list[SampleView]:
+    """Return the views of all samples.
+
+    Raises:
+        SampleError: none of them can be opened.
+    """
+    fallback_names = _names_without_color(samples, settings)
+    views: list[SampleView] = []
+    for name, sample_path in zip(sample_names_of(samples), samples, strict=True):
+        view = view_sample(sample_path, settings, len(samples), fallback_names, meter)
+        view.name = name
+        views.append(view)
+    if not any(view.facts for view in views):
+        texts = [notice.text for view in views for notice in view.notices]
+        raise SampleError("; ".join(texts))
+    return views
+
+
 def _paths_of(sample: SampleOrPath | Sequence[SampleOrPath]) -> list[Path]:
+    """Return the paths of one or more samples; refuse one that is given twice."""
     samples = [sample] if isinstance(sample, Sample | str | Path) else sample
     paths = [item.path if isinstance(item, Sample) else Path(item) for item in samples]
     refuse_repeated_samples(paths)
@@ -99,6 +111,7 @@ def _paths_of(sample: SampleOrPath | Sequence[SampleOrPath]) -> list[Path]:
 def _check_arguments(
     samples: Sequence[Path], path: Path, settings: ReportSettings, on: Execution
 ) -> None:
+    """Raise an InputError if the arguments do not fit together, or the page exists."""
     if settings.truth and len(samples) > 1:
         raise InputError(
             "--truth belongs to one sample, but the page shows several. Show that sample on a "

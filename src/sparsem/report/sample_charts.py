@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sparsem.boxes.tables import table_metadata
 from sparsem.report.dice import slices_used_as
@@ -37,42 +38,55 @@ def sample_plots(view: SampleView, structures: Sequence[str]) -> Iterator[Plot]:
 
 
 def _quality_plots(view: SampleView) -> Iterator[Plot]:
+    """Yield the image quality of every image that was judged."""
     for name, table in view.tables.items():
         if not name.startswith(QUALITY_TABLES):
             continue
         image = name.removeprefix(QUALITY_TABLES)
-        curves = {}
-        for column in table.column_names:
-            if pa.types.is_floating(table[column].type):
-                curves[column] = table[column].to_numpy().astype(np.float64)
         caption = (
             f"The image {image}, slice by slice. Vertical bands mark amber and red slices. "
             "Brightness, contrast, noise, stripes and charging are fractions of the range of gray "
             "levels."
         )
-        svg = quality_along_z(curves, table["light"].to_pylist())
+        svg = quality_along_z(_floating_columns(table), table["light"].to_pylist())
         title = f"Image quality: {view.name}, {image}"
         yield Plot(title, caption, svg, f"{name}_{view.name}.csv", table)
 
 
+def _floating_columns(table: pa.Table) -> dict[str, NDArray[np.float64]]:
+    """Return the columns of a table that hold floating-point numbers."""
+    columns = {}
+    for column in table.column_names:
+        if pa.types.is_floating(table[column].type):
+            columns[column] = table[column].to_numpy().astype(np.float64)
+    return columns
+
+
 def _alignment_plots(view: SampleView) -> Iterator[Plot]:
+    """Yield the drift that alignment corrected."""
     table = view.tables.get(f"alignment_{view.aligned}")
     if table is None:
         return
     shifts = {axis: table[f"shift_{axis}_px"].to_numpy() for axis in "yx"}
-    remarks = [text.split() for text in table["remark"].to_pylist()]
-    marked = {}
-    for remark in sorted({remark for of_slice in remarks for remark in of_slice}):
-        marked[remark] = [z for z, of_slice in enumerate(remarks) if remark in of_slice]
     caption = (
         "How far alignment moved the center of every slice, in pixels: down (y) and to the right "
         "(x)."
     )
-    svg = drift_curves(shifts, marked)
+    svg = drift_curves(shifts, _slices_by_remark(table))
     yield Plot(f"Alignment: {view.name}", caption, svg, f"drift_{view.name}.csv", table)
 
 
+def _slices_by_remark(table: pa.Table) -> dict[str, list[int]]:
+    """Return remark -> slices with that remark, sorted."""
+    remarks = [text.split() for text in table["remark"].to_pylist()]
+    marked = {}
+    for remark in sorted({remark for of_slice in remarks for remark in of_slice}):
+        marked[remark] = [z for z, of_slice in enumerate(remarks) if remark in of_slice]
+    return marked
+
+
 def _dice_plots(view: SampleView, structures: Sequence[str]) -> Iterator[Plot]:
+    """Yield the Dice of the structures that were scored, slice by slice."""
     scores = {}
     for name in structures:
         if f"scores_{name}" in view.tables:
@@ -90,6 +104,7 @@ def _dice_plots(view: SampleView, structures: Sequence[str]) -> Iterator[Plot]:
 
 
 def _dice_curve(scores: pa.Table) -> DiceCurve:
+    """Return the curve of a table of scores."""
     z, dice = scores["z"].to_numpy(), scores["dice"].to_numpy()
     return DiceCurve(z, dice, slices_used_as(scores, "trained"))
 
@@ -99,25 +114,34 @@ def _network_plots(view: SampleView) -> Iterator[Plot]:
     for table_name, table in view.tables.items():
         if not table_name.startswith(NETWORK_TABLES):
             continue
-        runs_by_network: dict[str, list[Row]] = {}
-        for run in table.to_pylist():
-            runs_by_network.setdefault(run["network"], []).append(run)
-        points = {
-            network: [(run["labeled"], run["training_s"], run["dice_3d"]) for run in runs]
-            for network, runs in runs_by_network.items()
-        }
+        runs_by_network = _runs_by_network(table)
         caption = (
             "3D Dice on slices that were not used for training, by number of labeled slices and "
             "by training time."
         )
         structure = table_name.removeprefix(NETWORK_TABLES)
         title = f"Networks: {structure} of {view.name}"
+        points = {network: _points_of(runs) for network, runs in runs_by_network.items()}
         rows = [_network_row(network, runs) for network, runs in runs_by_network.items()]
         file = f"{table_name}_{view.name}.csv"
         yield Plot(title, caption, network_comparison(points), file, table, rows)
 
 
+def _runs_by_network(table: pa.Table) -> dict[str, list[Row]]:
+    """Return network -> its training runs."""
+    runs_by_network: dict[str, list[Row]] = {}
+    for run in table.to_pylist():
+        runs_by_network.setdefault(run["network"], []).append(run)
+    return runs_by_network
+
+
+def _points_of(runs: Sequence[Row]) -> list[tuple[int, float, float]]:
+    """Return (number of labeled slices, seconds of training, 3D Dice) of training runs."""
+    return [(run["labeled"], run["training_s"], run["dice_3d"]) for run in runs]
+
+
 def _network_row(network: str, runs: Sequence[Row]) -> dict[str, str]:
+    """Return the row of a network in the table below the plot."""
     mean_training_s = float(np.mean([run["training_s"] for run in runs]))
     worst_slice = np.nanmin([run["worst_slice"] for run in runs])
     dice = {f"{run['labeled']} labeled": f"{run['dice_3d']:.3f}" for run in runs}
@@ -132,6 +156,7 @@ def _network_row(network: str, runs: Sequence[Row]) -> dict[str, str]:
 
 
 def _duration_text(seconds: float) -> str:
+    """Return a duration in minutes, or in seconds if it is short."""
     return f"{seconds / 60:.1f} min" if seconds >= MINUTES_FROM_S else f"{seconds:.0f} s"
 
 
@@ -140,8 +165,13 @@ def _box_plots(view: SampleView) -> Iterator[Plot]:
     scores = view.tables.get("box_scores")
     curves = view.tables.get("box_curves")
     counts = view.tables.get("box_counts")
-    if scores is None or curves is None or counts is None:
-        return
+    if scores is not None and curves is not None and counts is not None:
+        yield _precision_plot(view, scores, curves)
+        yield _count_plot(view, scores, counts)
+
+
+def _precision_plot(view: SampleView, scores: pa.Table, curves: pa.Table) -> Plot:
+    """Return precision and recall of the boxes of every structure."""
     rows = scores.to_pylist()
     includes_training = table_metadata(scores).get("images") == "all"
     images = (
@@ -157,16 +187,19 @@ def _box_plots(view: SampleView) -> Iterator[Plot]:
     svg = precision_and_recall(_recall_curves(curves, rows), view.colors)
     table_rows = [_box_row(row) for row in rows]
     file = f"box_curves_{view.name}.csv"
-    yield Plot(f"Boxes: {view.name}", caption, svg, file, curves, table_rows)
+    return Plot(f"Boxes: {view.name}", caption, svg, file, curves, table_rows)
 
+
+def _count_plot(view: SampleView, scores: pa.Table, counts: pa.Table) -> Plot:
+    """Return annotated and counted objects of every image."""
     caption = (
         "Each mark is one image: how many objects were annotated, and how many were counted. On "
         "the line, both numbers are equal."
     )
-    structures = dict.fromkeys(row["structure"] for row in rows)
+    structures = dict.fromkeys(scores["structure"].to_pylist())
     pairs = {name: _count_pairs(counts, name) for name in structures}
     svg = counted_and_annotated(pairs, view.colors)
-    yield Plot(f"Counts: {view.name}", caption, svg, f"box_counts_{view.name}.csv", counts)
+    return Plot(f"Counts: {view.name}", caption, svg, f"box_counts_{view.name}.csv", counts)
 
 
 def _recall_curves(curves: pa.Table, rows: Sequence[Row]) -> dict[tuple[str, str], tuple[Any, Any]]:
@@ -211,8 +244,12 @@ def organelle_plots(view: SampleView, cells: str) -> Iterator[Plot]:
     if table is None or not table.num_rows or "cell" not in table.column_names:
         return
     columns = _organelle_columns(table)
-    if not columns:
-        return
+    if columns:
+        yield _organelle_plot(view, table, columns)
+
+
+def _organelle_plot(view: SampleView, table: pa.Table, columns: Mapping[str, str]) -> Plot:
+    """Return the bars of a table of cells; ``columns`` are organelle -> column with its volume."""
     volumes = {name: table[column].to_numpy() for name, column in columns.items()}
     cell_names = [str(cell) for cell in table["cell"].to_pylist()]
     caption = (
@@ -222,7 +259,7 @@ def organelle_plots(view: SampleView, cells: str) -> Iterator[Plot]:
     svg = organelles_per_cell(cell_names, volumes, view.colors)
     data = table.select(["cell", *columns.values()])
     title = f"Organelle volume per cell: {view.name}"
-    yield Plot(title, caption, svg, f"organelles_{view.name}.csv", data)
+    return Plot(title, caption, svg, f"organelles_{view.name}.csv", data)
 
 
 def _organelle_columns(table: pa.Table) -> dict[str, str]:

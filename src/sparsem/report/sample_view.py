@@ -54,7 +54,8 @@ def view_sample(
             meter.step()
         return SampleView(Path(path).stem, {}, [Notice(f"{path}: {error}", True)])
     problems: list[Notice] = []
-    layers = _read_layers(sample, settings, fallback_names, problems)
+    context = _ViewContext(sample, settings, n_samples, fallback_names, problems)
+    layers = _read_layers(context)
     shown = _image_of(sample, layers, problems)
     meter.step("slices")
 
@@ -66,10 +67,7 @@ def view_sample(
     _add_labeled_slices(view, sample)
     if shown is not None:
         _add_alignment(view, sample, shown)
-        drawable = _layers_of_shape(layers, shown.volume.shape, problems)
-        boxes = _read_boxes(sample, shown, settings, fallback_names, problems)
-        slice_numbers = _slices_to_show(layers, shown, settings.n_slices // n_samples)
-        _add_slices(view, sample, shown, drawable, boxes, slice_numbers, settings, n_samples)
+        _add_slices(view, context, shown, layers)
     meter.step("3D scene")
 
     view.scene = encode_scene(layers, settings.triangles // n_samples)
@@ -81,30 +79,47 @@ def view_sample(
     return view
 
 
-def _read_layers(
-    sample: Sample,
-    settings: ReportSettings,
-    fallback_names: Sequence[str],
-    problems: list[Notice],
-) -> list[StructureLayer]:
+class _ViewContext(NamedTuple):
+    """A sample that is viewed, and its place on the page.
+
+    Attributes:
+        sample: the sample.
+        settings: contents of the page.
+        n_samples: number of samples on the page, which divide its size among them.
+        fallback_names: structures without a color of the papers, of all samples.
+        problems: notices about what cannot be shown, added while the sample is read.
+    """
+
+    sample: Sample
+    settings: ReportSettings
+    n_samples: int
+    fallback_names: Sequence[str]
+    problems: list[Notice]
+
+
+def _read_layers(context: _ViewContext) -> list[StructureLayer]:
+    """Return the structures of a sample, and note those that cannot be shown."""
+    settings = context.settings
     truth = {}
     for name, source in settings.truth.items():
         slices = settings.truth_slices.get(name)
         truth[name] = (source, GroundTruthSettings(slices=slices))
     layers, sentences = read_layers(
-        sample, settings.structures, settings.cells, truth, fallback_names
+        context.sample, settings.structures, settings.cells, truth, context.fallback_names
     )
-    problems += [Notice(sentence, True) for sentence in sentences]
+    context.problems.extend(Notice(sentence, True) for sentence in sentences)
     return layers
 
 
 def _add_labeled_slices(view: SampleView, sample: Sample) -> None:
+    """Add the labeled slices of every structure, as numbers and as text."""
     for name, slices in annotated_structures(sample).items():
         view.labeled[name] = list(slices)
         view.labeled_text[name] = labeled_slices_text(sample, name, slices)
 
 
 def _add_scores(view: SampleView, layers: Sequence[StructureLayer]) -> None:
+    """Add the scores of every structure that was scored, as text."""
     texts = {layer.name: score_text(view.tables, layer.name) for layer in layers}
     view.dice = {name: text for name, text in texts.items() if text}
 
@@ -130,7 +145,7 @@ def _image_of(
     labels = next((layer.labels for layer in layers if layer.labels), None)
     try:
         name = sample.name_of_image(labels)
-        return ShownImage(sample.image(name), name, sample.line_of(name))
+        return ShownImage(sample.image(name), name, sample.lineage(name))
     except SparsemError as error:
         problems.append(Notice(f"{error} Its slices are not shown.", True))
         return None
@@ -144,38 +159,32 @@ def _add_alignment(view: SampleView, sample: Sample, shown: ShownImage) -> None:
             return
 
 
-def _read_boxes(
-    sample: Sample,
-    shown: ShownImage,
-    settings: ReportSettings,
-    fallback_names: Sequence[str],
-    problems: list[Notice],
-) -> list[BoxLayer]:
-    boxes, sentences = read_box_layers(sample, shown.name, settings.structures, fallback_names)
-    problems += [Notice(sentence, True) for sentence in sentences]
+def _read_boxes(context: _ViewContext, shown: ShownImage) -> list[BoxLayer]:
+    """Return the boxes on the shown image, and note those that cannot be shown."""
+    boxes, sentences = read_box_layers(
+        context.sample, shown.name, context.settings.structures, context.fallback_names
+    )
+    context.problems.extend(Notice(sentence, True) for sentence in sentences)
     return boxes
 
 
 def _add_slices(
-    view: SampleView,
-    sample: Sample,
-    shown: ShownImage,
-    layers: Sequence[StructureLayer],
-    boxes: Sequence[BoxLayer],
-    slice_numbers: Sequence[int],
-    settings: ReportSettings,
-    n_samples: int,
+    view: SampleView, context: _ViewContext, shown: ShownImage, layers: Sequence[StructureLayer]
 ) -> None:
+    """Add slices of the image with structures and boxes over them."""
+    settings, n_samples = context.settings, context.n_samples
+    drawable = _layers_of_shape(layers, shown.volume.shape, context.problems)
+    boxes = _read_boxes(context, shown)
     view.structures += [layer.name for layer in boxes]
     view.colors = {**view.colors, **box_layer_colors(boxes)}
     view.slices = encode_slices(
         shown.volume,
-        layers,
+        drawable,
         boxes,
-        slice_numbers,
+        _slices_to_show(layers, shown, settings.n_slices // n_samples),
         settings.pixels,
         MAX_IMAGE_BYTES // n_samples,
-        sample.image("raw").names,
+        context.sample.image("raw").names,
     )
     view.has_truth = any(entry["truth"] for entry in view.slices)
 
@@ -204,11 +213,7 @@ def _slices_to_show(layers: Sequence[StructureLayer], shown: ShownImage, count: 
     """
     n_slices = shown.volume.shape[0]
     count = max(MIN_SLICES, count)
-    labeled: set[int] = set()
-    for layer in layers:
-        if layer.truth and len(layer.truth.z) < n_slices:
-            labeled.update(layer.truth.z)
-    labeled_slices = sorted(labeled)
+    labeled_slices = _sparsely_labeled(layers, n_slices)
     if len(labeled_slices) > count:
         indices = evenly_spaced(len(labeled_slices), count)
         labeled_slices = [labeled_slices[index] for index in indices]
@@ -217,10 +222,37 @@ def _slices_to_show(layers: Sequence[StructureLayer], shown: ShownImage, count: 
     return sorted({*labeled_slices, *spaced})
 
 
+def _sparsely_labeled(layers: Sequence[StructureLayer], n_slices: int) -> list[int]:
+    """Return the slices of ground truth that does not label all slices, ascending."""
+    labeled: set[int] = set()
+    for layer in layers:
+        if layer.truth and len(layer.truth.z) < n_slices:
+            labeled.update(layer.truth.z)
+    return sorted(labeled)
+
+
 def _current_tables(
     sample: Sample, layers: Sequence[StructureLayer], problems: list[Notice]
 ) -> dict[str, pa.Table]:
     """Return all tables but outdated ones; a damaged table becomes a notice."""
+    outdated_tables = _outdated_tables(sample, layers, problems)
+    tables = {}
+    for name in sample.tables:
+        try:
+            table = sample.read_table(name)
+        except (pa.ArrowException, OSError) as error:
+            text = f"The table {name}.parquet is damaged and not shown ({error})."
+            problems.append(Notice(text, True))
+            continue
+        if name not in outdated_tables:
+            tables[name] = table
+    return tables
+
+
+def _outdated_tables(
+    sample: Sample, layers: Sequence[StructureLayer], problems: list[Notice]
+) -> set[str]:
+    """Return the tables whose inputs have changed since; outdated scores of boxes are noted."""
     outdated_tables = {
         f"scores_{layer.name}" for layer in layers if is_outdated(sample, layer.name, "score")
     }
@@ -234,14 +266,4 @@ def _current_tables(
         )
         problems.append(Notice(text, True))
         outdated_tables.update(name for name in sample.tables if name.startswith("box_"))
-    tables = {}
-    for name in sample.tables:
-        try:
-            table = sample.read_table(name)
-        except (pa.ArrowException, OSError) as error:
-            text = f"The table {name}.parquet is damaged and not shown ({error})."
-            problems.append(Notice(text, True))
-            continue
-        if name not in outdated_tables:
-            tables[name] = table
-    return tables
+    return outdated_tables

@@ -73,13 +73,14 @@ def encode_slices(
     quality = _quality_within(grays, max_bytes)
     entries = []
     for z, gray in zip(slice_numbers, grays, strict=True):
+        width_px = image.size_of(z)[1]
         predicted = _encode_predicted(image, layers, level, z)
         truth = _encode_truth(image, layers, z, gray.shape)
-        _add_boxes(predicted, truth, boxes, z, gray.shape, image.size_of(z)[1] / gray.shape[1])
+        _add_boxes(predicted, truth, boxes, z, gray.shape, width_px / gray.shape[1])
         entry = {
             "z": z,
             "name": names[z] if names else "",
-            "bar": scale_bar(image.size_of(z)[1] * image.voxel_size.x),
+            "bar": scale_bar(width_px * image.voxel_size.x),
             "image": gray_image_uri(gray, quality),
             "predicted": predicted,
             "truth": truth,
@@ -98,6 +99,7 @@ def _quality_within(grays: Sequence[Gray], max_bytes: int) -> int:
 
 
 def _read_gray(image: Volume, level: int, z: int) -> Gray:
+    """Return a slice of a level with stretched contrast."""
     gray = stretch_contrast(_read_slice(image, image, level, z))
     return np.asarray(gray[..., 0])
 
@@ -132,6 +134,7 @@ def _slice_extent(image: Volume, z: int, level: int) -> tuple[slice, slice]:
 def _encode_predicted(
     image: Volume, layers: Sequence[StructureLayer], level: int, z: int
 ) -> dict[str, str]:
+    """Return name of a structure -> its result in a slice, as a data URI."""
     uris = {}
     for layer in layers:
         if layer.labels is not None:
@@ -142,6 +145,7 @@ def _encode_predicted(
 def _encode_truth(
     image: Volume, layers: Sequence[StructureLayer], z: int, shape: tuple[int, ...]
 ) -> dict[str, str]:
+    """Return name of a structure -> its ground truth in a slice, as a data URI."""
     uris = {}
     for layer in layers:
         if layer.truth is not None and z in layer.truth.z:
@@ -158,6 +162,7 @@ def _read_true_slice(truth: Stack, image: Volume, z: int, shape: tuple[int, ...]
 
 
 def _layer_uri(labels: NDArray[Any], layer: StructureLayer) -> str:
+    """Return the labels of a slice as a data URI, in the color of the structure or of each cell."""
     return cells_uri(labels) if layer.cells else mask_uri(labels > 0, layer.color)
 
 
@@ -169,10 +174,8 @@ def _add_boxes(
     shape: tuple[int, ...],
     factor: float,
 ) -> None:
+    """Add the edges of the boxes of a slice to the data URIs of its layers."""
     for layer in layers:
-        if layer.predicted is not None:
-            edges = box_edges(layer.predicted, z, factor, shape)
-            predicted[layer.name] = mask_uri(edges, layer.color)
-        if layer.truth is not None:
-            edges = box_edges(layer.truth, z, factor, shape)
-            truth[layer.name] = mask_uri(edges, layer.color)
+        for boxes, uris in ((layer.predicted, predicted), (layer.truth, truth)):
+            if boxes is not None:
+                uris[layer.name] = mask_uri(box_edges(boxes, z, factor, shape), layer.color)

@@ -67,13 +67,17 @@ def labeled_slices_text(sample: Sample, name: str, z: Sequence[int]) -> str:
     if use is not None:
         roles = [use.role(slice_number) for slice_number in z]
         if roles.count("trained") != len(z):
-            parts = [
-                f"{roles.count(role)} {LABELED_USE_WORDS[role]}"
-                for role in reversed(ROLES)
-                if role in roles
-            ]
-            details.append(", ".join(parts))
+            details.append(_roles_text(roles))
     n_corrected = len(corrected_slices(sample, name))
     if n_corrected:
         details.append(f"{n_corrected} corrected predictions")
     return f"{count} ({'; '.join(details)})" if details else count
+
+
+def _roles_text(roles: Sequence[str]) -> str:
+    """Return how many slices have each role."""
+    parts = []
+    for role in reversed(ROLES):
+        if role in roles:
+            parts.append(f"{roles.count(role)} {LABELED_USE_WORDS[role]}")
+    return ", ".join(parts)

@@ -19,7 +19,7 @@ from sparsem.segment.network_training import run_training
 from sparsem.segment.training_job import TrainingJob, prepare_training
 from sparsem.segment.validation import require_training_slices
 from sparsem.settings import changed
-from sparsem.store.sample import Sample, distinct_names
+from sparsem.store.sample import Sample, sample_names_of
 from sparsem.store.volume import write_atomically
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import HERE, Execution
@@ -87,16 +87,21 @@ def _group_close_slices(
     """Group labeled slices, given in order, that are closer than half of their even spacing."""
     groups: list[list[int]] = []
     for index in indices:
-        sample, z = slices[index]
+        sample, _ = slices[index]
         n_labeled = sum(other_sample == sample for other_sample, _ in slices)
         half_spacing = depths[sample] / (2 * n_labeled)
-        if groups:
-            previous_sample, previous_z = slices[groups[-1][-1]]
-            if previous_sample == sample and z - previous_z < half_spacing:
-                groups[-1].append(index)
-                continue
-        groups.append([index])
+        if groups and _is_close(slices[groups[-1][-1]], slices[index], half_spacing):
+            groups[-1].append(index)
+        else:
+            groups.append([index])
     return groups
+
+
+def _is_close(previous: tuple[str, int], following: tuple[str, int], distance: float) -> bool:
+    """Return True if two slices (sample, z) are of one sample and closer than a distance."""
+    previous_sample, previous_z = previous
+    sample, z = following
+    return previous_sample == sample and z - previous_z < distance
 
 
 def plan_folds(
@@ -110,14 +115,18 @@ def plan_folds(
             f"--folds takes 2 to {len(job.slices)}, the number of labeled slices; "
             f"got {settings.folds}."
         )
-    names = distinct_names([sample.path for sample in samples])
-    depths = {name: sample.image().shape[0] for name, sample in zip(names, samples, strict=True)}
     positions = [(labeled.sample, labeled.z) for labeled in job.slices]
-    held_out_by_fold = split_into_folds(positions, depths, settings.folds)
+    held_out_by_fold = split_into_folds(positions, _depths_of(samples), settings.folds)
     for held_out in held_out_by_fold:
         advice = "label it on more slices, or use more --folds"
         require_training_slices(job.slices, job.structures, held_out, advice)
     return job, held_out_by_fold
+
+
+def _depths_of(samples: Sequence[Sample]) -> dict[str, int]:
+    """Return the number of slices of every sample, by its distinct name."""
+    names = sample_names_of([sample.path for sample in samples])
+    return {name: sample.image().shape[0] for name, sample in zip(names, samples, strict=True)}
 
 
 def cross_validate(

@@ -58,9 +58,7 @@ def predict_slices(
     shape = (first.shape[0], first.shape[1])
     overlap_px = round(overlap * recipe.input_px)
     grid = TileGrid(scaled_shape(shape, factors), recipe.input_px, overlap_px)
-    mean = np.float32(recipe.mean)
-    std = np.float32(recipe.std)
-    standardized = ((shrink(image, factors) - mean) / std for image in chain([first], images))
+    standardized = _standardize(chain([first], images), recipe, factors)
     tiles_of_slices = (grid.cut(image) for image in standardized)  # (N, S, S) each
     windows = slice_windows(tiles_of_slices, recipe.adjacent_slices)
     own_windows = islice(windows, own_slices.start, own_slices.stop)
@@ -68,6 +66,16 @@ def predict_slices(
     outputs = _in_batches(prefetch_in_thread(inputs, prefetch), forward, batch, len(grid.corners))
     for probabilities in prefetch_in_thread(outputs, prefetch):
         yield enlarge(grid.blend(probabilities), shape)
+
+
+def _standardize(
+    images: Iterable[NDArray[Any]], recipe: Recipe, factors: tuple[float, float]
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the images at the network's scale, with the mean and deviation of its training."""
+    mean = np.float32(recipe.mean)
+    std = np.float32(recipe.std)
+    for image in images:
+        yield (shrink(image, factors) - mean) / std
 
 
 def _join_window(window: list[Tiles]) -> Tiles:
@@ -84,34 +92,48 @@ def _in_batches(
 
     They are computed ``batch`` tiles at a time, whatever slice the tiles belong to.
     """
-    waiting: list[Tiles] = []  # tiles (K, S, S) that are not computed yet
-    computed: list[Tiles] = []  # outputs (C, S, S) of slices that are not complete yet
-    buffer: Tiles | None = None
+    batches = _Batches(forward, batch)
+    for tiles_of_slice in inputs:
+        batches.waiting.extend(tiles_of_slice)
+        while len(batches.waiting) >= batch:
+            batches.compute()
+        yield from batches.complete_slices(tiles_per_slice)
+    if batches.waiting:
+        batches.compute()
+    yield from batches.complete_slices(tiles_per_slice)
 
-    def compute() -> None:
-        nonlocal buffer
-        tiles = waiting[:batch]
-        if buffer is None:
-            buffer = np.zeros((batch, *tiles[0].shape), np.float32)
+
+class _Batches:
+    """Tiles on their way through a network.
+
+    Attributes:
+        waiting: tiles (K, S, S) that are not computed yet.
+        computed: outputs (C, S, S) of slices that are not complete yet.
+    """
+
+    def __init__(self, forward: Forward, batch: int) -> None:
+        self.waiting: list[Tiles] = []
+        self.computed: list[Tiles] = []
+        self._forward = forward
+        self._batch = batch
+        self._buffer: Tiles | None = None
+
+    def compute(self) -> None:
+        """Compute the tiles that wait, at most a batch of them."""
+        tiles = self.waiting[: self._batch]
+        if self._buffer is None:
+            self._buffer = np.zeros((self._batch, *tiles[0].shape), np.float32)
         # Always a full batch: the shape of a batch decides which kernels run, and with them the
         # last bits of a sum.
-        np.stack(tiles, out=buffer[: len(tiles)])
-        computed.extend(forward(buffer)[: len(tiles)])
-        del waiting[:batch]
+        np.stack(tiles, out=self._buffer[: len(tiles)])
+        self.computed.extend(self._forward(self._buffer)[: len(tiles)])
+        del self.waiting[: self._batch]
 
-    def complete_slices() -> Iterator[list[Tiles]]:
-        while len(computed) >= tiles_per_slice:
-            yield computed[:tiles_per_slice]
-            del computed[:tiles_per_slice]
-
-    for tiles_of_slice in inputs:
-        waiting.extend(tiles_of_slice)
-        while len(waiting) >= batch:
-            compute()
-        yield from complete_slices()
-    if waiting:
-        compute()
-    yield from complete_slices()
+    def complete_slices(self, tiles_per_slice: int) -> Iterator[list[Tiles]]:
+        """Yield the outputs of the slices that are complete, and forget them."""
+        while len(self.computed) >= tiles_per_slice:
+            yield self.computed[:tiles_per_slice]
+            del self.computed[:tiles_per_slice]
 
 
 def slice_windows(items: Iterable[T], adjacent: int) -> Iterator[list[T]]:

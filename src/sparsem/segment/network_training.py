@@ -12,7 +12,7 @@ from typing import Any
 from sparsem import __version__
 from sparsem.models.architectures import default_learning_rate
 from sparsem.models.checkpoint import Recipe, load_state, read_recipe, save_checkpoint
-from sparsem.progress import tell
+from sparsem.progress import print_note
 from sparsem.segment.semi_supervised import (
     JointTrainingState,
     fit_with_unlabeled,
@@ -86,10 +86,7 @@ def run_training(job: TrainingJob, held_out: Sequence[int], on: Execution) -> Re
         existing_record = existing.training.get("record", {})
         if files.is_finished(existing_record, record, on.overwrite):
             return existing
-    needs = training_needs(job)
-    folder = job.out.resolve().parent
-    needs.check(folder if folder.is_dir() else Path.cwd())
-    tell(f"train {job.out.stem}: {needs}", on.quiet)
+    _check_memory(job, on.quiet)
     training = [labeled for index, labeled in enumerate(job.slices) if index not in held_out]
     validation = [job.slices[index] for index in held_out]
     state = start_networks(job)
@@ -99,6 +96,14 @@ def run_training(job: TrainingJob, held_out: Sequence[int], on: Execution) -> Re
         updates = training_updates(job, state, training, validation)
         files.run(updates, state, record, job.settings, columns, _describe_update, on.quiet)
         return _write_networks(files, state, job, record, training, validation)
+
+
+def _check_memory(job: TrainingJob, quiet: bool) -> None:
+    """Check that a training fits into memory and on the disk, and print what it needs."""
+    needs = training_needs(job)
+    folder = job.out.resolve().parent
+    needs.check(folder if folder.is_dir() else Path.cwd())
+    print_note(f"train {job.out.stem}: {needs}", quiet)
 
 
 def _record_of(job: TrainingJob) -> dict[str, Any]:
@@ -163,12 +168,7 @@ def _write_networks(
 
     The other one is written too if the settings request it.
     """
-    about: dict[str, Any] = {
-        "record": dict(record),
-        "trained_on": [labeled.name for labeled in training],
-        "held_out": [labeled.name for labeled in validation],
-        "slices": {"trained": _identities(training), "validated": _identities(validation)},
-    }
+    about = _description(record, training, validation)
     recipes = [job.recipe, second_recipe(job.recipe, job.settings)]
     scores = [member.best_score for member in state.members]
     best_first = sorted(range(len(scores)), key=lambda number: -scores[number])
@@ -182,6 +182,20 @@ def _write_networks(
     recipe = _write_network(files.out, state.members[best], best_network, validation, job)
     files.state_path.unlink(missing_ok=True)
     return recipe
+
+
+def _description(
+    record: Mapping[str, Any],
+    training: Sequence[TrainingSlice],
+    validation: Sequence[TrainingSlice],
+) -> dict[str, Any]:
+    """Return what a checkpoint says about its training."""
+    return {
+        "record": dict(record),
+        "trained_on": [labeled.name for labeled in training],
+        "held_out": [labeled.name for labeled in validation],
+        "slices": {"trained": _identities(training), "validated": _identities(validation)},
+    }
 
 
 def _identities(slices: Sequence[TrainingSlice]) -> list[list[Any]]:
@@ -205,13 +219,19 @@ def _write_network(
         load_state(network, state.best)
         network = network.to(job.device)
         dice = validation_dice(network, validation, job.settings, job.device)
-        known = {}
-        for name, dice_of_structure in zip(recipe.structures, dice, strict=True):
-            if not math.isnan(dice_of_structure):
-                known[name] = round(dice_of_structure, 6)
+        known = _known_dice(recipe.structures, dice)
         about["weights"] = "best"
         about["validation_dice"] = round(state.best_score, 6) if known else None
         about["validation_dice_by_structure"] = known
     recipe = replace(recipe, training=about)
     save_checkpoint(out, network.cpu(), recipe)
     return recipe
+
+
+def _known_dice(structures: Sequence[str], dice: Sequence[float]) -> dict[str, float]:
+    """Return the Dice of the structures that are known somewhere, rounded."""
+    known = {}
+    for name, dice_of_structure in zip(structures, dice, strict=True):
+        if not math.isnan(dice_of_structure):
+            known[name] = round(dice_of_structure, 6)
+    return known

@@ -20,7 +20,7 @@ from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import Recipe, load_checkpoint
 from sparsem.models.device import choose_device, free_memory, resolve_precision
 from sparsem.models.memory import prediction_bytes
-from sparsem.progress import tell
+from sparsem.progress import print_note
 from sparsem.segment.gray_levels import gray_level_note
 from sparsem.segment.inference import (
     Forward,
@@ -29,7 +29,7 @@ from sparsem.segment.inference import (
     predict_slices,
     quantize_probability,
 )
-from sparsem.segment.tiles import scaled_shape
+from sparsem.segment.tiles import Probability, scaled_shape
 from sparsem.segment.uncertainty import (
     UNCERTAINTY_SUFFIX,
     EnsemblePrediction,
@@ -104,33 +104,34 @@ def predict(
     paths = [model] if isinstance(model, str | Path) else model
     models = [Path(path).resolve() for path in paths]
     recipes = _read_recipes(models)
-    structures = recipes[0].structures
     image_name = settings.image or sample.newest_image
     image = sample.image(image_name)
-    stage_name = f"predict-{'-'.join(structures)}"
+    stage_name = f"predict-{'-'.join(recipes[0].structures)}"
     earlier = earlier_setting(sample, stage_name, "precision", on.overwrite)
     precision = resolve_precision(choose_device(settings.device), settings.precision, earlier)
     settings = changed(settings, {"image": image_name, "precision": precision})
     outputs = _outputs_with_slice_use(sample, image, image_name, recipes)
     output_paths = [output.path for output in outputs]
-    with Stage(
-        sample,
-        stage_name,
-        _recorded_settings(settings),
-        _input_fingerprints(image, models),
-        outputs,
-        on,
-        partial(_needs, image, recipes, settings),
-        _replaced_volumes(sample, stage_name, output_paths),
-    ) as stage:
+    recorded = _recorded_settings(settings)
+    inputs = _input_fingerprints(image, models)
+    needs = partial(_needs, image, recipes, settings)
+    replaced = _replaced_volumes(sample, stage_name, output_paths)
+    with Stage(sample, stage_name, recorded, inputs, outputs, on, needs, replaced) as stage:
         if not stage.finished:
-            for path, recipe in zip(models, recipes, strict=True):
-                note = gray_level_note(image, recipe, path.name)
-                if note:
-                    tell(note, on.quiet)
+            _print_gray_level_notes(image, models, recipes, on.quiet)
         blocks = image.blocks(halo=_max_adjacent_slices(recipes))
         stage.map(_predict_block, blocks, image, models, settings)
     return StageResult(sample=sample, written=tuple(output_paths))
+
+
+def _print_gray_level_notes(
+    image: Volume, models: Sequence[Path], recipes: Sequence[Recipe], quiet: bool
+) -> None:
+    """Print a note for every model whose training had other gray levels than the image."""
+    for path, recipe in zip(models, recipes, strict=True):
+        note = gray_level_note(image, recipe, path.name)
+        if note:
+            print_note(note, quiet)
 
 
 def settings_for_device(device: str) -> PredictSettings:
@@ -255,11 +256,17 @@ def _slice_bytes(image: Volume, recipes: Sequence[Recipe]) -> int:
     # A slice as float32; for several models also their mean, uncertainty and entropies.
     n_planes = 2 + (6 if is_ensemble else 2) * n_structures
     planes = height * width * 4 * n_planes
+    return block + planes + _largest_scaled_size(image, recipes) * 8 * (1 + n_structures)
+
+
+def _largest_scaled_size(image: Volume, recipes: Sequence[Recipe]) -> int:
+    """Return the pixels of a slice at the finest scale of the networks."""
     scaled_sizes = []
     for recipe in recipes:
-        scaled_y, scaled_x = scaled_shape((height, width), recipe.factors(image.voxel_size))
+        factors = recipe.factors(image.voxel_size)
+        scaled_y, scaled_x = scaled_shape((image.shape[1], image.shape[2]), factors)
         scaled_sizes.append(scaled_y * scaled_x)
-    return block + planes + max(scaled_sizes) * 8 * (1 + n_structures)
+    return max(scaled_sizes)
 
 
 def _predict_block(
@@ -269,6 +276,19 @@ def _predict_block(
     voxels = image.read(block.read)
     structures, predictions = _predict_voxels(voxels, image, models, (), settings, block.inner)
     shape = (len(structures), block.stop - block.start, *voxels.shape[1:])
+    probabilities, uncertainties = _quantize_all(predictions, shape)
+    arrays: dict[str, NDArray[Any]] = {}
+    for channel, name in enumerate(structures):
+        arrays |= _arrays_of_structure(name, probabilities[channel])
+        if len(models) > 1:
+            arrays[f"probabilities/{name}{UNCERTAINTY_SUFFIX}"] = uncertainties[channel]
+    return arrays, {}
+
+
+def _quantize_all(
+    predictions: Iterator[EnsemblePrediction], shape: tuple[int, ...]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return probabilities and uncertainties (structures, z, y, x) of slices, as stored."""
     probabilities = np.empty(shape, np.uint8)
     # Without several models nothing is written here, and memory that is not written costs nothing.
     uncertainties = np.empty(shape, np.uint8)
@@ -276,14 +296,13 @@ def _predict_block(
         probabilities[:, z] = quantize_probability(prediction.mean)
         if prediction.uncertainty is not None:
             uncertainties[:, z] = quantize_probability(prediction.uncertainty)
-    arrays: dict[str, NDArray[Any]] = {}
-    for channel, name in enumerate(structures):
-        probability = probabilities[channel]
-        arrays[f"probabilities/{name}"] = probability
-        arrays[f"labels/{name}"] = (probability >= FOREGROUND).view(np.uint8)
-        if len(models) > 1:
-            arrays[f"probabilities/{name}{UNCERTAINTY_SUFFIX}"] = uncertainties[channel]
-    return arrays, {}
+    return probabilities, uncertainties
+
+
+def _arrays_of_structure(name: str, probability: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    """Return the probability of a structure and its labels, by path."""
+    labels = (probability >= FOREGROUND).view(np.uint8)
+    return {f"probabilities/{name}": probability, f"labels/{name}": labels}
 
 
 def predict_slice(
@@ -333,24 +352,24 @@ def _predict_voxels(
     for forward, recipe in _load_networks(models, settings):
         names = names or recipe.structures
         channels_of_models.append(_channels_of(names, recipe))
-        probabilities = predict_slices(
-            voxels,
-            forward,
-            recipe,
-            recipe.factors(image.voxel_size),
-            settings.overlap,
-            settings.batch,
-            prefetch,
-            own_slices,
+        factors = recipe.factors(image.voxel_size)
+        overlap, batch = settings.overlap, settings.batch
+        probabilities_of_models.append(
+            predict_slices(voxels, forward, recipe, factors, overlap, batch, prefetch, own_slices)
         )
-        probabilities_of_models.append(probabilities)
+    n_slices = len(range(*own_slices.indices(len(voxels))))
+    return names, _combine_models(n_slices, channels_of_models, probabilities_of_models)
 
-    def predict_each() -> Iterator[EnsemblePrediction]:
-        for _ in range(*own_slices.indices(len(voxels))):
-            pairs = zip(channels_of_models, probabilities_of_models, strict=True)
-            yield combine_predictions(next(slices)[channels] for channels, slices in pairs)
 
-    return names, predict_each()
+def _combine_models(
+    n_slices: int,
+    channels_of_models: Sequence[slice | list[int]],
+    probabilities_of_models: Sequence[Iterator[Probability]],
+) -> Iterator[EnsemblePrediction]:
+    """Yield the combined prediction of all models, one slice after the other."""
+    for _ in range(n_slices):
+        pairs = zip(channels_of_models, probabilities_of_models, strict=True)
+        yield combine_predictions(next(slices)[channels] for channels, slices in pairs)
 
 
 def _channels_of(names: tuple[str, ...], recipe: Recipe) -> slice | list[int]:

@@ -8,7 +8,6 @@ same tiles.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,10 +105,14 @@ class TileSampler:
             origins = self._origins[turn]
             slice_index, top, left = origins[random.integers(len(origins))]
             return int(slice_index), int(top), int(left)
+        return self._draw_any_origin(random)
+
+    def _draw_any_origin(self, random: np.random.Generator) -> tuple[int, int, int]:
+        """Draw slice index, top and left of a tile, whatever it contains."""
         slice_index = int(random.integers(len(self._images)))
         height, width = self._images[slice_index].shape[1:]
-        top = int(random.integers(height - rules.tile + 1))
-        left = int(random.integers(width - rules.tile + 1))
+        top = int(random.integers(height - self._rules.tile + 1))
+        left = int(random.integers(width - self._rules.tile + 1))
         return slice_index, top, left
 
     def _origins_with(self, structure: int) -> NDArray[np.int32]:
@@ -127,10 +130,15 @@ class TileSampler:
 
 def tile_counts(mask: NDArray[np.bool_], tile: int, step: int) -> NDArray[np.int64]:
     """Count the pixels of ``mask`` (y, x) in the tile that starts at each (step * i, step * j)."""
-    # total[y, x] is the sum over mask[:y, :x].
-    total: NDArray[Any] = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
-    np.cumsum(np.cumsum(mask, axis=0, dtype=np.int64), axis=1, out=total[1:, 1:])
+    total = _summed_area(mask)
     tops, lefts = (slice(0, length - tile + 1, step) for length in mask.shape)
     bottoms, rights = (slice(tile, length + 1, step) for length in mask.shape)
     counts = total[bottoms, rights] - total[tops, rights] - total[bottoms, lefts]
     return np.asarray(counts + total[tops, lefts])
+
+
+def _summed_area(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the table of sums: its value at (y, x) is the sum over ``mask[:y, :x]``."""
+    total: NDArray[np.int64] = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
+    np.cumsum(np.cumsum(mask, axis=0, dtype=np.int64), axis=1, out=total[1:, 1:])
+    return total

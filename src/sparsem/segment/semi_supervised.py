@@ -137,28 +137,17 @@ class MixedSampler:
         self._labeled = build_sampler(training, settings, min_foreground_px)
         self._ramp = ramp
         self._settings = settings
-        n_foreground = (settings.batch + 1) // 2  # at least half of the tiles contain a structure
-        foreground_rules = Sampling(
-            tile=settings.input_px,
-            batch=n_foreground,
-            foreground_fraction=1.0,
-            min_foreground_px=min_foreground_px,
-            intensity_augmentation=0.0,
-            seed=settings.seed + 1,
-        )
+        foreground_rules = _foreground_rules(settings, min_foreground_px)
         images = [labeled.image for labeled in training]
         targets = [labeled.target for labeled in training]
         self._foreground = TileSampler(images, targets, foreground_rules)
         unlabeled_rules = replace(
             foreground_rules,
-            batch=max(1, settings.batch - n_foreground),
+            batch=max(1, settings.batch - foreground_rules.batch),
             foreground_fraction=0.0,
             seed=settings.seed + 2,
         )
-        n_structures = len(training[0].target)
-        unknown_targets = [
-            np.full((n_structures, *image.shape[1:]), UNKNOWN, np.uint8) for image in unlabeled
-        ]
+        unknown_targets = _unknown_targets(unlabeled, len(training[0].target))
         self._unlabeled = TileSampler(unlabeled, unknown_targets, unlabeled_rules)
 
     def batch(self, update: int) -> MixedBatch:
@@ -173,8 +162,8 @@ class MixedSampler:
             boxes = draw_boxes(len(images), settings.input_px, random)
         else:
             boxes = np.zeros((len(images), 1, 1, 1), bool)
-        mixed = np.where(boxes, np.roll(images, 1, axis=0), images)
-        truth = np.where(boxes, np.roll(truth, 1, axis=0), truth)
+        mixed = _paste_boxes(images, boxes)
+        truth = _paste_boxes(truth, boxes)
         if settings.intensity_augmentation:
             strength = settings.intensity_augmentation
             mixed = np.stack([vary_intensity(image, random, strength) for image in mixed])
@@ -190,22 +179,51 @@ class MixedSampler:
         return images[order], truth[order]
 
 
+def _paste_boxes(tiles: NDArray[Any], boxes: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the tiles of a batch with boxes of the previous tile each."""
+    return np.where(boxes, np.roll(tiles, 1, axis=0), tiles)
+
+
+def _foreground_rules(settings: TrainSettings, min_foreground_px: float) -> Sampling:
+    """Return how tiles of labeled slices, all with a structure, are drawn for mixed tiles."""
+    return Sampling(
+        tile=settings.input_px,
+        batch=(settings.batch + 1) // 2,  # at least half of the tiles contain a structure
+        foreground_fraction=1.0,
+        min_foreground_px=min_foreground_px,
+        intensity_augmentation=0.0,
+        seed=settings.seed + 1,
+    )
+
+
+def _unknown_targets(
+    images: Sequence[NDArray[np.float32]], n_structures: int
+) -> list[NDArray[np.uint8]]:
+    """Return targets (C, y, x) of images that are known nowhere."""
+    shapes = [(n_structures, *image.shape[1:]) for image in images]
+    return [np.full(shape, UNKNOWN, np.uint8) for shape in shapes]
+
+
 def draw_boxes(count: int, edge: int, random: np.random.Generator) -> NDArray[np.bool_]:
     """Draw masks (count, 1, edge, edge) of one box each.
 
     A box covers a quarter to a half of the tile, and is at most twice as long as wide.
     """
     masks = np.zeros((count, 1, edge, edge), bool)
-    max_log_aspect = np.log(MAX_BOX_ASPECT)
     for mask in masks[:, 0]:
-        area = random.uniform(*BOX_AREA)
-        aspect = np.exp(random.uniform(-max_log_aspect, max_log_aspect))
-        height = _box_edge(area * aspect, edge)
-        width = _box_edge(area / aspect, edge)
+        height, width = _draw_box_size(edge, random)
         top = random.integers(edge - height + 1)
         left = random.integers(edge - width + 1)
         mask[top : top + height, left : left + width] = True
     return masks
+
+
+def _draw_box_size(edge: int, random: np.random.Generator) -> tuple[int, int]:
+    """Draw height and width of a box."""
+    max_log_aspect = np.log(MAX_BOX_ASPECT)
+    area = random.uniform(*BOX_AREA)
+    aspect = np.exp(random.uniform(-max_log_aspect, max_log_aspect))
+    return _box_edge(area * aspect, edge), _box_edge(area / aspect, edge)
 
 
 def _box_edge(squared_fraction: float, edge: int) -> int:
@@ -286,13 +304,21 @@ def step_with_unlabeled(
         loss, dice = labeled_loss(member.network, batch.labeled, settings, device)
         if weight:
             teacher_mask = masks[(number + 1) % len(masks)]  # of two networks that of the other
-            probability = compute_logits(member.network, mixed, settings).sigmoid()
-            squared = settings.loss != "linear-dice"
-            loss = loss + weight * dice_loss(probability, teacher_mask, squared)
+            mixed_loss = _mixed_loss(member.network, mixed, teacher_mask, settings)
+            loss = loss + weight * mixed_loss
         max_grad_norm = settings.max_grad_norm or DEFAULT_MAX_GRAD_NORM
         update_weights(member, loss, settings, max_grad_norm)
         results.append((float(loss.detach()), 1 - float(dice.detach())))
     return results[0]
+
+
+def _mixed_loss(
+    network: nn.Module, mixed: Tensor, teacher_mask: Tensor, settings: TrainSettings
+) -> Tensor:
+    """Return the Dice loss of mixed tiles against the masks of a teacher."""
+    probability = compute_logits(network, mixed, settings).sigmoid()
+    squared = settings.loss != "linear-dice"
+    return dice_loss(probability, teacher_mask, squared)
 
 
 @torch.no_grad()

@@ -35,15 +35,19 @@ def select_uncertain_slices(
     n_slices = len(uncertainty)
     half_spacing = max(1.0, n_slices / (len(labeled) + n) / 2)
     labeled_or_selected = list(labeled)
-    selected: list[int] = []
     for _ in range(n):
         distances = [_distance_to_nearest(z, labeled_or_selected, n_slices) for z in candidates]
-        remaining = 1 - np.exp(-((np.array(distances, float) / half_spacing) ** 2))
-        values = uncertainty[candidates] * remaining
+        values = uncertainty[candidates] * _remaining_value(distances, half_spacing)
         best = candidates.pop(int(values.argmax()))
-        selected.append(best)
         labeled_or_selected.append(best)
-    return selected
+    return labeled_or_selected[len(labeled) :]
+
+
+def _remaining_value(distances: Sequence[float], half_spacing: float) -> NDArray[np.float64]:
+    """Return the fraction of its value that a slice keeps at a distance from a labeled one."""
+    relative = np.array(distances, float) / half_spacing
+    remaining: NDArray[np.float64] = 1 - np.exp(-(relative**2))
+    return remaining
 
 
 def spread_slices(
@@ -71,12 +75,17 @@ def spread_slices(
         raise InputError(f"Cannot suggest {n} slices: only {n_unlabeled} are not labeled.")
     selected: list[int] = []
     for _ in range(n):
-        candidates = [z for z in original if z not in labeled_or_selected]
-        distances = [_distance_to_nearest(z, labeled_or_selected) for z in candidates]
-        best = candidates[int(np.argmax(distances))]
-        selected.append(best)
-        labeled_or_selected.add(best)
+        middle = _middle_of_widest_gap(original, labeled_or_selected)
+        selected.append(middle)
+        labeled_or_selected.add(middle)
     return selected
+
+
+def _middle_of_widest_gap(original: Sequence[int], labeled: set[int]) -> int:
+    """Return the first of the slices that are farthest from a labeled one."""
+    candidates = [z for z in original if z not in labeled]
+    distances = [_distance_to_nearest(z, labeled) for z in candidates]
+    return candidates[int(np.argmax(distances))]
 
 
 def _distance_to_nearest(z: int, slices: Sequence[int] | set[int], default: int = 0) -> int:

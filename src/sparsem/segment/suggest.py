@@ -180,7 +180,7 @@ def _uncertainty_on_disk(
 def _mean_bits(sample: Sample, name: str, on: Execution) -> NDArray[np.float64]:
     """Return the mean (n slices,) of an uncertainty, or of the entropy of probabilities."""
     volume = sample.volume("probabilities", name)
-    sample.frame(volume)  # refuses a volume of an image that was replaced since
+    sample.transform_of(volume)  # refuses a volume of an image that was replaced since
     plane = volume.shape[1] * volume.shape[2]
     needs = Needs(ram=plane * volume.block_depth * 2, smaller="use fewer --workers")
     # The result of an earlier call may be that of other probabilities.
@@ -219,10 +219,7 @@ def _uncertainty_of_models(
     inputs = {"image": image.fingerprint, "structures": ", ".join(structures)}
     for number, path in enumerate(models):
         inputs[f"model {number}"] = file_hash(path)
-    plane = image.shape[1] * image.shape[2]
-    # A prediction, the mean of all, and entropies.
-    ram = plane * (8 * max_outputs + 16 * len(structures) + 16)
-    needs = Needs(ram=ram, smaller="use fewer --workers")
+    needs = _needs_of_models(image, max_outputs, len(structures))
     device = choose_device(settings.device).type
     recorded = changed(settings, {"n": 1, "device": device, "every": every})
     on = replace(on, overwrite=True)
@@ -236,7 +233,19 @@ def _uncertainty_of_models(
             every,
             settings_for_device(settings.device),
         )
-    uncertainty = np.full(image.shape[0], np.nan)
+    return _join_blocks(blocks, image.shape[0])
+
+
+def _needs_of_models(image: Volume, max_outputs: int, n_structures: int) -> Needs:
+    """Return the memory of a prediction, of the mean of all, and of entropies."""
+    plane = image.shape[1] * image.shape[2]
+    ram = plane * (8 * max_outputs + 16 * n_structures + 16)
+    return Needs(ram=ram, smaller="use fewer --workers")
+
+
+def _join_blocks(blocks: Sequence[Mapping[str, Any]], n_slices: int) -> NDArray[np.float64]:
+    """Return the uncertainty (n slices,) of all blocks; NaN for slices not examined."""
+    uncertainty = np.full(n_slices, np.nan)
     for block in blocks:
         for z, value in block["uncertainty"]:
             uncertainty[z] = value
@@ -261,14 +270,18 @@ def _common_structures(models: Sequence[Path], structure: str | None) -> tuple[l
         names = sorted(first_structures)
         expected = f"what {models[0].name} knows: {', '.join(names)}"
     for path, structures in zip(models, structures_of_models, strict=True):
-        is_known = bool(names) and set(names) <= set(structures)
         has_others = structure is None and len(structures) > len(names)
-        if not is_known or has_others:
+        if has_others or not _knows(structures, names):
             raise InputError(
                 f"{path.name} does not know {expected}; it knows {', '.join(structures)}. "
                 "Name one structure that all know."
             )
     return names, max(len(structures) for structures in structures_of_models)
+
+
+def _knows(structures: Sequence[str], names: Sequence[str]) -> bool:
+    """Return True if there are names, and all of them are among the structures of a model."""
+    return bool(names) and set(names) <= set(structures)
 
 
 def _uncertainty_of_block(

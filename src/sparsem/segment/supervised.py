@@ -7,7 +7,9 @@ few labeled slices at the network's scale.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsem.annotation.labeled_slices import UNKNOWN
@@ -66,21 +68,34 @@ def labeled_loss(
     """Return the loss of labeled tiles, and their Dice loss, which is only reported."""
     images, targets = (torch.from_numpy(array).to(device, non_blocking=True) for array in batch)
     compute: Any = network
-    squared = settings.loss != "linear-dice"
     if trains_all_heads(network, settings):
         logits = compute_logits(compute.all_heads, images, settings)
-        head_targets = torch.from_numpy(outlines_and_distances(batch[1]))
-        head_targets = head_targets.to(device, non_blocking=True)
-        loss = tanimoto_loss(logits.sigmoid(), targets, head_targets)
+        loss = _loss_of_heads(logits, targets, batch[1], device)
         structure_logits = logits[:, : targets.shape[1]]
-        return loss, dice_loss(structure_logits.sigmoid(), targets, squared)
+        return loss, _reported_loss(structure_logits.sigmoid(), targets, settings)
     if hasattr(network, "each"):  # several outputs are combined, and each has its own loss
         outputs = compute_logits(compute.each, images, settings)
         loss = torch.stack([_loss(logits, targets, settings) for logits in outputs]).mean()
         probability = compute.combined(outputs.detach()).sigmoid()
-        return loss, dice_loss(probability, targets, squared)
+        return loss, _reported_loss(probability, targets, settings)
     logits = compute_logits(compute, images, settings)
-    return _loss(logits, targets, settings), dice_loss(logits.detach().sigmoid(), targets, squared)
+    loss = _loss(logits, targets, settings)
+    return loss, _reported_loss(logits.detach().sigmoid(), targets, settings)
+
+
+def _reported_loss(probability: Tensor, targets: Tensor, settings: TrainSettings) -> Tensor:
+    """Return the Dice loss of labeled tiles, of the kind that the settings name."""
+    squared = settings.loss != "linear-dice"
+    return dice_loss(probability, targets, squared)
+
+
+def _loss_of_heads(
+    logits: Tensor, targets: Tensor, masks: NDArray[np.uint8], device: torch.device
+) -> Tensor:
+    """Return the loss of a network that predicts structures, their outlines and distances."""
+    head_targets = torch.from_numpy(outlines_and_distances(masks))
+    head_targets = head_targets.to(device, non_blocking=True)
+    return tanimoto_loss(logits.sigmoid(), targets, head_targets)
 
 
 def _loss(logits: Tensor, targets: Tensor, settings: TrainSettings) -> Tensor:
@@ -180,17 +195,24 @@ def validation_dice(
     n_structures = slices[0].target.shape[0]
     overlaps: list[list[MaskOverlap]] = [[] for _ in range(n_structures)]
     for labeled in slices:
-        _, height, width = labeled.image.shape
-        grid = TileGrid((height, width), settings.input_px, overlap=0)
-        outputs = []
-        with autocast(device, settings.precision):
-            images = torch.from_numpy(grid.cut(labeled.image)).to(device)
-            for batch in images.split(settings.batch):
-                logits = network(batch.contiguous(memory_format=torch.channels_last))
-                outputs.append(logits.float().sigmoid())
-        probability = grid.blend(torch.cat(outputs).cpu().numpy())
+        probability = _predict_without_overlap(network, labeled.image, settings, device)
         for structure in range(n_structures):
             target = labeled.target[structure]
             predicted = probability[structure] >= 0.5
             overlaps[structure].append(mask_overlap(predicted, target == 1, target != UNKNOWN))
     return tuple(pool_slices(of_structure).dice for of_structure in overlaps)
+
+
+def _predict_without_overlap(
+    network: nn.Module, image: NDArray[np.float32], settings: TrainSettings, device: torch.device
+) -> NDArray[np.float32]:
+    """Return the probabilities (C, y, x) of a slice (K, y, x), predicted tile by tile."""
+    _, height, width = image.shape
+    grid = TileGrid((height, width), settings.input_px, overlap=0)
+    outputs = []
+    with autocast(device, settings.precision):
+        images = torch.from_numpy(grid.cut(image)).to(device)
+        for batch in images.split(settings.batch):
+            logits = network(batch.contiguous(memory_format=torch.channels_last))
+            outputs.append(logits.float().sigmoid())
+    return grid.blend(torch.cat(outputs).cpu().numpy())

@@ -17,6 +17,10 @@ from sparsem.segment.tiles import scaled_shape
 # Marks at pairs of adjacent pixels: (y - 1, x) of vertical and (y, x - 1) of horizontal pairs.
 Pairs = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
+# The second and the first pixels of all such pairs, as slices of an image.
+VERTICAL = (np.s_[1:], np.s_[:-1])
+HORIZONTAL = (np.s_[:, 1:], np.s_[:, :-1])
+
 
 def shrink_labels(labels: NDArray[Any], factors: tuple[float, float]) -> NDArray[Any]:
     """Return labels at the network's scale: the label in the middle of every pixel.
@@ -65,15 +69,20 @@ def _differing_and_open_pairs(
     is_cell = known & (labels > 0)
     differing = []
     open_ended = []
-    vertical = (np.s_[1:], np.s_[:-1])
-    horizontal = (np.s_[:, 1:], np.s_[:, :-1])
-    for second, first in (vertical, horizontal):
+    for second, first in (VERTICAL, HORIZONTAL):
         is_different = labels[second] != labels[first]
         differing.append(is_different & known[second] & known[first])
-        second_is_open = is_cell[second] & ~known[first]
-        first_is_open = is_cell[first] & ~known[second]
-        open_ended.append(second_is_open | first_is_open)
+        open_ended.append(_is_open_end(is_cell, known, second, first))
     return (differing[0], differing[1]), (open_ended[0], open_ended[1])
+
+
+def _is_open_end(
+    is_cell: NDArray[np.bool_], known: NDArray[np.bool_], second: Any, first: Any
+) -> NDArray[np.bool_]:
+    """Return the pairs of which one pixel is a cell and the other one is not known."""
+    second_is_open = is_cell[second] & ~known[first]
+    first_is_open = is_cell[first] & ~known[second]
+    return np.asarray(second_is_open | first_is_open)
 
 
 def _mark_pixels(pairs: Pairs) -> NDArray[np.bool_]:
@@ -110,16 +119,20 @@ def outlines_and_distances(targets: NDArray[np.uint8]) -> NDArray[np.float32]:
     """
     n_tiles, n_structures = targets.shape[:2]
     out = np.zeros((n_tiles, 2 * n_structures, *targets.shape[2:]), np.float32)
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     for target, out_of_tile in zip(targets, out, strict=True):
-        for structure, mask in enumerate((target == 1).astype(np.uint8)):
-            if not mask.any():
-                continue
+        masks = (target == 1).astype(np.uint8)
+        outlines, distances = out_of_tile[:n_structures], out_of_tile[n_structures:]
+        for mask, outline, distance in zip(masks, outlines, distances, strict=True):
             if mask.all():
-                out_of_tile[n_structures + structure] = 1
-                continue
-            inner_edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, cross) & mask
-            out_of_tile[structure] = cv2.dilate(inner_edge, cross)
-            distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-            out_of_tile[n_structures + structure] = distance / distance.max()
+                distance[:] = 1
+            elif mask.any():
+                outline[:], distance[:] = _outline_and_distance(mask)
     return out
+
+
+def _outline_and_distance(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the outline of a mask, and the distance to its outside divided by the maximum."""
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    inner_edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, cross) & mask
+    distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return cv2.dilate(inner_edge, cross), distance / distance.max()

@@ -72,10 +72,17 @@ def prepare_training(
         unlabeled, unlabeled_inputs = read_unlabeled_slices(samples, slices, recipe, settings)
         inputs = inputs | unlabeled_inputs
     device = choose_device(settings.device)
-    earlier_precision = TrainingFiles(out).earlier_precision(overwrite)
-    precision = resolve_precision(device, settings.precision, earlier_precision)
-    settings = changed(settings, {"precision": precision})
+    settings = _with_precision(settings, device, TrainingFiles(out), overwrite)
     return TrainingJob(out, structures, slices, recipe, inputs, settings, device, unlabeled)
+
+
+def _with_precision(
+    settings: TrainSettings, device: torch.device, files: TrainingFiles, overwrite: bool
+) -> TrainSettings:
+    """Return the settings with the precision to train in: that of a training that is resumed."""
+    earlier_precision = files.earlier_precision(overwrite)
+    precision = resolve_precision(device, settings.precision, earlier_precision)
+    return changed(settings, {"precision": precision})
 
 
 def _structures_to_train(samples: Sequence[Sample], settings: TrainSettings) -> tuple[str, ...]:
@@ -100,6 +107,12 @@ def _structures_to_train(samples: Sequence[Sample], settings: TrainSettings) -> 
             f"{sample_name} has no annotations. Import some with "
             f"'sparsem annotate import {sample_name} NAME MASKS'."
         )
+    _refuse_repeated(samples, structures)
+    return structures
+
+
+def _refuse_repeated(samples: Sequence[Sample], structures: Sequence[str]) -> None:
+    """Raise an InputError if a sample or a structure is named twice."""
     is_sample_repeated = len({sample.path for sample in samples}) < len(samples)
     is_structure_repeated = len(set(structures)) < len(structures)
     if is_sample_repeated or is_structure_repeated:
@@ -107,4 +120,3 @@ def _structures_to_train(samples: Sequence[Sample], settings: TrainSettings) -> 
             "A sample or a structure was named twice, so that held-out slices would be trained "
             "on. Name each once."
         )
-    return structures

@@ -59,13 +59,17 @@ def _fitting_settings(job: TrainingJob, free_bytes: int) -> str:
         needed = _network_bytes(job, smaller_batch, input_px)
         if needed <= free_bytes:
             return f"--batch {smaller_batch} fits, with {needed / 1e9:.1f} GB"
-    classes = [architecture_class(recipe.architecture) for recipe in _recipes(job)]
-    multiple = max(network_class.tile_multiple for network_class in classes)
-    for halvings in range(1, input_px.bit_length()):
-        smaller_px = input_px >> halvings
-        if smaller_px % multiple or smaller_px < 2 * multiple:
-            continue
+    for smaller_px in _smaller_tiles(job):
         needed = _network_bytes(job, batch, smaller_px)
         if needed <= free_bytes:
             return f"--input-px {smaller_px} fits, with {needed / 1e9:.1f} GB"
     return "no --batch and no --input-px fits; use a smaller --width, or another --architecture"
+
+
+def _smaller_tiles(job: TrainingJob) -> list[int]:
+    """Return half, quarter ... of the edge of a tile, as far as the networks accept it."""
+    input_px = job.settings.input_px
+    classes = [architecture_class(recipe.architecture) for recipe in _recipes(job)]
+    multiple = max(network_class.tile_multiple for network_class in classes)
+    edges = [input_px >> halvings for halvings in range(1, input_px.bit_length())]
+    return [edge for edge in edges if edge % multiple == 0 and edge >= 2 * multiple]

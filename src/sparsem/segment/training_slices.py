@@ -16,7 +16,7 @@ from sparsem.models.checkpoint import Recipe
 from sparsem.segment.targets import interior_and_boundary, shrink_labels
 from sparsem.segment.tiles import scaled_shape, shrink, shrink_mask
 from sparsem.settings import SLICES
-from sparsem.store.sample import Sample, distinct_names
+from sparsem.store.sample import Sample, sample_names_of
 from sparsem.store.slice_use import slice_digest
 from sparsem.store.volume import Volume
 from sparsem.training.settings import TrainSettings
@@ -76,23 +76,46 @@ def read_training_slices(
     slices: list[TrainingSlice] = []
     inputs: dict[str, Any] = {}
     annotation_names = _annotation_names(structures, settings)
-    names = distinct_names([sample.path for sample in samples])
+    names = sample_names_of([sample.path for sample in samples])
     for number, (sample, sample_name) in enumerate(zip(samples, names, strict=True), 1):
         image, annotations = annotations_on(sample, annotation_names, settings.image)
         inputs |= _fingerprints(image, annotations, number)
-        raw = sample.image("raw")
-        for z in _slice_numbers(sample, annotations, settings):
-            target = _target(annotations, z, recipe.factors(image.voxel_size), settings, recipe)
-            digest = slice_digest(raw, z)
-            context = _read_context(image, z, recipe)
-            slices.append(TrainingSlice(context, target, sample_name, z, digest))
+        slices += _read_labeled_slices(sample, sample_name, image, annotations, settings, recipe)
     _require_every_structure(slices, structures)
-    mean, std = _mean_and_std(slices)
-    standardized = [
-        replace(labeled, image=((labeled.image - mean) / std).astype(np.float32))
-        for labeled in slices
-    ]
+    standardized, mean, std = _standardize(slices)
     return standardized, replace(recipe, mean=mean, std=std), inputs
+
+
+def _read_labeled_slices(
+    sample: Sample,
+    sample_name: str,
+    image: Volume,
+    annotations: Mapping[str, LabeledSlices],
+    settings: TrainSettings,
+    recipe: Recipe,
+) -> list[TrainingSlice]:
+    """Read the labeled slices of a sample at the network's scale, not standardized."""
+    raw = sample.image("raw")
+    factors = recipe.factors(image.voxel_size)
+    slices = []
+    for z in _slice_numbers(sample, annotations, settings):
+        target = _target(annotations, z, factors, settings, recipe)
+        digest = slice_digest(raw, z)
+        context = _read_context(image, z, recipe)
+        slices.append(TrainingSlice(context, target, sample_name, z, digest))
+    return slices
+
+
+def _standardize(
+    slices: Sequence[TrainingSlice],
+) -> tuple[list[TrainingSlice], float, float]:
+    """Return the slices with mean 0 and deviation 1 over all of them, and mean and deviation."""
+    mean, std = _mean_and_std(slices)
+    standardized = []
+    for labeled in slices:
+        image = ((labeled.image - mean) / std).astype(np.float32)
+        standardized.append(replace(labeled, image=image))
+    return standardized, mean, std
 
 
 def _initial_recipe(sample: Sample, structures: tuple[str, ...], settings: TrainSettings) -> Recipe:
@@ -246,7 +269,7 @@ def read_unlabeled_slices(
         SampleError: an unlabeled sample does not exist.
     """
     all_samples = [*samples, *(Sample.open(path) for path in settings.unlabeled_sample)]
-    names = distinct_names([sample.path for sample in samples])
+    names = sample_names_of([sample.path for sample in samples])
     n_per_sample = math.ceil(settings.unlabeled_slices / len(all_samples))
     slices: list[NDArray[np.float32]] = []
     inputs: dict[str, str] = {}
@@ -256,15 +279,29 @@ def read_unlabeled_slices(
         excluded = set(sample.image("raw").repeated)
         if number <= len(samples):
             excluded |= {each.z for each in labeled if each.sample == names[number - 1]}
-        for z in _spaced_numbers(image.shape[0], excluded, n_per_sample):
-            context = _read_context(image, z, recipe)
-            slices.append(((context - recipe.mean) / recipe.std).astype(np.float32))
+        slices += _read_spaced_slices(image, excluded, n_per_sample, recipe)
+    _refuse_no_slices(slices)
+    return slices, inputs
+
+
+def _read_spaced_slices(
+    image: Volume, excluded: set[int], n: int, recipe: Recipe
+) -> list[NDArray[np.float32]]:
+    """Read evenly spaced slices of an image (K, y, x), standardized, at the network's scale."""
+    slices = []
+    for z in _spaced_numbers(image.shape[0], excluded, n):
+        context = _read_context(image, z, recipe)
+        slices.append(((context - recipe.mean) / recipe.std).astype(np.float32))
+    return slices
+
+
+def _refuse_no_slices(slices: Sequence[NDArray[np.float32]]) -> None:
+    """Raise an InputError if no slice is unlabeled."""
     if not slices:
         raise InputError(
             "Every slice is labeled, and --semi needs unlabeled slices. "
             "Name another sample with --unlabeled-sample."
         )
-    return slices, inputs
 
 
 def _spaced_numbers(n_slices: int, excluded: set[int], max_count: int) -> list[int]:

@@ -1,6 +1,7 @@
 """An array on disk that is read when it is sliced.
 
-sparsem writes every chunk of its volumes. So a chunk that is missing was lost, and must not read as zeros.
+sparsem writes every chunk of its volumes. So a chunk that is missing was lost, and must not read as
+zeros.
 """
 
 from dataclasses import dataclass
@@ -57,9 +58,9 @@ class LazyArray:
         try:
             values = np.asarray(array[slices])
         except (RuntimeError, ValueError) as error:  # the errors of codecs
-            first, last = box[0][0], box[0][1] - 1
+            slices_text = _slices_in_words(box[0][0], box[0][1] - 1)
             raise SampleError(
-                f"{self.directory} is damaged within slices {first} to {last} ({error}); "
+                f"{self.directory} is damaged within {slices_text} ({error}); "
                 "compute it again, or replace it by a copy."
             ) from None
         part: NDArray[Any] = values[within]
@@ -80,9 +81,13 @@ class LazyArray:
             first = chunk_index[0] * array.chunks[0]
             last = min(first + array.chunks[0], array.shape[0]) - 1
             raise SampleError(
-                f"{self.directory} has lost a chunk of its slices {first} to {last}: {key} is missing. "
-                "Compute it again, or copy it again."
+                f"{self.directory} has lost a chunk of its {_slices_in_words(first, last)}: {key} "
+                "is missing. Compute it again, or copy it again."
             )
+
+
+def _slices_in_words(first: int, last: int) -> str:
+    return f"slice {first}" if first == last else f"slices {first} to {last}"
 
 
 def _box_and_rest(
@@ -92,33 +97,48 @@ def _box_and_rest(
 
     Steps and integers are applied to the box in memory, so that Zarr reads plain boxes only.
     """
+    parts = [
+        _range_and_rest(part, axis, length)
+        for axis, (part, length) in enumerate(zip(_full_index(index, shape), shape, strict=True))
+    ]
+    box = [axis_range for axis_range, _ in parts]
+    within = tuple(rest for _, rest in parts)
+    return box, within
+
+
+def _full_index(index: Index, shape: tuple[int, ...]) -> list[Any]:
+    """Return an integer or a slice for each axis.
+
+    Raises:
+        IndexError: there are more indices than axes.
+    """
     indices = list(index) if isinstance(index, tuple) else [index]
-    missing = len(shape) - len([part for part in indices if part is not Ellipsis])
-    if missing < 0:
+    n_missing = len(shape) - len([part for part in indices if part is not Ellipsis])
+    if n_missing < 0:
         raise IndexError(f"The array has {len(shape)} axes; got {len(indices)} indices.")
-    if Ellipsis in indices:
-        position = indices.index(Ellipsis)
-        indices[position : position + 1] = [slice(None)] * missing
-    else:
-        indices += [slice(None)] * missing
-    box: list[tuple[int, int]] = []
-    within: list[Any] = []
-    for axis, (part, length) in enumerate(zip(indices, shape, strict=True)):
-        if isinstance(part, slice):
-            start, stop, step = part.indices(length)
-            if step > 0:
-                box.append((start, max(start, stop)))
-                within.append(slice(None, None, step))
-            else:
-                positions = range(start, stop, step)
-                low = positions[-1] if positions else 0
-                box.append((low, start + 1 if positions else 0))
-                within.append(slice(None, None, step))
-        else:
-            number = int(part)  # type: ignore[arg-type]
-            if not -length <= number < length:
-                raise IndexError(f"Index {number} is outside of axis {axis}, which has {length}.")
-            number %= length
-            box.append((number, number + 1))
-            within.append(0)
-    return box, tuple(within)
+    if Ellipsis not in indices:
+        return [*indices, *[slice(None)] * n_missing]
+    position = indices.index(Ellipsis)
+    return [*indices[:position], *[slice(None)] * n_missing, *indices[position + 1 :]]
+
+
+def _range_and_rest(part: Any, axis: int, length: int) -> tuple[tuple[int, int], slice | int]:
+    """Return the range to read along an axis, and the index within it.
+
+    Raises:
+        IndexError: an integer lies outside of the axis.
+    """
+    if not isinstance(part, slice):
+        number = int(part)
+        if not -length <= number < length:
+            raise IndexError(f"Index {number} is outside of axis {axis}, which has {length}.")
+        number %= length
+        return (number, number + 1), 0
+    start, stop, step = part.indices(length)
+    rest = slice(None, None, step)
+    if step > 0:
+        return (start, max(start, stop)), rest
+    positions = range(start, stop, step)
+    if not positions:
+        return (0, 0), rest
+    return (positions[-1], start + 1), rest

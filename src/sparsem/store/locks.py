@@ -10,7 +10,8 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from sparsem.errors import SparsemError
 
-# NFS without its lock service, Lustre without "-o flock", some FUSE; 524 is Linux's ENOTSUPP, which NFS lets through.
+# NFS without its lock service, Lustre without "-o flock", some FUSE; 524 is Linux's ENOTSUPP, which
+# NFS lets through.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, 524)
 
 REMOVABLE_WHILE_HELD = os.name == "posix"  # Windows refuses to remove an open file
@@ -20,12 +21,14 @@ REMOVABLE_WHILE_HELD = os.name == "posix"  # Windows refuses to remove an open f
 def acquire(file: Path, refusal: SparsemError, remove_after: bool = False) -> Iterator[None]:
     """Hold the lock ``file`` until the block or the process ends.
 
-    Where the file system has no locks, a file next to it stands for the lock and names the process that
-    holds it. If such a process ended without removing the file, a later one on the same computer removes it.
+    Where the file system has no locks, a file next to it stands for the lock and names the process
+    that holds it. If such a process ended without removing the file, a later one on the same
+    computer removes it.
 
     Args:
         file: created if it does not exist.
-        refusal: raised if another process holds the lock; with advice where that process may have ended.
+        refusal: raised if another process holds the lock; with advice where that process may have
+            ended.
         remove_after: remove the file at the end, where it lies among the user's files.
     """
     lock = _acquired(file, refusal)
@@ -38,8 +41,9 @@ def acquire(file: Path, refusal: SparsemError, remove_after: bool = False) -> It
 def _release(lock: BaseFileLock, file: Path, remove: bool) -> None:
     """Release a lock, and remove its file without a moment in which two processes can hold it.
 
-    On POSIX the file is removed while it is held: a process that waits with the old file open sees that it was removed.
-    Windows refuses that, and refuses to remove a file that another process has opened since, which is left to that process.
+    On POSIX the file is removed while it is held: a process that waits with the old file open sees
+    that it was removed. Windows refuses that, and refuses to remove a file that another process has
+    opened since, which is left to that process.
     """
     if remove and REMOVABLE_WHILE_HELD:
         file.unlink(missing_ok=True)

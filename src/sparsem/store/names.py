@@ -1,14 +1,15 @@
 """The grammar of names in a sample.
 
-A name is a folder (``labels/NAME``) or a file (``tables/NAME.parquet``), so it consists of letters, digits, ``_``,
-``-`` and ``.``. Some endings and beginnings say how a volume or table was made. The name of a structure must not use
-them: its results could not be told from those of another structure.
+A name is a folder (``labels/NAME``) or a file (``tables/NAME.parquet``), so it consists of letters,
+digits, ``_``, ``-`` and ``.``. Some endings and beginnings say how a volume or table was made. The
+name of a structure must not use them: its results could not be told from those of another
+structure.
 
-    NAME-interior, NAME-boundary     probabilities of the cells of annotation NAME, as ``train --cells NAME`` predicts them
+    NAME-interior, NAME-boundary     probabilities of the cells of annotation NAME
     NAME-regions                     regions of cells slice by slice, before ``track`` joins them
     NAME-objects                     numbered objects of the mask NAME, as ``measure`` counts them
     NAME-constrained                 what biological constraints leave of NAME
-    NAME-method-METHOD               cells separated by another method, as ``experiment cells`` compares them
+    NAME-method-METHOD               cells separated by another method (``experiment cells``)
     PREFIX_NAME                      tables about NAME: scores, pattern spectra, boxes and others
 """
 
@@ -56,7 +57,8 @@ def checked_name(name: str) -> str:
     """Return a name that may become a folder or file in a sample.
 
     Raises:
-        InputError: the name has other characters than letters, digits, ``_``, ``-`` and ``.``, or is ``raw``.
+        InputError: the name has other characters than letters, digits, ``_``, ``-`` and ``.``, or
+            is ``raw``.
     """
     if not PATTERN.fullmatch(name) or name == RAW:
         raise InputError(
@@ -114,7 +116,7 @@ def reserved_meaning(name: str) -> str:
 
 
 def is_step(name: str) -> bool:
-    """Return whether labels are a step on the way to a result, or a variant of one, and no result themselves."""
+    """Return True if labels are an intermediate step or a variant of a result, by their name."""
     return name.endswith(SUFFIXES) or METHOD in name
 
 

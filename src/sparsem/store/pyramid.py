@@ -1,7 +1,7 @@
-"""Coarser levels of a volume: the mean of images and probabilities, the mode of labels (an id is never interpolated).
+"""Coarser levels of a volume: the mean of images and probabilities, the mode of labels.
 
-Arrays are (z, y, x). A level is ceil(n / factor) long along each axis; the last voxel of an odd axis stands for
-the one that is missing.
+Arrays are (z, y, x). A level is ceil(n / factor) long along each axis; the last voxel of an odd
+axis stands for the one that is missing.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,10 @@ def coarser(fine: Array, factors: Sequence[int], labels: bool) -> Array:
 
 
 def coarser_mean(fine: Array, factors: Sequence[int]) -> Array:
-    """Return the mean over cells of ``factors`` (1 or 2 per axis) voxels in the dtype of ``fine``; integers are rounded half up."""
+    """Return the mean over cells of ``factors`` (1 or 2 per axis) voxels in the dtype of ``fine``.
+
+    Integers are rounded half up.
+    """
     is_integer = np.issubdtype(fine.dtype, np.integer)
     sum_type: type = SUM_TYPES.get(fine.dtype.itemsize, np.int64) if is_integer else np.float64
     total = fine
@@ -50,7 +53,10 @@ def coarser_mean(fine: Array, factors: Sequence[int]) -> Array:
 
 
 def coarser_mode(fine: Array, factors: Sequence[int]) -> Array:
-    """Return the most frequent label over cells of ``factors`` (1 or 2 per axis) voxels; of equally frequent ones the largest id."""
+    """Return the most frequent label over cells of ``factors`` (1 or 2 per axis) voxels.
+
+    Of equally frequent ones the largest id.
+    """
     if fine.dtype == np.uint8 and fine.max(initial=0) <= 1:
         return coarser_mean(fine, factors)  # the mode of a mask is a vote
     parts = np.stack(_cell_voxels(fine, factors))
@@ -67,7 +73,10 @@ def coarser_mode(fine: Array, factors: Sequence[int]) -> Array:
 
 
 def _pair_sums(fine: Array, axis: int, sum_type: type) -> Array:
-    """Return sums of pairs of neighbors along an axis; the last voxel of an odd axis counts twice."""
+    """Return sums of pairs of neighbors along an axis.
+
+    The last voxel of an odd axis counts twice.
+    """
     along = fine.swapaxes(0, axis)
     total: Array = along[::2].astype(sum_type)
     total[: len(along) // 2] += along[1::2]

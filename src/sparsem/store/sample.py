@@ -32,7 +32,7 @@ from sparsem.store.locks import acquire
 from sparsem.store.names import RAW, checked_name
 from sparsem.store.snapshot import read_attributes, read_json
 from sparsem.store.summary import Row, html_summary, list_first, text_summary
-from sparsem.store.transforms import MovedStack, Transform, joined
+from sparsem.store.transforms import Transform, WarpedStack, compose
 from sparsem.store.views import AnnotatedSlices, NamedItems, table_for_users
 from sparsem.store.volume import Volume, json_bytes, write_atomically, write_group
 
@@ -41,7 +41,7 @@ FOLDERS = ("images", "annotations", "probabilities", "labels", "truth", "tables"
 # The command that fills a folder, for samples that have nothing in it yet.
 MADE_BY = {
     "labels": "'sparsem predict {} MODEL' writes labels, with a model that 'sparsem train' makes.",
-    "probabilities": "'sparsem predict {} MODEL' writes them, with a model that 'sparsem train' makes.",
+    "probabilities": "'sparsem predict {} MODEL' writes them, with a model of 'sparsem train'.",
     "images": "'sparsem align {0}', 'sparsem equalize {0}' and 'sparsem denoise {0}' make images.",
 }
 
@@ -52,7 +52,8 @@ History = list[dict[str, Any]]
 class Sample:
     """A picklable handle on a sample; workers open it by its path.
 
-    ``images``, ``annotations``, ``probabilities``, ``labels`` and ``tables`` are mappings from names to contents.
+    ``images``, ``annotations``, ``probabilities``, ``labels`` and ``tables`` are mappings from
+    names to contents.
 
     Attributes:
         path: folder of the sample.
@@ -74,12 +75,14 @@ class Sample:
             )
         if not (directory / ".sparsem").is_dir():
             raise SampleError(
-                f"{path} is not a sparsem sample; make one from it with 'sparsem import {path} NAME.zarr'."
+                f"{path} is not a sparsem sample; make one from it with 'sparsem import {path} "
+                "NAME.zarr'."
             )
         sample = cls(directory)
         if not sample.has_image and not sample.names("labels"):
             raise SampleError(
-                f"{path} has no image yet: its import was interrupted. Run the same import again to finish it."
+                f"{path} has no image yet: its import was interrupted. Run the same import again "
+                "to finish it."
             )
         return sample
 
@@ -107,7 +110,10 @@ class Sample:
         return html_summary(f"Sample {self.path}", self._summary())
 
     def _summary(self) -> list[Row]:
-        """Return title and content of each line of a summary; it never raises, since debuggers call it."""
+        """Return title and content of each line of a summary.
+
+        It never raises, since debuggers call it.
+        """
         try:
             rows = self._image_rows()
             for folder in ("annotations", "probabilities", "labels", "truth"):
@@ -203,7 +209,8 @@ class Sample:
         """Open an image by name; ``raw`` is the imported one. Without a name, the newest one.
 
         Raises:
-            SampleError: there is no image of that name, or the image it was made from was replaced since.
+            SampleError: there is no image of that name, or the image it was made from was replaced
+                since.
         """
         if name is None:
             name = self.newest_image
@@ -213,13 +220,14 @@ class Sample:
             return image
         if not self.has_image:
             raise SampleError(
-                f"{self.path.name} has no image, only labels; add it with 'sparsem import SOURCE {self.path.name}'."
+                f"{self.path.name} has no image, only labels; add it with 'sparsem import SOURCE "
+                f"{self.path.name}'."
             )
         return Volume(self.path)
 
     @property
     def has_image(self) -> bool:
-        """Whether the sample has an image; it may hold labels only."""
+        """True if the sample has an image; it may hold labels only."""
         return (self.path / "zarr.json").is_file()
 
     @property
@@ -236,23 +244,25 @@ class Sample:
     def image_for(self, out: str, image: str | None = None) -> str:
         """Return the image that ``images/OUT`` is made from.
 
-        That is ``image`` if given, else the image that ``images/OUT`` was made from before, else the newest.
+        That is ``image`` if given, else the image that ``images/OUT`` was made from before, else
+        the newest.
 
         Raises:
-            InputError: ``out`` is no valid name, or names the image itself or an image that it was made from.
+            InputError: ``out`` is no valid name, or names the image itself or an image that it was
+                made from.
         """
         checked_name(out)
         if image is None:
             made_on = self.volume("images", out).made_on if out in self.names("images") else None
             image = made_on[0] if made_on else self.newest_image
-        if out in self.line_of(image):
+        if out in self.lineage(image):
             source = "itself" if image == out else f"'{image}', which was made from it"
             raise InputError(
                 f"The image '{out}' cannot be made from {source}; give --out another name."
             )
         return image
 
-    def line_of(self, image: str) -> list[str]:
+    def lineage(self, image: str) -> list[str]:
         """Return an image, the image that it was made from, and so on."""
         line = [image]
         while line[-1] in self.names("images"):
@@ -262,9 +272,12 @@ class Sample:
             line.append(made_on[0])
         return line
 
-    def drawn_on(self, image: str) -> str:
-        """Return the image whose pixels an image has: the one it was made from without moving pixels, or itself."""
-        for name in self.line_of(image):
+    def grid_image(self, image: str) -> str:
+        """Return the image that defines the pixel grid of an image.
+
+        That is the image that it was made from without moving pixels, or itself.
+        """
+        for name in self.lineage(image):
             if name == RAW or self.volume("images", name).motions is not None:
                 return name
         return image
@@ -276,10 +289,11 @@ class Sample:
         if self.image(image).fingerprint != fingerprint:
             path = volume.directory.relative_to(self.path)
             raise SampleError(
-                f"{path} of {self.path.name} was made on the image '{image}', which was replaced since; compute {path} again."
+                f"{path} of {self.path.name} was made on the image '{image}', which was replaced "
+                f"since; compute {path} again."
             )
 
-    def frame(self, volume: Volume) -> Transform:
+    def transform_of(self, volume: Volume) -> Transform:
         """Return the transform from the pixels of any volume to those of the raw image.
 
         Raises:
@@ -288,24 +302,25 @@ class Sample:
         if volume.made_on is None:
             return Transform(volume.shape)
         self._refuse_stale(volume)
-        before = self.frame(self.image(volume.made_on[0]))
+        before = self.transform_of(self.image(volume.made_on[0]))
         if volume.motions is None:
             return Transform(volume.shape, before.to_raw)
         if before.to_raw is None:
             return Transform(volume.shape, volume.motions)
-        return Transform(volume.shape, joined(before.to_raw, volume.motions))
+        return Transform(volume.shape, compose(before.to_raw, volume.motions))
 
-    def seen_by(self, volume: Volume, stack: Any, outside: int = 0) -> Any:
-        """Return a stack with the pixels of the raw image in the pixels of a volume made on a derived image.
+    def resample_to(self, volume: Volume, stack: Any, outside: int = 0) -> Any:
+        """Return a stack on the pixel grid of a volume.
 
-        Stacks of another shape than the raw image are returned as they are. ``outside`` is the value of
-        pixels that lie outside of the raw image.
+        The stack has the pixels of the raw image, and the volume was made on a derived image.
+        Stacks of another shape than the raw image are returned as they are. ``outside`` is the
+        value of pixels that lie outside of the raw image.
         """
-        frame = self.frame(volume)
+        frame = self.transform_of(volume)
         has_raw_pixels = self.has_image and tuple(stack.shape) == self.image(RAW).shape
         if frame.to_raw is None or not has_raw_pixels:
             return stack
-        return MovedStack(stack, frame.to_raw, volume.shape, outside)
+        return WarpedStack(stack, frame.to_raw, volume.shape, outside)
 
     def name_of_image(self, volume: Volume | None) -> str:
         """Return the image whose pixels a volume has; without a volume the newest one."""
@@ -322,7 +337,9 @@ class Sample:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the sample for writing. The lock ends with the process, so a killed run leaves none behind.
+        """Hold the sample for writing.
+
+        The lock ends with the process, so a killed run leaves none behind.
 
         Raises:
             SampleError: another run holds the lock.
@@ -353,7 +370,8 @@ class Sample:
             entries: History = read_json(path)
         except ValueError as error:
             raise SampleError(
-                f"{path} is damaged ({error}); replace it by a copy, or remove it: the contents of the sample remain, "
+                f"{path} is damaged ({error}); replace it by a copy, or remove it: the contents of "
+                "the sample remain, "
                 "but not the record of how they were made."
             ) from None
         return entries
@@ -395,7 +413,10 @@ class Sample:
             (self.path / "tables" / f"{name}{suffix}").unlink(missing_ok=True)
 
     def write_table(self, name: str, table: pa.Table) -> Path:
-        """Write ``tables/NAME.parquet`` and the same as CSV, each in one step; return the Parquet file's path."""
+        """Write ``tables/NAME.parquet`` and the same as CSV, each in one step.
+
+        Return the Parquet file's path.
+        """
         folder = self.path / "tables"
         folder.mkdir(exist_ok=True)
         for suffix in (".csv", ".parquet"):
@@ -416,7 +437,10 @@ class Sample:
         return pyarrow.parquet.read_table(path)
 
     def table_notes(self, name: str) -> dict[str, Any]:
-        """Return how ``tables/NAME.parquet`` was made, from its metadata under ``sparsem``; empty if they hold nothing."""
+        """Return how ``tables/NAME.parquet`` was made, from its metadata under ``sparsem``.
+
+        Empty if they hold nothing.
+        """
         path = self.path / "tables" / f"{name}.parquet"
         metadata = pyarrow.parquet.read_schema(path).metadata or {}
         notes: dict[str, Any] = json.loads(metadata.get(b"sparsem", b"{}"))
@@ -448,12 +472,12 @@ def refuse_repeated_samples(paths: Sequence[Path]) -> None:
         seen.add(resolved)
 
 
-def distinct_names(paths: Sequence[Path]) -> list[str]:
+def sample_names_of(paths: Sequence[Path]) -> list[str]:
     """Return a name for each of several samples: that of its folder, without the suffix.
 
     Equal names are preceded by as many parent folders as tell them apart.
 
-    >>> distinct_names([Path("a/liver.zarr"), Path("b/liver.zarr"), Path("b/lung.zarr")])
+    >>> sample_names_of([Path("a/liver.zarr"), Path("b/liver.zarr"), Path("b/lung.zarr")])
     ['a/liver', 'b/liver', 'lung']
     """
     parts = [path.resolve().with_suffix("").parts for path in paths]
@@ -480,7 +504,10 @@ def open_sample(path: str | Path) -> Sample:
 
 
 def save_table(table: pa.Table, path: Path) -> Path:
-    """Write a table in one step, as CSV or Parquet according to the path's suffix; return the path."""
+    """Write a table in one step, as CSV or Parquet according to the path's suffix.
+
+    Return the path.
+    """
     sink = pa.BufferOutputStream()
     if path.suffix == ".csv":
         pyarrow.csv.write_csv(table, sink)

@@ -1,4 +1,4 @@
-"""How a model used the labeled slices of a stack: trained on, validated on, or never seen.
+"""The use of the labeled slices of a stack by a model: trained, validated or unseen.
 
 A slice is recognized by its number and its pixels in the raw image, whatever its sample is called.
 """
@@ -26,7 +26,7 @@ def slice_digest(raw: Volume, z: int) -> str:
         for length in shape
     )
     content = hashlib.blake2b(repr(shape).encode(), digest_size=8)
-    content.update(np.ascontiguousarray(raw.kept(0)[slice(z, z + 1), rows, columns]).tobytes())
+    content.update(np.ascontiguousarray(raw.lazy(0)[slice(z, z + 1), rows, columns]).tobytes())
     return content.hexdigest()
 
 

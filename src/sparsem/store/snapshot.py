@@ -1,7 +1,8 @@
-"""The metadata of a volume, parsed once: what the ``zarr.json`` files of its group and its levels hold.
+"""The metadata of a volume, parsed once from the ``zarr.json`` files of its group and levels.
 
-A finished volume is replaced as a whole, by a rename. So its metadata cannot change under a handle that holds them, and parsed files are kept
-as long as the file system says that they are the same files.
+A finished volume is replaced as a whole, by a rename. So its metadata cannot change under a handle
+that holds them, and parsed files are kept as long as the file system says that they are the same
+files.
 """
 
 import json
@@ -47,13 +48,16 @@ class VolumeSnapshot:
         levels: the pyramid, full resolution first.
         is_complete: every chunk was written, because a stage of sparsem wrote the volume.
         fingerprint: hash of what the volume was made from; equal fingerprints mean equal bytes.
-        made_on: name and fingerprint of the image that the volume was made on; None for the raw image and for imported volumes.
-        motions: (z, 2, 3) from the pixels of a derived image to those of the image that it was made from; None where they are equal.
+        made_on: name and fingerprint of the image that the volume was made on; None for the raw
+            image and for imported volumes.
+        motions: (z, 2, 3) from the pixels of a derived image to those of the image that it was made
+            from; None where they are equal.
         numbers: slice numbers in the names of the files of an imported series; else empty.
         repeated: indices of slices that stand in for lost ones.
         names: file names of the slices of an imported series, without suffix; else empty.
         sizes: (y, x) of each image of a montage; empty for a stack.
-        slice_use: numbers of the slices that training used, by ``trained`` and ``validated``; None if unknown.
+        slice_use: numbers of the slices that training used, by ``trained`` and ``validated``; None
+            if unknown.
     """
 
     levels: tuple[LevelSnapshot, ...]
@@ -69,7 +73,9 @@ class VolumeSnapshot:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, which is parsed once as long as the file is the same; do not change what it returns.
+    """Return the content of a JSON file, which is parsed once as long as the file is the same.
+
+    Do not change what it returns.
 
     Raises:
         OSError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""What a sample holds, in a few lines: its representation in a Python session and in a notebook."""
+"""Summaries of the content of a sample, for a Python session and for a notebook."""
 
 import html
 from collections.abc import Sequence

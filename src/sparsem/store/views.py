@@ -1,8 +1,8 @@
 """The contents of a sample as read-only mappings, name to array or table, for Python users.
 
 sample.labels["nucleus"][10:20]          a numpy array (z, y, x)
-sample.annotations["nucleus"].slices     the numbers of the labeled slices
-sample.tables["nucleus"]                 a pandas.DataFrame, or a pyarrow.Table where pandas is not installed
+sample.annotations["nucleus"].slices     the numbers of the labeled slices sample.tables["nucleus"]
+a pandas.DataFrame, or a pyarrow.Table where pandas is not installed
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -95,7 +95,7 @@ class AnnotatedSlices:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, y, x)."""
+        """Shape (n, y, x)."""
         return self.array.shape
 
     @property

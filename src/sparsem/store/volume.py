@@ -1,8 +1,11 @@
-"""One multiscale volume in a sample: an OME-Zarr 0.5 group whose arrays ``0``, ``1``, ... are its (z, y, x) levels.
+"""One multiscale volume in a sample: an OME-Zarr 0.5 group whose arrays ``0``, ``1``, ...
 
-A chunk is as deep as the z-block of its level. So one task writes a block, and no chunk has two writers. The
-z-blocks of coarser levels are those of the full resolution, shrunk, as long as they halve evenly: the task that has a
-block in memory writes the coarser levels of the block too, and no level is read back.
+Are its (z, y, x) levels.
+
+A chunk is as deep as the z-block of its level. So one task writes a block, and no chunk has two
+writers. The z-blocks of coarser levels are those of the full resolution, shrunk, as long as they
+halve evenly: the task that has a block in memory writes the coarser levels of the block too, and no
+level is read back.
 """
 
 import json
@@ -30,15 +33,17 @@ from sparsem.store.names import RAW
 from sparsem.store.snapshot import VolumeSnapshot, read_snapshot
 from sparsem.store.transforms import Motion
 
-CHUNK_YX = 512  # a chunk of 16 slices has 4 MB: small enough for a viewer, large enough for a cluster's file system
+# A chunk of 16 slices has 4 MB: small enough for a viewer, large enough for a cluster's files.
+CHUNK_YX = 512
 COARSEST = 512  # levels are added until the longest axis is no longer than this
-FOREGROUND = (
-    128  # round(255 p) for p >= 0.5: probabilities on disk are foreground from this value on
-)
+FOREGROUND = 128  # probabilities on disk, round(255 p), are foreground from this value on
 
 
 class Kind(StrEnum):
-    """The meaning of a volume's voxels. It decides how coarser levels are computed and how viewers show the volume."""
+    """The meaning of a volume's voxels.
+
+    It decides how coarser levels are computed and how viewers show the volume.
+    """
 
     IMAGE = "image"
     PROBABILITY = "probability"
@@ -56,15 +61,17 @@ class VolumeSpec:
         kind: image, probability or labels.
         voxel_size: nm.
         block_depth: slices of a z-block, and so of a chunk.
-        made_on: name and fingerprint of the image that a derived volume is made on. Its pixels are those of the image,
-            except for ``motions``.
-        motions: (z, 2, 3) from the pixels of a derived image to those of the image that it is made from; None where they are
-            equal.
-        numbers: slice numbers in the names of the files of an imported series, in the order of the slices.
+        made_on: name and fingerprint of the image that a derived volume is made on. Its pixels are
+            those of the image, except for ``motions``.
+        motions: (z, 2, 3) from the pixels of a derived image to those of the image that it is made
+            from; None where they are equal.
+        numbers: slice numbers in the names of the files of an imported series, in the order of the
+            slices.
         repeated: indices of slices that stand in for lost ones; each equals the slice before it.
         names: file names of the slices of an imported series, without suffix.
         sizes: (y, x) of each image of a montage; the rest of a slice is padding. Empty for a stack.
-        slice_use: for the output of a network, the slices that its training used (see ``slice_use``); None if unknown.
+        slice_use: for the output of a network, the slices that its training used (see
+            ``slice_use``); None if unknown.
     """
 
     path: str
@@ -82,7 +89,10 @@ class VolumeSpec:
     slice_use: Mapping[str, Sequence[int]] | None = field(default=None, compare=False)
 
     def level_factors(self) -> list[tuple[int, int, int]]:
-        """Return by how much each level is smaller than the level before it; (1, 1, 1) for the first."""
+        """Return by how much each level is smaller than the level before it.
+
+        (1, 1, 1) for the first.
+        """
         factors = [(1, 1, 1)]
         shape = self.shape
         voxel_size = self.voxel_size
@@ -155,8 +165,8 @@ def volume_spec(
 class Volume:
     """A finished volume: a picklable handle that reads like a numpy array.
 
-    ``volume[10:20]`` reads slices 10 to 19 of the full resolution. The metadata are parsed once, when they are
-    first needed, and do not change under the handle.
+    ``volume[10:20]`` reads slices 10 to 19 of the full resolution. The metadata are parsed once,
+    when they are first needed, and do not change under the handle.
 
     Attributes:
         directory: folder of the Zarr group.
@@ -180,12 +190,14 @@ class Volume:
         return read_snapshot(self.directory)
 
     def __getitem__(self, index: Index) -> NDArray[Any]:
-        """Return a part of the full resolution, by integers, slices and ``...`` as of a numpy array.
+        """Return a part of the full resolution, indexed as a numpy array.
+
+        An index consists of integers, slices and ``...``.
 
         Raises:
             SampleError: chunks are damaged or lost.
         """
-        return self.kept()[index]
+        return self.lazy()[index]
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[...], dtype)
@@ -202,8 +214,11 @@ class Volume:
         """Return the Zarr array of one level; 0 is the full resolution."""
         return zarr.open_array(store=self.directory / str(number), mode="r")
 
-    def kept(self, level: int = 0) -> LazyArray:
-        """Return the voxels of a level, which are read when they are sliced; lost or damaged chunks raise an error."""
+    def lazy(self, level: int = 0) -> LazyArray:
+        """Return the voxels of a level, which are read when they are sliced.
+
+        Lost or damaged chunks raise an error.
+        """
         return LazyArray(self.directory / str(level), self.snapshot.is_complete)
 
     def read(self, slices: slice, level: int = 0) -> NDArray[Any]:
@@ -212,11 +227,11 @@ class Volume:
         Raises:
             SampleError: chunks are damaged or lost.
         """
-        return self.kept(level)[slices]
+        return self.lazy(level)[slices]
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(z, y, x) voxels of the full resolution."""
+        """Shape of the full resolution, (z, y, x)."""
         return self.snapshot.levels[0].shape
 
     @property
@@ -262,22 +277,31 @@ class Volume:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what the volume was made from; two volumes with the same fingerprint hold the same bytes."""
+        """Hash of what the volume was made from.
+
+        Two volumes with the same fingerprint hold the same bytes.
+        """
         return self.snapshot.fingerprint
 
     @property
     def made_on(self) -> tuple[str, str] | None:
-        """Name and fingerprint of the image that the volume was made on; None for the raw image and for imported volumes."""
+        """Name and fingerprint of the image that the volume was made on.
+
+        It is None for the raw image and for imported volumes.
+        """
         return self.snapshot.made_on
 
     @property
     def motions(self) -> Motion | None:
-        """(z, 2, 3) from the pixels of a derived image to those of the image it was made from; None where they are equal."""
+        """Motions (z, 2, 3) from the pixels of a derived image to those of its source.
+
+        They are None where the pixels are equal.
+        """
         return self.snapshot.motions
 
     @property
     def numbers(self) -> tuple[int | float, ...]:
-        """Slice numbers in the names of the files of an imported series, in the order of the slices; else empty."""
+        """Slice numbers in the file names of an imported series, by slice; else empty."""
         return self.snapshot.numbers
 
     @property
@@ -287,7 +311,10 @@ class Volume:
 
     @property
     def slice_use(self) -> Mapping[str, Sequence[int]] | None:
-        """Numbers of the slices that training used, by ``trained`` and ``validated``; None if unknown."""
+        """Numbers of the slices that training used, by ``trained`` and ``validated``.
+
+        It is None if the use is unknown.
+        """
         return self.snapshot.slice_use
 
     @property
@@ -297,7 +324,7 @@ class Volume:
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
-        """(y, x) of each image of a montage; empty for a stack."""
+        """Shape (y, x) of each image of a montage; empty for a stack."""
         return self.snapshot.sizes
 
     def size_of(self, z: int) -> tuple[int, int]:
@@ -340,7 +367,7 @@ def _record(spec: VolumeSpec, fingerprint: str) -> dict[str, Any]:
 
 
 def _ome_metadata(spec: VolumeSpec) -> dict[str, Any]:
-    """Return NGFF 0.5 ``ome`` attributes, built from and so validated by the models of ome-zarr-models."""
+    """Return NGFF 0.5 ``ome`` attributes, validated by the models of ome-zarr-models."""
     name = spec.path.rsplit("/", 1)[-1] or RAW
     multiscale = Multiscale(
         axes=[Axis(name=axis, type="space", unit="nanometer") for axis in "zyx"],
@@ -380,21 +407,24 @@ def _ome_datasets(spec: VolumeSpec) -> list[Dataset]:
 
 
 def write_group(directory: Path, attributes: dict[str, Any]) -> None:
-    """Write a Zarr v3 group's metadata in one step: a reader sees the old attributes or the new ones."""
+    """Write a Zarr v3 group's metadata in one step; a reader sees the old or the new ones."""
     directory.mkdir(parents=True, exist_ok=True)
     group = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
     write_atomically(directory / "zarr.json", json_bytes(group))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file so that it holds the old content or the new content, never a part of it."""
+    """Write a small file in one step, so that it holds the old or the new content."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.partial")
     unfinished.write_bytes(content)
     os.replace(unfinished, path)
 
 
 def put_in_place(complete: Path, final: Path, aside: Path) -> None:
-    """Rename a complete folder to its final name; a folder that has this name is moved ``aside``."""
+    """Rename a complete folder to its final name.
+
+    A folder that has this name is moved ``aside``.
+    """
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
         os.replace(final, aside)

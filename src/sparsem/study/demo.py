@@ -1,4 +1,4 @@
-"""The demo: a whole study of a synthetic tumor volume, in a folder that shows what a user starts from and what comes out."""
+"""The demo: a whole study of a synthetic tumor volume, with its input and its results."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,11 +42,12 @@ def demo(
     *,
     on: Execution = HERE,
 ) -> StudyResult:
-    """Run the whole study on a phantom, as a microscopist would run it, in a folder that can be looked at.
+    """Run the whole study on a phantom, as a microscopist would run it, in a folder.
 
-    The folder gets a raw TIFF stack, masks of ``labeled`` slices for each structure and for cells, and a study.toml that
-    leads from them to labels of every slice, cells with their protrusions, scores against the exact ground truth, and figures.
-    Files that exist stay as they are, so masks and study can be changed.
+    The folder gets a raw TIFF stack, masks of ``labeled`` slices for each structure and for cells,
+    and a study.toml that leads from them to labels of every slice, cells with their protrusions,
+    scores against the exact ground truth, and figures. Files that exist stay as they are, so masks
+    and study can be changed.
 
     Args:
         folder: created if it does not exist.
@@ -100,7 +101,7 @@ def _slice_of(sample: Sample, folder: str, name: str, z: int) -> Any:
 
 
 def _study_toml(training: TrainSettings) -> str:
-    """Return the text of a study: import, annotations, training, scores, constraints, measurements, export, report."""
+    """Return the text of a study.toml with all steps from import to report."""
     lines = ['sample = "sample.zarr"', "", "[import]", 'source = "raw.tif"', ""]
     for name in _annotated(training):
         lines += [f"[annotate.{name}]", f'source = "masks/{name}"', ""]

@@ -1,4 +1,7 @@
-"""Files that a study writes outside of the sample. A file is written again only if what it shows has changed."""
+"""Files that a study writes outside of the sample.
+
+A file is written again only if what it shows has changed.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -106,7 +109,9 @@ def _write_once(
     write: Callable[[], None],
     on: Execution,
 ) -> Path:
-    """Write a file unless it is up to date. A file that a person changed is replaced only with ``on.overwrite``.
+    """Write a file unless it is up to date.
+
+    A file that a person changed is replaced only with ``on.overwrite``.
 
     Raises:
         ResumeError: the file was not written by this study, or was changed since.
@@ -120,7 +125,8 @@ def _write_once(
         return path
     if path.exists() and not is_ours and not on.overwrite:
         raise ResumeError(
-            f"{path} was not written by this study, or was changed since; move it away, or use --overwrite to replace it."
+            f"{path} was not written by this study, or was changed since; move it away, or use "
+            "--overwrite to replace it."
         )
     write()
     record_file.parent.mkdir(exist_ok=True)

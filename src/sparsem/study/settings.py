@@ -29,47 +29,48 @@ S = TypeVar("S", bound=Settings)
 
 
 class ImportStep(ImportSettings):
-    """[import]: the stack."""
+    """The table [import]: the stack."""
 
     source: str = Field(description="file, folder or glob of the stack")
 
 
 class AnnotateStep(AnnotationSettings):
-    """[annotate.NAME]: labeled slices of a structure."""
+    """A table [annotate.NAME]: labeled slices of a structure."""
 
     source: str = Field(description="folder of masks, or labeled volume")
 
 
 class TrainStep(TrainSettings):
-    """[train]: the network."""
+    """The table [train]: the network."""
 
     out: str = Field("model.safetensors", description="the checkpoint to write")
 
 
 class ScoreStep(ScoreSettings):
-    """[score.NAME]: ground truth of a structure."""
+    """A table [score.NAME]: ground truth of a structure."""
 
     truth: str = Field(description="labeled volume")
 
 
 class ReportStep(ReportSettings):
-    """[report]: the page."""
+    """The table [report]: the page."""
 
     out: str = Field("report.html", description="the page to write")
 
 
 class ExportStep(Settings):
-    """[export]: labels as TIFF."""
+    """The table [export]: labels as TIFF."""
 
     folder: str = Field("results", description="folder for the files NAME.tif")
     onto: str | None = Field(
         None,
-        description="move voxels onto the pixels of this image, such as raw, if alignment moved them",
+        description="move voxels onto the pixels of this image, such as raw, if alignment moved "
+        "them",
     )
 
 
 class RenderStep(RenderSettings):
-    """[render]: a rendering in 3D."""
+    """The table [render]: a rendering in 3D."""
 
     out: str = Field("render.png", description="the image NAME.png or the video NAME.mp4 to write")
 
@@ -115,13 +116,15 @@ def read_study(path: str | Path) -> StudySettings:
     """Read and check a study file.
 
     Raises:
-        SettingsError: the file cannot be read, has an unknown key or a value out of range, or its tables do not fit each other.
+        SettingsError: the file cannot be read, has an unknown key or a value out of range, or its
+            tables do not fit each other.
     """
     path = Path(path)
     study = parse(StudySettings, read_toml(path), path.name)
     if not (study.annotate or study.detect):
         raise SettingsError(
-            f"{path.name}: there is nothing to predict; name labeled slices, [annotate.NAME], or boxes, [detect]."
+            f"{path.name}: there is nothing to predict; name labeled slices, [annotate.NAME], or "
+            "boxes, [detect]."
         )
     _check_cells(study, path.name)
     _check_scores(study, path.name)
@@ -132,16 +135,19 @@ def _check_cells(study: StudySettings, file: str) -> None:
     cells = study.train.cells
     if (study.cells or study.track) and not cells:
         raise SettingsError(
-            f"{file}: [cells] and [track] need a network that knows cells; add cells = 'cells' to [train]."
+            f"{file}: [cells] and [track] need a network that knows cells; add cells = 'cells' to "
+            "[train]."
         )
     if study.cells and study.cells.cells != cells:
         raise SettingsError(
-            f"{file}: [cells] separates '{study.cells.cells}', but [train] is trained on '{cells}'; give both one name."
+            f"{file}: [cells] separates '{study.cells.cells}', but [train] is trained on "
+            f"'{cells}'; give both one name."
         )
     separated = separation_of(study).name
     if study.track and study.track.cells not in (TrackSettings().cells, separated):
         raise SettingsError(
-            f"{file}: [track] follows '{study.track.cells}', but cells are separated as '{separated}'."
+            f"{file}: [track] follows '{study.track.cells}', but cells are separated as "
+            f"'{separated}'."
         )
 
 
@@ -154,7 +160,8 @@ def _check_scores(study: StudySettings, file: str) -> None:
     missing = [name for name in study.score if name not in known]
     if missing:
         raise SettingsError(
-            f"{file}: [score.{missing[0]}] has no structure to score; predicted are {', '.join(known)}."
+            f"{file}: [score.{missing[0]}] has no structure to score; predicted are "
+            f"{', '.join(known)}."
         )
 
 

@@ -1,7 +1,7 @@
 """The stage order of a study: one sample from a stack to a report, described by one TOML file.
 
-This is the only room that knows all stages. Every stage resumes on its own, so running a study again computes
-what is missing and nothing else.
+This is the only room that knows all stages. Every stage resumes on its own, so running a study
+again computes what is missing and nothing else.
 """
 
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ class StudyResult:
 
 
 def run(path: str | Path, *, on: Execution = HERE) -> StudyResult:
-    """Run the whole study of a study.toml, from import, alignment and equalization to measurements, export and report.
+    """Run the whole study of a study.toml, from import to measurements and report.
 
     Steps that are done are not computed again.
 
@@ -145,7 +145,7 @@ class _Run:
             read_ground_truth(self.sample, name, raw, truth, step)
 
     def _import_annotations(self, is_on_raw: bool) -> None:
-        """Import annotations that were drawn on the raw image, or those that were drawn on an image made from it."""
+        """Import the annotations drawn on the raw image, or those drawn on derived images."""
         for name, step in self.study.annotate.items():
             settings = stage_settings(AnnotationSettings, step)
             image = settings.image or "raw"
@@ -155,7 +155,10 @@ class _Run:
                 import_annotation(self.sample, name, source, settings, on=self.on)
 
     def _preprocess(self) -> tuple[str, Alignment | None]:
-        """Return the image that the study works on, whatever other images the sample has, and how it was aligned."""
+        """Return the image that the study works on, and how it was aligned.
+
+        Other images that the sample may hold are not considered.
+        """
         study = self.study
         image = "raw"
         alignment = None

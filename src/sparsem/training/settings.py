@@ -1,14 +1,29 @@
 """Settings of a training: how networks are trained and on what, each with its default."""
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sparsem.settings import Precision, Settings, SliceNumbers, StructureNames
+from sparsem.settings import Metavar, Precision, Settings, SliceNumbers, StructureNames
 
 
 class LoopSettings(Settings):
     """Settings of any training: number of updates, learning rate, saving of the state."""
+
+    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Training": (
+            "batch",
+            "updates",
+            "learning_rate",
+            "schedule",
+            "warmup",
+            "ema",
+            "seed",
+            "device",
+            "checkpoint_every_s",
+        )
+    }
 
     batch: int = Field(5, ge=1, description="tiles in a batch")
     updates: int = Field(2000, ge=1, description="number of weight updates")
@@ -46,6 +61,31 @@ class NetworkTrainingSettings(LoopSettings):
     The paper uses width 64, tiles of 2048 px shrunk to 512 px, a constant learning rate of 1e-4
     and 5000 updates.
     """
+
+    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Network": (
+            "architecture",
+            "width",
+            "pretrained",
+            "context_px",
+            "input_px",
+            "adjacent_slices",
+        ),
+        "Training": ("loss", "precision", "max_grad_norm"),
+        "Sampling and augmentation": (
+            "foreground_fraction",
+            "min_foreground_px",
+            "intensity_augmentation",
+        ),
+        "Unlabeled slices": (
+            "semi",
+            "second_architecture",
+            "unlabeled_slices",
+            "unlabeled_weight",
+            "ramp",
+            "cutmix",
+        ),
+    }
 
     architecture: str = Field(
         "resunet",
@@ -119,7 +159,7 @@ class NetworkTrainingSettings(LoopSettings):
     unlabeled_weight: float = Field(
         1.0, ge=0, description="--semi: weight of the loss of unlabeled slices after the ramp"
     )
-    ramp: tuple[float, float] = Field(
+    ramp: Annotated[tuple[float, float], Metavar("START END")] = Field(
         (0.1, 0.4),
         description="--semi: fractions of the updates between which that weight rises from 0",
     )
@@ -133,6 +173,11 @@ class NetworkTrainingSettings(LoopSettings):
 
 class TrainSettings(NetworkTrainingSettings):
     """Settings of the stage ``train``: structures, slices, validation, and all of the training."""
+
+    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Validation": ("folds", "n_validation_slices", "validation_slices", "validate_every"),
+        "Unlabeled slices": ("unlabeled_sample", "save_second"),
+    }
 
     structures: StructureNames = Field(
         (),

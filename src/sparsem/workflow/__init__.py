@@ -1,1 +1,1 @@
-"""How work is run: blocks, local workers, a cluster."""
+"""Execution of work: blocks, local workers, a cluster."""

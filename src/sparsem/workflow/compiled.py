@@ -7,10 +7,12 @@ from numba import njit
 
 
 def compiled(fastmath: bool = False) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator that compiles a function of arrays and numbers when it is first called; it runs without Python's lock.
+    """Return a decorator that compiles a function of arrays and numbers when it is first called.
 
-    A read-only installation of a user without a writable home has no place for compiled code: there each process compiles anew,
-    which takes seconds. ``NUMBA_CACHE_DIR`` names a place.
+    It runs without Python's lock.
+
+    A read-only installation of a user without a writable home has no place for compiled code: there
+    each process compiles anew, which takes seconds. ``NUMBA_CACHE_DIR`` names a place.
     """
     options: dict[str, Any] = {"nogil": True, "fastmath": fastmath}
 

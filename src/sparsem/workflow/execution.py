@@ -1,4 +1,7 @@
-"""How work is run: in this process, on local workers or on a cluster; and whether it fits into memory and onto the disk."""
+"""Execution of work: in this process, on local workers or on a cluster.
+
+And whether it fits into memory and onto the disk.
+"""
 
 import atexit
 import ctypes
@@ -30,12 +33,13 @@ CLOSING_S = 5  # of a connection to workers that are gone
 
 @dataclass(frozen=True)
 class Execution:
-    """How work is run and shown.
+    """Settings of the execution and of its display.
 
     Attributes:
         workers: number of local processes; 0 runs in this process.
         scheduler: address of a running Dask scheduler (a SLURM cluster through dask-jobqueue).
-        overwrite: replace a result that was computed with other settings; the old one stays until the new one is complete.
+        overwrite: replace a result that was computed with other settings; the old one stays until
+            the new one is complete.
         quiet: show no progress on standard error.
 
     Raises:
@@ -61,7 +65,7 @@ HERE = Execution(
 
 @dataclass(frozen=True)
 class Needs:
-    """What a stage needs, in bytes, and which setting needs less.
+    """Bytes that a stage needs, and the setting that needs less.
 
     Attributes:
         ram: peak memory of one process.
@@ -103,7 +107,8 @@ class Needs:
 def _refuse_more(resource: str, needed: int, free: int, advice: str = "") -> None:
     if needed > free:
         raise ResourceError(
-            f"This needs {needed / 1e9:.1f} GB of {resource}, and {free / 1e9:.1f} GB are free{advice}."
+            f"This needs {needed / 1e9:.1f} GB of {resource}, and {free / 1e9:.1f} GB are "
+            f"free{advice}."
         )
 
 
@@ -132,7 +137,8 @@ def client_of(on: Execution) -> "Iterator[Client | None]":
             client = Client(on.scheduler, timeout=SCHEDULER_TIMEOUT_S, set_as_default=False)
         except (OSError, ValueError) as error:
             raise SettingsError(
-                f"No Dask scheduler answers at {on.scheduler} ({error}); start one, or use --workers N."
+                f"No Dask scheduler answers at {on.scheduler} ({error}); start one, or use "
+                "--workers N."
             ) from None
         with client:
             yield client
@@ -154,7 +160,10 @@ _kept_cluster: "list[LocalCluster]" = []  # at most one
 
 
 def _local_cluster(workers: int) -> "LocalCluster":
-    """Return worker processes, which are kept for the next stage: to start them and import everything takes ten seconds."""
+    """Return worker processes, which stay for the next stage.
+
+    To start them, and to import everything, takes ten seconds.
+    """
     from distributed import LocalCluster, Status
     from distributed.utils import LoopRunner
 
@@ -181,9 +190,12 @@ def _local_cluster(workers: int) -> "LocalCluster":
 
 
 def _start_resource_tracker() -> None:
-    """Start the process that removes semaphores of workers, before the thread that starts them: it would unblock that thread's signals.
+    """Start the process that removes semaphores of workers.
 
-    It warns of the semaphores of a program that was stopped, which it removes. Users need not see the warning.
+    The thread that starts workers would start it with unblocked signals, so it is started before.
+
+    It warns of the semaphores of a program that was stopped, which it removes. Users need not see
+    the warning.
     """
     before = os.environ.get("PYTHONWARNINGS")
     os.environ["PYTHONWARNINGS"] = "ignore"
@@ -212,7 +224,7 @@ def _kill_kept_workers() -> None:
 
 
 def _release_memory() -> None:
-    """Return memory that a stage freed to the system, so that the next stage's preflight sees it."""
+    """Return memory that a stage freed to the system, for the preflight of the next stage."""
     if "torch" in sys.modules:
         sys.modules["torch"].cuda.empty_cache()
     if sys.platform == "linux":
@@ -245,7 +257,8 @@ def spread(
             future.result()
         except KilledWorker as error:
             raise ResourceError(
-                f"Workers died while they computed a block ({error}). Look at their memory, use fewer workers, and run the command again."
+                f"Workers died while they computed a block ({error}). Look at their memory, use "
+                "fewer workers, and run the command again."
             ) from None
         yield
         for call, arguments in islice(waiting, 1):

@@ -1,6 +1,9 @@
-"""Stopping by Ctrl+C or SIGTERM: within seconds, in one sentence, and after a step where half a step would be lost.
+"""Stopping by Ctrl+C or SIGTERM, within seconds and with one sentence.
 
-This module imports the standard library only, so that a program can be stopped while the rest of it still loads.
+Work whose half-done step would be lost stops after the step.
+
+This module imports the standard library only, so that a program can be stopped while the rest of it
+still loads.
 """
 
 import logging
@@ -36,13 +39,16 @@ class Stopped(BaseException):
 
 
 def listen() -> None:
-    """Make Ctrl+C and SIGTERM raise ``Stopped`` in the main thread; a program that does not end soon after is ended.
+    """Make Ctrl+C and SIGTERM raise ``Stopped`` in the main thread.
+
+    A program that does not end soon after is ended.
 
     A second signal ends the program at once.
     """
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
-    # Python's own handlers wait for the main thread, which may be in a library's code for minutes. The thread does not wait.
+    # Python's own handlers wait for the main thread, which may be in a library's code for minutes.
+    # The thread does not wait.
     signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(
         target=_end_after_grace, args=(receiver, sender), daemon=True, name="sparsem-interruption"
@@ -103,11 +109,14 @@ def _kill_children() -> None:
 
 @contextmanager
 def stops_after_steps() -> Iterator[Callable[[], bool]]:
-    """Hold back Ctrl+C and SIGTERM, and yield a function that returns whether a signal came and the block should be left.
+    """Hold back Ctrl+C and SIGTERM, and yield a function that returns True once a signal came.
 
-    At the end of the block the signal takes its effect; if that does not end the program, ``KeyboardInterrupt`` ends the
-    block, which is incomplete. A second signal takes its effect at once. Signals that the program ignores stay ignored.
-    Outside of the main thread, where Python allows no handlers, nothing is held back.
+    The block should then be left.
+
+    At the end of the block the signal takes its effect; if that does not end the program,
+    ``KeyboardInterrupt`` ends the block, which is incomplete. A second signal takes its effect at
+    once. Signals that the program ignores stay ignored. Outside of the main thread, where Python
+    allows no handlers, nothing is held back.
 
     Raises:
         KeyboardInterrupt: the block was left, and the program's own handler returned.
@@ -148,7 +157,10 @@ def _restore(handlers: dict[int, Any]) -> None:
 
 @contextmanager
 def blocked_here() -> Iterator[None]:
-    """Keep Ctrl+C from threads that start within the block, and from their processes: the program ends them itself."""
+    """Keep Ctrl+C from threads that start within the block, and from their processes.
+
+    The program ends them itself.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

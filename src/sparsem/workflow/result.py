@@ -14,14 +14,17 @@ class StageResult:
 
     Attributes:
         sample: the sample that the stage worked on; None where there were several, or none.
-        written: paths of the volumes and tables in the sample, such as ``labels/nucleus``, and of other files.
+        written: paths of the volumes and tables in the sample, such as ``labels/nucleus``, and of
+            other files.
     """
 
     sample: Sample | None = None
     written: tuple[str, ...] = ()
 
     def table(self, name: str) -> Any:
-        """Return a table of the sample as pandas.DataFrame, or as pyarrow.Table where pandas is not installed.
+        """Return a table of the sample, as a pandas.DataFrame.
+
+        It is a pyarrow.Table where pandas is not installed.
 
         Raises:
             SampleError: the sample has no table of this name.

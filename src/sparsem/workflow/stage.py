@@ -1,9 +1,10 @@
-"""How every stage works on a sample: cut into z-blocks, resumed, spread over workers, checked before, recorded after.
+"""The work of every stage on a sample: checked, cut into z-blocks, resumed, recorded.
 
-A stage applies a function to every z-block; the function returns arrays. They are collected under ``.sparsem/work/STAGE``
-until all of them are complete, and then renamed into place, so a final name never holds a part of a result. A finished
-block leaves a marker, which is renamed into place after its chunks and carries the stage's fingerprint and the block's
-summary. A second run computes only the blocks without a marker, and ends in the same bytes.
+A stage applies a function to every z-block; the function returns arrays. They are collected under
+``.sparsem/work/STAGE`` until all of them are complete, and then renamed into place, so a final name
+never holds a part of a result. A finished block leaves a marker, which is renamed into place after
+its chunks and carries the stage's fingerprint and the block's summary. A second run computes only
+the blocks without a marker, and ends in the same bytes.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from sparsem import __version__
 from sparsem.errors import ResumeError, SampleError
 from sparsem.geometry import ZBlock, z_blocks
-from sparsem.progress import Meter, tell
+from sparsem.progress import Meter, print_note
 from sparsem.settings import Settings, differences
 from sparsem.store.sample import Sample, now
 from sparsem.store.volume import (
@@ -77,16 +78,20 @@ class Stage:
 
     Attributes:
         sample: the sample that is written to.
-        name: name of the stage, and of the folder of its unfinished work; stages that write different things need different names.
+        name: name of the stage, and of the folder of its unfinished work; stages that write
+            different things need different names.
         settings: every setting that changes the result.
         inputs: what the stage reads, name to fingerprint.
         outputs: the volumes that the stage writes.
         on: how the work is run.
-        needs: memory and disk, checked before anything is written; a function where the estimate takes a while.
-        instead_of: volumes of an earlier result that this one does not have; they are removed when it is published.
+        needs: memory and disk, checked before anything is written; a function where the estimate
+            takes a while.
+        instead_of: volumes of an earlier result that this one does not have; they are removed when
+            it is published.
 
     Raises:
-        ResumeError: a result, finished or not, exists that was computed with other settings, and ``on.overwrite`` is not set.
+        ResumeError: a result, finished or not, exists that was computed with other settings, and
+            ``on.overwrite`` is not set.
         ResourceError: the work does not fit into memory or onto the disk.
         SampleError: another run writes to the sample.
     """
@@ -110,7 +115,8 @@ class Stage:
         self.fingerprint = fingerprint_of(self.record)
         self._summaries: list[Summary] = []
         self._client: Client | None = None
-        # One folder per fingerprint: a worker of an abandoned run can never write into another run's result.
+        # One folder per fingerprint: a worker of an abandoned run can never write into another
+        # run's result.
         self._runs = self.sample.path / ".sparsem" / "work" / self.name
         self._work = self._runs / self.fingerprint[:16]
         self._record_file = _record_of(self.sample, self.name)
@@ -120,7 +126,7 @@ class Stage:
             resources.enter_context(self.sample.locked())
             self.finished = self._is_finished()
             if self.finished:
-                tell(f"{self.name}: already done, with the same settings", self.on.quiet)
+                print_note(f"{self.name}: already done, with the same settings", self.on.quiet)
                 shutil.rmtree(self._runs, ignore_errors=True)
             else:
                 self.refuse_other()
@@ -136,7 +142,8 @@ class Stage:
         trace: TracebackType | None,
     ) -> None:
         if error is not None or self.finished:
-            # The workers must see the error: blocks that they still compute are given up with the stage.
+            # The workers must see the error: blocks that they still compute are given up with the
+            # stage.
             self._resources.__exit__(kind, error, trace)
             return
         with self._resources:
@@ -150,10 +157,11 @@ class Stage:
         *arguments: Any,
         of_block: Callable[[ZBlock], Any] | None = None,
     ) -> list[Summary]:
-        """Run ``function(block, *arguments)`` for every block that is not done yet; it returns arrays and a summary.
+        """Run ``function(block, *arguments)`` for every block that is not done yet.
 
-        The arrays are a mapping from an output's path to its (depth, y, x) voxels of the block; the summary is small and
-        JSON. Function and arguments must be picklable; ``of_block`` computes one more argument for each block.
+        The function returns arrays and a summary. The arrays are a mapping from an output's path to
+        its (depth, y, x) voxels of the block; the summary is small and JSON. Function and arguments
+        must be picklable; ``of_block`` computes one more argument for each block.
 
         Returns:
             The summaries of all blocks, in the order of the blocks.
@@ -175,23 +183,27 @@ class Stage:
         function: LinkFunction,
         chains: Mapping[str, Sequence[Any]],
         *arguments: Any,
-        here: bool = False,
+        in_process: bool = False,
     ) -> Path:
-        """Run work that goes from slice to slice: several chains in parallel, the links of each chain one after the other.
+        """Run work that proceeds from slice to slice.
 
-        ``function(link, before, *arguments)`` returns arrays. The next link of the chain receives those whose names begin with
-        ``state`` as ``before`` (None for the first link). A link that is done is not computed again: the n-th link of a chain
-        of a name must always be the same.
+        Several chains run in parallel, the links of each chain one after the other.
+
+        ``function(link, before, *arguments)`` returns arrays. The next link of the chain receives
+        those whose names begin with ``state`` as ``before`` (None for the first link). A link that
+        is done is not computed again: the n-th link of a chain of a name must always be the same.
 
         Args:
             title: for the progress.
             function: computes one link; must be picklable, as its arguments.
             chains: name of a chain to its links.
             arguments: further arguments of every call.
-            here: keep local workers out of it. Sums whose order depends on the process are then the same with any number of workers.
+            in_process: compute in this process, not on local workers. Sums whose order depends on
+                the process are then the same with any number of workers.
 
         Returns:
-            A folder that exists until the end of the stage, for the blocks of ``map`` (see ``link_arrays``).
+            A folder for the blocks of ``map`` (see ``link_arrays``), which exists until the end of
+            the stage.
         """
         folder = self._work / "chains"
         longest = max(map(len, chains.values()), default=0)
@@ -204,21 +216,27 @@ class Stage:
                     round_work.append((Link(folder, name, number), function, link_arguments))
             rounds.append(round_work)
         if not self.finished:
-            self._run(title, rounds, here=here and not self.on.scheduler)
+            self._run(title, rounds, in_process=in_process and not self.on.scheduler)
         return folder
 
     def forget(self) -> None:
-        """Forget that the stage was finished before: called before the first of several files of its result is replaced."""
+        """Forget that the stage was finished before.
+
+        It is called before the first of several files of its result is replaced.
+        """
         forget(self.sample, self.name)
 
-    def left(self, blocks: Sequence[ZBlock]) -> list[ZBlock]:
+    def undone_blocks(self, blocks: Sequence[ZBlock]) -> list[ZBlock]:
         """Return the blocks that ``map`` has not computed yet."""
         if self.finished:
             return []
         return [block for block in blocks if not self._task(block).is_done()]
 
-    def replaced(self) -> list[Summary]:
-        """Return the summaries of the finished result that this run replaces; empty if its volumes are not in place."""
+    def replaced_summaries(self) -> list[Summary]:
+        """Return the summaries of the finished result that this run replaces.
+
+        They are empty if its volumes are not in place.
+        """
         volumes = [self.sample.path / output.path for output in self.outputs]
         is_complete = all((volume / "zarr.json").exists() for volume in volumes)
         if not self._record_file.exists() or not is_complete:
@@ -238,57 +256,59 @@ class Stage:
         return has_record and all(map(self._is_published, self.outputs))
 
     def refuse_other(self) -> None:
-        """Refuse to replace a result of other settings without ``on.overwrite``; a run that was begun may continue.
+        """Refuse to replace a result of other settings without ``on.overwrite``.
+
+        A run that was begun may continue.
 
         Call this before the stage is entered, where something else is replaced before that.
 
         Raises:
             ResumeError: there is such a result.
         """
-        if self._is_finished() or self.goes_on or self.on.overwrite:
+        if self._is_finished() or self.is_resumed or self.on.overwrite:
             return
         for file, description in self._earlier_records():
             if _fingerprint_in(file) not in (None, self.fingerprint):
                 before = read_record(file)["record"]
                 raise ResumeError(
-                    f"'{self.name}' has a {description} in {self.sample.path.name} that was computed with other settings "
-                    f"({differences(before, self.record)}); use --overwrite to replace it, or the same settings to keep it."
+                    f"'{self.name}' has a {description} in {self.sample.path.name} that was "
+                    f"computed with other settings ({differences(before, self.record)}); use "
+                    "--overwrite to replace it, or the same settings to keep it."
                 )
         for output in self.outputs:
             exists = (self.sample.path / output.path / "0").is_dir()
             if exists and not self._is_published(output):
                 raise ResumeError(
-                    f"{self.sample.path.name} already has {output.path or 'an image'}, made by another command or for other "
-                    "structures; use --overwrite to replace it."
+                    f"{self.sample.path.name} already has {output.path or 'an image'}, made by "
+                    "another command or for other structures; use --overwrite to replace it."
                 )
 
     def _earlier_records(self) -> Iterator[tuple[Path, str]]:
-        """Yield the records of the finished result and of unfinished runs that have computed something."""
+        """Yield the records of the finished result, and of unfinished runs with finished blocks."""
         yield self._record_file, "finished result"
         for run in self._runs.glob("*/stage.json"):
             if any((run.parent / "done").iterdir()):
                 yield run, "unfinished run"
 
     @property
-    def goes_on(self) -> bool:
-        """Whether a run of just this stage and these settings was begun, and is continued."""
+    def is_resumed(self) -> bool:
+        """True if a run of this stage with these settings was begun before, and is resumed."""
         return (self._work / "stage.json").exists()
 
     def _prepare(self) -> None:
         """Check that the work fits, and make the folder of its unfinished result."""
         needs = self.needs() if callable(self.needs) else self.needs
-        if self.goes_on:
+        if self.is_resumed:
             needs = replace(needs, disk=0)
         if self.on.scheduler:
-            needs = replace(
-                needs, ram=0, gpu=0
-            )  # the memory of other machines cannot be seen from here
+            # The memory of other machines is not known in this process.
+            needs = replace(needs, ram=0, gpu=0)
         needs.check(self.sample.path, max(1, self.on.workers))
-        if self.goes_on:
+        if self.is_resumed:
             for unfinished in (self._work / "out").rglob("*.partial"):
                 unfinished.unlink(missing_ok=True)  # chunks that a kill left half-written
             return
-        tell(f"{self.name}: {needs}", self.on.quiet or not (needs.ram or needs.disk))
+        print_note(f"{self.name}: {needs}", self.on.quiet or not (needs.ram or needs.disk))
         shutil.rmtree(self._runs, ignore_errors=True)
         (self._work / "done").mkdir(parents=True)
         for output in self.outputs:
@@ -305,11 +325,14 @@ class Stage:
         return exists and Volume(final).fingerprint == self._fingerprint_of(output)
 
     def _is_moved(self, output: VolumeSpec) -> bool:
-        """Return whether an output was renamed into place already, by a run that was killed between two renames."""
+        """Return True if a run that was killed between two renames put an output in place."""
         return not (self._work / "out" / output.path / "zarr.json").exists()
 
     def _write_coarser_levels(self) -> None:
-        """Write the levels that blocks of the full resolution do not contain: run after run, its blocks in parallel."""
+        """Write the levels that blocks of the full resolution do not contain.
+
+        Run follows run; the blocks of a run are written in parallel.
+        """
         runs = {
             output: output.level_runs()[1:] for output in self.outputs if not self._is_moved(output)
         }
@@ -357,7 +380,10 @@ class Stage:
         shutil.rmtree(self._runs)
 
     def _replace(self, complete: Path, final: Path, output: VolumeSpec) -> None:
-        """Put a complete volume in its place. The raw image is the sample's root, so its levels are renamed one by one."""
+        """Put a complete volume in its place.
+
+        The raw image is the sample's root, so its levels are renamed one by one.
+        """
         if output.path:
             put_in_place(complete, final, self._work / f"replaced-{time.monotonic_ns()}")
             return
@@ -373,16 +399,16 @@ class Stage:
             shutil.rmtree(final / str(level), ignore_errors=True)
         os.replace(complete / "zarr.json", final / "zarr.json")
 
-    def _run(self, title: str, rounds: Sequence[Sequence[Work]], here: bool = False) -> None:
-        """Run rounds one after the other; the work of a round runs in parallel, unless it stays ``here``, in this process."""
+    def _run(self, title: str, rounds: Sequence[Sequence[Work]], in_process: bool = False) -> None:
+        """Run rounds one after the other, and the work of a round in parallel."""
         undone = [[item for item in work if not item[0].is_done()] for work in rounds]
         total = sum(map(len, rounds))
         n_undone = sum(map(len, undone))
         if not n_undone:
             return
-        if self._client is None and not here:
+        if self._client is None and not in_process:
             self._client = self._resources.enter_context(client_of(self.on))
-        client = None if here else self._client
+        client = None if in_process else self._client
         with Meter(title, total, total - n_undone, self.on.quiet) as meter:
             for work in undone:
                 for _ in _completed(work, client):
@@ -390,7 +416,7 @@ class Stage:
 
 
 def _completed(work: Sequence[Work], client: "Client | None") -> Iterator[None]:
-    """Run work on a client's workers, or in this process; yield once for every item that is done."""
+    """Run work on a client's workers, or in this process; yield once for every finished item."""
     if client is not None and work:
         calls = [(task.run, (function, *arguments)) for task, function, arguments in work]
         yield from spread(client, calls)
@@ -413,7 +439,10 @@ def finished(sample: Sample, name: str) -> list[Summary]:
 
 
 def earlier_setting(sample: Sample, name: str, key: str, overwrite: bool) -> Any:
-    """Return a setting of a stage's unfinished run, or else of its finished one unless that is replaced; None without either."""
+    """Return a setting of a stage's unfinished run, else of its finished one; None without either.
+
+    A finished run that is replaced does not count.
+    """
     files = sorted((sample.path / ".sparsem" / "work" / name).glob("*/stage.json"))
     record_file = _record_of(sample, name)
     if record_file.exists() and not overwrite:

@@ -1,7 +1,10 @@
-"""The smallest pieces of a stage: a z-block, or a link of a chain. Each computes, writes its arrays, and only then counts as done.
+"""The smallest pieces of a stage: a z-block, or a link of a chain.
 
-A block's chunks are followed by a marker that carries the stage's fingerprint and the block's summary. A link's arrays lie in
-a folder that gets its name when it is complete. Every piece is picklable and runs in any process.
+Each computes, writes its arrays, and only then counts as done.
+
+A block's chunks are followed by a marker that carries the stage's fingerprint and the block's
+summary. A link's arrays lie in a folder that gets its name when it is complete. Every piece is
+picklable and runs in any process.
 """
 
 import json
@@ -37,7 +40,9 @@ def link_arrays(folder: Path, chain: str, number: int) -> Mapping[str, "zarr.Arr
 
 @dataclass(frozen=True)
 class Link:
-    """One link of a chain: a folder of arrays that gets its name when it is complete, and next to it the state for the next link.
+    """One link of a chain: a folder of arrays, and next to it the state for the next link.
+
+    The folder gets its name when it is complete.
 
     Attributes:
         folder: folder of all chains of the stage.
@@ -75,7 +80,8 @@ class Link:
             group.create_array(name, data=array, chunks=chunk_rule(array.shape))
         complete = self._path(self.number, suffix)
         if complete.exists():
-            # A scheduler that lost contact with a worker runs a link twice; both results are the same.
+            # A scheduler that lost contact with a worker runs a link twice; both results are the
+            # same.
             shutil.rmtree(unfinished)
         else:
             os.replace(unfinished, complete)
@@ -97,7 +103,9 @@ def _chunk_per_slice(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class BlockTask:
-    """One block of the first level of a run: computes it, writes its chunks and those of the run's other levels, then its marker.
+    """One block of the first level of a run.
+
+    It is computed; its chunks and those of the run's other levels are written, then its marker.
 
     Attributes:
         work: folder of the unfinished result.
@@ -156,9 +164,11 @@ class BlockTask:
             array = zarr.open_array(store=self.work / "out" / output.path / str(level), mode="r+")
             if voxels.dtype != array.dtype or voxels.shape != (stop - start, *array.shape[1:]):
                 raise AssertionError(
-                    f"{output.path}: a block of {voxels.shape} {voxels.dtype} does not fit {array.shape} {array.dtype}"
+                    f"{output.path}: a block of {voxels.shape} {voxels.dtype} does not fit "
+                    f"{array.shape} {array.dtype}"
                 )
-            # To look for empty chunks takes zarr 3.1 longer than to write them: half of all writing (measured).
+            # To look for empty chunks takes zarr 3.1 longer than to write them: half of all writing
+            # (measured).
             array.with_config({"write_empty_chunks": True})[start:stop] = voxels
 
 

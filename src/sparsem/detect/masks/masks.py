@@ -6,6 +6,7 @@ It writes ``labels/NAME``, which can be measured, constrained and reported like 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -100,44 +101,52 @@ def box_masks(
     boxes = {name: structure_boxes.counted() for name, structure_boxes in stored.items()}
     image_name = next(iter(stored.values())).image
     image = sample.image(image_name)
+    _refuse_separate_images(sample, image, settings)
+    dtype = np.uint32 if settings.connectivity == "2d" else np.uint8
+    source = (image_name, image.fingerprint)
+    outputs = [image.like(f"labels/{name}", dtype, Kind.LABELS, source) for name in boxes]
+    inputs = _inputs_of(image, boxes, _absolute_path(settings.sam))
+    needs = _needs(image, len(boxes), dtype().itemsize, settings)
+    stage_name = f"masks-{'-'.join(boxes)}"
+    with Stage(sample, stage_name, _lasting(settings), inputs, outputs, on, needs) as stage:
+        job = None
+        if not stage.finished:
+            job = _mask_job(sample, image, tuple(boxes), dtype, inputs, settings)
+        visible = stage.map(
+            _block_masks, image.blocks(), job, of_block=lambda block: _boxes_in_block(boxes, block)
+        )
+    paths = [output.path for output in outputs]
+    return MaskSummary(
+        volumes=paths,
+        boxes={name: len(part) for name, part in boxes.items()},
+        visible={name: sum(block[name] for block in visible) for name in boxes},
+        sample=sample,
+        written=tuple(paths),
+    )
+
+
+def _refuse_separate_images(sample: Sample, image: Volume, settings: MasksSettings) -> None:
+    """Raise a SettingsError if slices are to be connected that are images of their own."""
     if settings.connectivity == "3d" and image.sizes:
         raise SettingsError(
             f"The slices of {sample.path.name} are separate images, and objects are not connected "
             "across them; leave out --connectivity 3d."
         )
-    dtype = np.uint32 if settings.connectivity == "2d" else np.uint8
-    source = (image_name, image.fingerprint)
-    outputs = [image.like(f"labels/{name}", dtype, Kind.LABELS, source) for name in boxes]
-    model = _absolute_path(settings.sam)
+
+
+def _inputs_of(image: Volume, boxes: Mapping[str, Boxes], model: str | None) -> dict[str, str]:
+    """Return the fingerprints of image, boxes and model."""
     inputs = {"image": image.fingerprint}
     inputs |= {f"boxes {name}": part.fingerprint for name, part in boxes.items()}
     if model:
         inputs["model"] = _model_fingerprint(model)
-    lasting = changed(
-        settings, {"sam": None, "keep_embeddings": False, "device": _device(settings)}
-    )
-    needs = _needs(image, len(boxes), dtype().itemsize, settings)
-    stage_name = f"masks-{'-'.join(boxes)}"
-    with Stage(sample, stage_name, lasting, inputs, outputs, on, needs) as stage:
-        job = None
-        if not stage.finished:
-            if model:
-                _load_once(model, settings.device)  # a faulty model is reported before any work
-            levels = sample_gray_statistics(image)
-            folder = None
-            if model and settings.keep_embeddings:
-                folder = _embeddings_folder(sample, image, inputs["model"], levels)
-            job = _MaskJob(image, tuple(boxes), dtype, model, settings.device, levels, folder)
-        visible = stage.map(
-            _block_masks, image.blocks(), job, of_block=lambda block: _boxes_in_block(boxes, block)
-        )
-    return MaskSummary(
-        volumes=[output.path for output in outputs],
-        boxes={name: len(part) for name, part in boxes.items()},
-        visible={name: sum(block[name] for block in visible) for name in boxes},
-        sample=sample,
-        written=tuple(output.path for output in outputs),
-    )
+    return inputs
+
+
+def _lasting(settings: MasksSettings) -> MasksSettings:
+    """Return the settings that change a result, with the device that is used."""
+    device = choose_device(settings.device).type
+    return changed(settings, {"sam": None, "keep_embeddings": False, "device": device})
 
 
 def _boxes_to_mask(sample: Sample, settings: MasksSettings) -> dict[str, StoredBoxes]:
@@ -188,6 +197,25 @@ class _MaskJob(NamedTuple):
     embeddings: Path | None
 
 
+def _mask_job(
+    sample: Sample,
+    image: Volume,
+    names: tuple[str, ...],
+    dtype: Any,
+    inputs: Mapping[str, str],
+    settings: MasksSettings,
+) -> _MaskJob:
+    """Return the arguments of all blocks; a faulty model is reported before any work."""
+    model = _absolute_path(settings.sam)
+    if model:
+        _load_once(model, settings.device)
+    levels = sample_gray_statistics(image)
+    folder = None
+    if model and settings.keep_embeddings:
+        folder = _embeddings_folder(sample, image, inputs["model"], levels)
+    return _MaskJob(image, names, dtype, model, settings.device, levels, folder)
+
+
 class _BlockBoxes(NamedTuple):
     """Boxes of one structure in some slices.
 
@@ -203,8 +231,16 @@ class _BlockBoxes(NamedTuple):
     corners: Corners
     score: NDArray[np.float32]
 
+    def of_slice(self, z: int) -> "_BlockBoxes":
+        """Return the boxes of one slice."""
+        indices = np.flatnonzero(self.z == z)
+        return _BlockBoxes(
+            self.number[indices], self.z[indices], self.corners[indices], self.score[indices]
+        )
+
 
 def _boxes_in_block(boxes: Mapping[str, Boxes], block: ZBlock) -> dict[str, _BlockBoxes]:
+    """Return the boxes of each structure in a block, with their numbers."""
     in_block = {}
     for name, part in boxes.items():
         first, stop = np.searchsorted(part.z, (block.start, block.stop))
@@ -228,10 +264,6 @@ def _model_fingerprint(model: str) -> str:
     return fingerprint_of({"model": [file_hash(file) for file in files] or model})
 
 
-def _device(settings: MasksSettings) -> str:
-    return choose_device(settings.device).type
-
-
 def _needs(image: Volume, n_structures: int, itemsize: int, settings: MasksSettings) -> Needs:
     """Return memory and disk space of a block."""
     plane_px = image.shape[1] * image.shape[2]
@@ -253,21 +285,14 @@ def _block_masks(block: ZBlock, job: _MaskJob, boxes: dict[str, _BlockBoxes]) ->
     sam = _load_once(job.model, job.device) if job.model else None
     for z, padded in enumerate(voxels, block.start):
         height, width = job.image.size_of(z)
-        plane = padded[:height, :width]
-        indices = {name: np.flatnonzero(boxes[name].z == z) for name in job.names}
-        corners = np.concatenate([boxes[name].corners[indices[name]] for name in job.names])
-        masks = _slice_masks(plane, z, corners, sam, job)
-        first = 0
-        for name in job.names:
-            stop = first + len(indices[name])
-            numbers = boxes[name].number[indices[name]]
-            scores = boxes[name].score[indices[name]]
+        of_slice = {name: boxes[name].of_slice(z) for name in job.names}
+        corners = np.concatenate([part.corners for part in of_slice.values()])
+        masks = iter(_slice_masks(padded[:height, :width], z, corners, sam, job))
+        for name, part in of_slice.items():
             slice_labels = labels[name][z - block.start]
-            visible[name] += paint_masks(slice_labels, masks[first:stop], numbers, scores)
-            first = stop
-    return {
-        f"labels/{name}": structure_labels for name, structure_labels in labels.items()
-    }, visible
+            structure_masks = list(islice(masks, len(part.number)))
+            visible[name] += paint_masks(slice_labels, structure_masks, part.number, part.score)
+    return {f"labels/{name}": volume for name, volume in labels.items()}, visible
 
 
 def _slice_masks(

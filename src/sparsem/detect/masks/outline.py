@@ -54,6 +54,7 @@ def box_pixels(corners: Sequence[float], shape: tuple[int, int]) -> tuple[slice,
 
 
 def _covered_pixels(low: float, high: float, length: int) -> slice:
+    """Return the pixels along an axis that are covered by half or more, at least one."""
     first = max(0, math.floor(low + 0.5))
     stop = max(math.floor(high + 0.5), first + 1)
     return slice(first, min(length, stop))
@@ -71,23 +72,33 @@ def mask_in_box(image: NDArray[np.generic], corners: Sequence[float]) -> PlacedM
     """
     image_height, image_width = image.shape
     rows, columns = box_pixels(corners, (image_height, image_width))
+    position = (rows.start, columns.start)
     height = rows.stop - rows.start
     width = columns.stop - columns.start
     if width <= 0 or height <= 0:
-        return np.zeros((max(0, height), max(0, width)), bool), (rows.start, columns.start)
+        return np.zeros((max(0, height), max(0, width)), bool), position
     context = max(MIN_CONTEXT_PX, int(CONTEXT * max(height, width)))
-    crop_rows = slice(max(0, rows.start - context), min(image_height, rows.stop + context))
-    crop_columns = slice(max(0, columns.start - context), min(image_width, columns.stop + context))
+    crop_rows = _widen(rows, context, image_height)
+    crop_columns = _widen(columns, context, image_width)
     crop = np.asarray(image[crop_rows, crop_columns], np.float32)
     top = rows.start - crop_rows.start
     left = columns.start - crop_columns.start
+    mask = _object_mask_of_crop(crop, top, left, height, width)
+    own_mask = mask[top : top + height, left : left + width]
+    return np.asarray(own_mask), position
+
+
+def _object_mask_of_crop(crop: Gray, top: int, left: int, height: int, width: int) -> Mask:
+    """Return the mask of the object in a crop; a large one is shrunk meanwhile."""
     scale = min(1.0, MAX_EDGE_PX / max(height, width))
     if scale < 1:
-        mask = _shrunken_object_mask(crop, top, left, height, width, scale)
-    else:
-        mask = _object_mask(crop, top, left, height, width)
-    own_mask = mask[top : top + height, left : left + width]
-    return np.asarray(own_mask), (rows.start, columns.start)
+        return _shrunken_object_mask(crop, top, left, height, width, scale)
+    return _object_mask(crop, top, left, height, width)
+
+
+def _widen(pixels: slice, context: int, length: int) -> slice:
+    """Return a range of pixels with its surroundings, as far as the image reaches."""
+    return slice(max(0, pixels.start - context), min(length, pixels.stop + context))
 
 
 def _shrunken_object_mask(
@@ -115,9 +126,7 @@ def _object_mask(gray: Gray, top: float, left: float, height: float, width: floa
     """
     smoothing = max(1.0, SMOOTHING * min(height, width))
     gray = np.asarray(cv2.GaussianBlur(gray, (0, 0), smoothing), np.float32)
-    radii = [_ellipse_radius(gray.shape, top, left, height, width, tilt) for tilt in TILTS]
-    contrasts = [_contrast(gray, radius, tilt) for radius, tilt in zip(radii, TILTS, strict=True)]
-    radius = radii[int(np.argmax(contrasts))]
+    radius = _best_radius(gray, top, left, height, width)
     inside = gray[radius < INSIDE_RADIUS]
     outside = gray[radius > OUTSIDE_RADIUS]
     if inside.size < MIN_SAMPLE_PX or outside.size < MIN_SAMPLE_PX:
@@ -128,6 +137,13 @@ def _object_mask(gray: Gray, top: float, left: float, height: float, width: floa
     evidence = cv2.GaussianBlur(evidence.astype(np.float32), (0, 0), smoothing)
     mask = _mask_of_extent(np.asarray(evidence), radius, height, width)
     return _central_component(mask, radius)
+
+
+def _best_radius(gray: Gray, top: float, left: float, height: float, width: float) -> Gray:
+    """Return the radius of each pixel in the ellipse that differs most from its surroundings."""
+    radii = [_ellipse_radius(gray.shape, top, left, height, width, tilt) for tilt in TILTS]
+    contrasts = [_contrast(gray, radius, tilt) for radius, tilt in zip(radii, TILTS, strict=True)]
+    return radii[int(np.argmax(contrasts))]
 
 
 def _log_likelihood_ratio(gray: Gray, inside: Gray, outside: Gray) -> Gray:

@@ -25,6 +25,7 @@ IMAGENET_COLORS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BATCH_BOXES = 64  # boxes that a model answers for at once
 
 Embedding = dict[str, list[torch.Tensor]]
+Colors = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Sam:
     network: Any
     device: torch.device
     edge: int
-    colors: tuple[tuple[float, ...], tuple[float, ...]]
+    colors: Colors
 
     def embedding(self, tile: NDArray[np.float32]) -> Embedding:
         """Return the embedding of a gray tile (edge, edge), for ``masks``."""
@@ -63,14 +64,18 @@ class Sam:
         for name, levels in embedding.items():
             is_list = name == "intermediate_embeddings" or len(levels) > 1
             inputs[name] = levels if is_list else levels[0]
+        tile_size = (self.edge, self.edge)
         for first in range(0, len(corners), BATCH_BOXES):
-            boxes = torch.from_numpy(corners[first : first + BATCH_BOXES]).to(self.device)[None]
-            with torch.inference_mode():
-                output = self.network(**inputs, input_boxes=boxes, multimask_output=False)
-            for logits in output.pred_masks[0, :, 0].float().cpu().numpy():
-                tile_size = (self.edge, self.edge)
+            for logits in self._logits(inputs, corners[first : first + BATCH_BOXES]):
                 resized = cv2.resize(logits, tile_size, interpolation=cv2.INTER_LINEAR)
                 yield np.asarray(resized, np.float32)
+
+    def _logits(self, inputs: dict[str, Any], corners: Corners) -> NDArray[np.float32]:
+        """Return the masks of a batch of boxes in the resolution of the network."""
+        boxes = torch.from_numpy(corners).to(self.device)[None]
+        with torch.inference_mode():
+            output = self.network(**inputs, input_boxes=boxes, multimask_output=False)
+        return np.asarray(output.pred_masks[0, :, 0].float().cpu().numpy())
 
 
 def load_sam(model: str, device: torch.device) -> Sam:
@@ -80,7 +85,7 @@ def load_sam(model: str, device: torch.device) -> Sam:
         SettingsError: the model cannot be loaded, or makes no masks from boxes.
     """
     require("detect")
-    from transformers import AutoImageProcessor, AutoModelForMaskGeneration
+    from transformers import AutoModelForMaskGeneration
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # loading takes seconds, and --quiet must print nothing
@@ -94,9 +99,16 @@ def load_sam(model: str, device: torch.device) -> Sam:
             "transformers (config.json, model.safetensors), a name on the Hugging Face hub such as "
             "facebook/sam-vit-base, or leave out --sam for outlines without a model."
         ) from None
-    colors = IMAGENET_COLORS
-    if Path(model, "preprocessor_config.json").is_file() or not Path(model).is_dir():
-        processor: Any = AutoImageProcessor.from_pretrained(model)
-        colors = (tuple(processor.image_mean), tuple(processor.image_std))
+    colors = _colors_of(model)
     edge = size if isinstance(size, int) else int(size[0])
     return Sam(network.eval().to(device), device, edge, colors)
+
+
+def _colors_of(model: str) -> Colors:
+    """Return mean and standard deviation of the colors that a model was trained with."""
+    from transformers import AutoImageProcessor
+
+    if Path(model, "preprocessor_config.json").is_file() or not Path(model).is_dir():
+        processor: Any = AutoImageProcessor.from_pretrained(model)
+        return tuple(processor.image_mean), tuple(processor.image_std)
+    return IMAGENET_COLORS

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from sparsem.boxes.geometry import Corners, box_sizes
 from sparsem.detect.inference import GrayStatistics
-from sparsem.detect.masks.outline import PlacedMask, box_pixels, mask_in_box
+from sparsem.detect.masks.outline import Mask, PlacedMask, box_pixels, mask_in_box
 from sparsem.detect.masks.sam import Embedding, Sam
 
 # Fractions of a tile between which the longer edge of an object lies, so that a model sees it well
@@ -109,12 +109,8 @@ def sam_masks(
         levels: gray levels of the sample.
         embeddings: folder that keeps embeddings, if they are kept.
     """
-    shape = (plane.shape[0], plane.shape[1])
-    boxes_of_tile: dict[SamTile, list[int]] = {}
-    for box, tile in enumerate(sam_tiles(corners, shape, sam.edge)):
-        boxes_of_tile.setdefault(tile, []).append(box)
     masks: dict[int, PlacedMask] = {}
-    for tile, boxes in boxes_of_tile.items():
+    for tile, boxes in _boxes_of_tiles(plane, corners, sam.edge).items():
         file = None
         if embeddings:
             file = embeddings / f"z{z:06d}-{tile.name}.safetensors"
@@ -125,6 +121,15 @@ def sam_masks(
         for box, logits in zip(boxes, sam.masks(embedding, tile_corners), strict=True):
             masks[box] = _mask_in_box(logits, corners[box].tolist(), tile, scale, plane)
     return [masks[box] for box in range(len(corners))]
+
+
+def _boxes_of_tiles(plane: NDArray[Any], corners: Corners, edge: int) -> dict[SamTile, list[int]]:
+    """Return the indices of the boxes of every tile; ``edge`` is that of the model's tiles."""
+    boxes_of_tile: dict[SamTile, list[int]] = {}
+    shape = (plane.shape[0], plane.shape[1])
+    for box, tile in enumerate(sam_tiles(corners, shape, edge)):
+        boxes_of_tile.setdefault(tile, []).append(box)
+    return boxes_of_tile
 
 
 def _mask_in_box(
@@ -144,22 +149,36 @@ def _mask_in_box(
         plane: the image (y, x).
     """
     rows, columns = box_pixels(corners, (plane.shape[0], plane.shape[1]))
+    position = (rows.start, columns.start)
     height = rows.stop - rows.start
     width = columns.stop - columns.start
-    position = (rows.start, columns.start)
     if min(height, width) <= 0:
         return np.zeros((max(0, height), max(0, width)), bool), position
-    # From the center of a pixel of the box to that of a pixel of the model's tile.
-    shift_x = (columns.start + 0.5 - tile.left) * scale - 0.5
-    shift_y = (rows.start + 0.5 - tile.top) * scale - 0.5
-    matrix = np.array([[scale, 0, shift_x], [0, scale, shift_y]], np.float64)
+    matrix = _matrix_to_tile(position, tile, scale)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     box_logits = cv2.warpAffine(logits, matrix, (width, height), flags=flags, borderValue=-1.0)
-    count, components = cv2.connectedComponents((box_logits > 0).astype(np.uint8))
-    if count < 2:
+    largest = _largest_component(box_logits > 0)
+    if largest is None:
         return mask_in_box(plane, corners)
+    return largest, position
+
+
+def _matrix_to_tile(position: tuple[int, int], tile: SamTile, scale: float) -> NDArray[np.float64]:
+    """Return the matrix (2, 3) over (x, y, 1) from pixels of a box to those of the model's tile."""
+    row, column = position
+    # From the center of a pixel of the box to that of a pixel of the model's tile.
+    shift_x = (column + 0.5 - tile.left) * scale - 0.5
+    shift_y = (row + 0.5 - tile.top) * scale - 0.5
+    return np.array([[scale, 0, shift_x], [0, scale, shift_y]], np.float64)
+
+
+def _largest_component(mask: Mask) -> Mask | None:
+    """Return the largest component of a mask (y, x); None if the mask is empty."""
+    count, components = cv2.connectedComponents(mask.astype(np.uint8))
+    if count < 2:
+        return None
     largest = 1 + np.bincount(components.reshape(-1))[1:].argmax()
-    return components == largest, position
+    return np.asarray(components == largest)
 
 
 def _embedding_of(
@@ -189,6 +208,7 @@ def _save_embedding(embedding: Embedding, file: Path) -> None:
 
 
 def _load_embedding(file: Path, sam: Sam) -> Embedding:
+    """Read an embedding from a file, in single precision."""
     embedding: Embedding = {}
     for key, level in sorted(load_file(file).items()):
         name = key.partition(".")[0]
@@ -202,13 +222,18 @@ def tile_image(
     """Return a tile as the model sees it, (edge, edge) in 0..1; mean gray beyond the image."""
     rows = slice(tile.top, tile.top + tile.edge)
     columns = slice(tile.left, tile.left + tile.edge)
-    gray = plane[rows, columns]
-    interpolation = cv2.INTER_AREA if tile.edge >= edge else cv2.INTER_LINEAR
-    height = max(1, round(gray.shape[0] * edge / tile.edge))
-    width = max(1, round(gray.shape[1] * edge / tile.edge))
     # Resized in its own type, so that a large tile is never held as float32.
-    resized = cv2.resize(gray, (width, height), interpolation=interpolation)
+    resized = _resize_to_model(plane[rows, columns], tile.edge, edge)
+    height, width = resized.shape
     normalized = levels.standardize(resized) / (2 * GRAY_RANGE) + MEAN_GRAY
     image = np.full((edge, edge), MEAN_GRAY, np.float32)
     image[:height, :width] = np.clip(normalized, 0, 1)
     return image
+
+
+def _resize_to_model(gray: NDArray[Any], tile_edge: int, edge: int) -> NDArray[Any]:
+    """Return the part of a tile that lies in the image, in pixels of the model's tile."""
+    interpolation = cv2.INTER_AREA if tile_edge >= edge else cv2.INTER_LINEAR
+    height = max(1, round(gray.shape[0] * edge / tile_edge))
+    width = max(1, round(gray.shape[1] * edge / tile_edge))
+    return np.asarray(cv2.resize(gray, (width, height), interpolation=interpolation))

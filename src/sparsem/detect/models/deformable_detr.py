@@ -4,7 +4,7 @@ Initial values and a loss that the authors' code has and the library leaves out 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,26 +191,10 @@ def _proposal_loss(
     it, queries never learn where to start.
     """
     require("detect")
-    from transformers.loss.loss_deformable_detr import (
-        DeformableDetrHungarianMatcher,
-        DeformableDetrImageLoss,
-    )
-
-    make_matcher: Any = DeformableDetrHungarianMatcher
-    matcher = make_matcher(
-        class_cost=config.class_cost, bbox_cost=config.bbox_cost, giou_cost=config.giou_cost
-    )
-
-    def match_tile_by_tile(proposals: Mapping[str, Tensor], objects: Sequence[Any]) -> list[Any]:
-        """Match each tile by itself: together, proposals are compared with objects of all tiles."""
-        matches = []
-        for index, tile_objects in enumerate(objects):
-            of_tile = {key: values[index : index + 1] for key, values in proposals.items()}
-            matches.append(matcher(of_tile, [tile_objects])[0])
-        return matches
+    from transformers.loss.loss_deformable_detr import DeformableDetrImageLoss
 
     criterion: Any = DeformableDetrImageLoss(
-        match_tile_by_tile, 1, config.focal_alpha, ["labels", "boxes"]
+        _match_tile_by_tile(config), 1, config.focal_alpha, ["labels", "boxes"]
     )
     objects = []
     for label in labels:
@@ -224,16 +208,35 @@ def _proposal_loss(
     return losses
 
 
+def _match_tile_by_tile(config: Any) -> Callable[[Mapping[str, Tensor], Sequence[Any]], list[Any]]:
+    """Return a matcher of proposals and objects that matches each tile by itself.
+
+    Together, proposals are compared with objects of all tiles.
+    """
+    from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher
+
+    make_matcher: Any = DeformableDetrHungarianMatcher
+    matcher = make_matcher(
+        class_cost=config.class_cost, bbox_cost=config.bbox_cost, giou_cost=config.giou_cost
+    )
+
+    def match(proposals: Mapping[str, Tensor], objects: Sequence[Any]) -> list[Any]:
+        matches = []
+        for index, tile_objects in enumerate(objects):
+            of_tile = {key: values[index : index + 1] for key, values in proposals.items()}
+            matches.append(matcher(of_tile, [tile_objects])[0])
+        return matches
+
+    return match
+
+
 def _initialize_as_published(net: Any, config: Any) -> None:
     """Set the initial values of the authors' code, which the library leaves out.
 
     At first no score is high, and boxes are small.
     """
     for part in (net.model.input_proj, net.model.encoder, net.model.decoder):
-        for name, parameter in part.named_parameters():
-            is_attention = "sampling_offsets" in name or "attention_weights" in name
-            if parameter.dim() > 1 and not is_attention:
-                nn.init.xavier_uniform_(parameter)
+        _initialize_matrices(part)
     for head in net.class_embed:
         nn.init.constant_(head.bias, math.log(INITIAL_SCORE / (1 - INITIAL_SCORE)))
     for number, head in enumerate(net.bbox_embed):
@@ -241,3 +244,11 @@ def _initialize_as_published(net: Any, config: Any) -> None:
         nn.init.zeros_(head.layers[-1].bias)
         if number == 0 and not config.two_stage:
             nn.init.constant_(head.layers[-1].bias[2:], -2.0)
+
+
+def _initialize_matrices(part: nn.Module) -> None:
+    """Set random values in the matrices of a part, except those of its attention."""
+    for name, parameter in part.named_parameters():
+        is_attention = "sampling_offsets" in name or "attention_weights" in name
+        if parameter.dim() > 1 and not is_attention:
+            nn.init.xavier_uniform_(parameter)

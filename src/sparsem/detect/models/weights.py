@@ -58,11 +58,7 @@ def load_except(network: nn.Module, state: dict[str, Tensor], *new: str) -> None
         ValueError: other weights are missing, or have another shape.
     """
     own_state = network.state_dict()
-    fitting = {}
-    for name, value in state.items():
-        is_known = name in own_state and value.shape == own_state[name].shape
-        if is_known and not name.startswith(new[0]):
-            fitting[name] = value
+    fitting = _fitting_weights(own_state, state, new[0])
     required = [
         name
         for name in own_state
@@ -74,3 +70,15 @@ def load_except(network: nn.Module, state: dict[str, Tensor], *new: str) -> None
             f"they lack {missing[0]} and {len(missing) - 1} more, or have them in another shape"
         )
     network.load_state_dict(fitting, strict=False)
+
+
+def _fitting_weights(
+    own_state: dict[str, Tensor], state: dict[str, Tensor], never: str
+) -> dict[str, Tensor]:
+    """Return the weights that a network has in the same shape; those of ``never`` are left out."""
+    fitting = {}
+    for name, value in state.items():
+        is_known = name in own_state and value.shape == own_state[name].shape
+        if is_known and not name.startswith(never):
+            fitting[name] = value
+    return fitting

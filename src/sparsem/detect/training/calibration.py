@@ -19,6 +19,8 @@ from sparsem.score.boxes import BoxComparison, match_boxes
 MIN_BOXES = 20  # found on held-out images; with fewer nothing is calibrated
 SCORE_MARGIN = 5e-5  # half of the last digit of a score, so that rounding excludes no box
 
+Floats = NDArray[np.float64]
+
 
 def scored_hits(
     compared: Sequence[BoxComparison], name: str
@@ -52,15 +54,24 @@ def calibration_curve(compared: Sequence[BoxComparison], name: str) -> Curve | N
     end_scores = np.array([MIN_SCORE, MIN_SCORE, 1.0, 1.0])
     all_scores = np.concatenate([score.astype(np.float64), end_scores])
     all_right = np.concatenate([is_right, [0, 1, 0, 1]])
-    # Boxes of one score share one probability.
-    levels, level_index = np.unique(all_scores, return_inverse=True)
-    weights = np.bincount(level_index).astype(np.float64)
-    fraction = np.bincount(level_index, weights=all_right) / weights
-    fitted = isotonic_regression(fraction, weights=weights).x
-    # The fit is constant between steps: the first and the last score of each step are kept.
-    steps = np.flatnonzero(np.diff(fitted, prepend=-1) > 0)
-    knots = sorted({0, len(levels) - 1, *steps.tolist(), *(steps[1:] - 1).tolist()})
+    levels, fitted = _fitted_fractions(all_scores, all_right)
+    knots = _ends_of_steps(fitted)
     return _rounded(levels[knots]), _rounded(fitted[knots])
+
+
+def _fitted_fractions(scores: Floats, is_right: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Return the scores that occur, ascending, and the fraction of right boxes, fitted to rise."""
+    # Boxes of one score share one probability.
+    levels, level_index = np.unique(scores, return_inverse=True)
+    weights = np.bincount(level_index).astype(np.float64)
+    fraction = np.bincount(level_index, weights=is_right) / weights
+    return levels, isotonic_regression(fraction, weights=weights).x
+
+
+def _ends_of_steps(fitted: NDArray[np.float64]) -> list[int]:
+    """Return the first and the last index of each step of a fit that is constant between steps."""
+    steps = np.flatnonzero(np.diff(fitted, prepend=-1) > 0)
+    return sorted({0, len(fitted) - 1, *steps.tolist(), *(steps[1:] - 1).tolist()})
 
 
 def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
@@ -73,10 +84,11 @@ def counting_threshold(compared: Sequence[BoxComparison], name: str) -> float:
     if not n_objects or len(score) < MIN_BOXES:
         return DEFAULT_COUNTS_FROM
     order = np.argsort(-score, kind="stable")
+    sorted_score = score[order]
     n_right = np.cumsum(is_right[order])
     n_boxes = np.arange(1, len(n_right) + 1)
     f1 = 2 * n_right / (n_boxes + n_objects)
     # Boxes of one score count all or none: the last of them stands for all.
-    is_last = np.append(np.diff(score[order]) != 0, True)
+    is_last = np.append(np.diff(sorted_score) != 0, True)
     best = int(np.argmax(np.where(is_last, f1, -1)))
-    return max(MIN_SCORE, round(float(score[order][best]) - SCORE_MARGIN, 4))
+    return max(MIN_SCORE, round(float(sorted_score[best]) - SCORE_MARGIN, 4))

@@ -19,7 +19,7 @@ from sparsem.detect.training.tiles import TrainingImage
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import VoxelSize
 from sparsem.models.device import choose_device
-from sparsem.store.sample import Sample, distinct_names
+from sparsem.store.sample import Sample, sample_names_of
 from sparsem.store.volume import Volume
 
 MAX_ENLARGEMENT = 2.0  # largest factor by which an image is enlarged for small objects
@@ -92,37 +92,57 @@ def detection_job(samples: Sequence[Sample], settings: DetectTrainSettings) -> D
     architecture = detector_class(settings.architecture)
     structures = settings.structures or _common_structures(samples)
     annotated: dict[str, _AnnotatedSample] = {}
-    inputs: dict[str, str] = {}
-    sample_names = distinct_names([sample.path for sample in samples])
+    sample_names = sample_names_of([sample.path for sample in samples])
     for sample_name, sample in zip(sample_names, samples, strict=True):
-        annotation = _read_annotation(sample, structures, settings.image)
-        annotated[sample_name] = annotation
-        for name, fingerprint in annotation.fingerprints.items():
-            inputs[f"input {sample_name}/{name}"] = fingerprint
-    image_ids = [
-        ImageId(name, z) for name, annotation in annotated.items() for z in annotation.slices
-    ]
+        annotated[sample_name] = _read_annotation(sample, structures, settings.image)
+    image_ids = _image_ids(annotated)
     roles = _roles_of(image_ids, settings)
     training_ids = {image_id for image_id, role in roles.items() if role is ImageRole.TRAIN}
     pixel_nm = _pixel_nm(annotated, training_ids, settings, architecture.min_object_px)
     recipe = DetectorRecipe(
         settings.architecture, structures, settings.input_px, pixel_nm, settings.queries
     )
-    images = {
-        image_id: _training_image(image_id, annotated[image_id.sample], recipe)
-        for image_id in image_ids
-    }
+    images = _training_images(annotated, recipe)
     if not any(len(images[image_id].kind) for image_id in training_ids):
         raise InputError(NO_TRAINING_BOX)
     # An impossible tile size is reported before anything is read.
     build_detector(settings.architecture, 1, settings.input_px, 10)
     raw = {name: sample.image("raw") for name, sample in zip(sample_names, samples, strict=True)}
+    inputs = _inputs_of(annotated)
     return DetectionJob(recipe, roles, images, raw, inputs, choose_device(settings.device))
+
+
+def _training_images(
+    annotated: Mapping[str, _AnnotatedSample], recipe: DetectorRecipe
+) -> dict[ImageId, TrainingImage]:
+    """Return all annotated images with their boxes."""
+    images = {}
+    for image_id in _image_ids(annotated):
+        images[image_id] = _training_image(image_id, annotated[image_id.sample], recipe)
+    return images
+
+
+def _image_ids(annotated: Mapping[str, _AnnotatedSample]) -> list[ImageId]:
+    """Return all annotated images, sample by sample."""
+    image_ids = []
+    for sample_name, annotation in annotated.items():
+        image_ids += [ImageId(sample_name, z) for z in annotation.slices]
+    return image_ids
+
+
+def _inputs_of(annotated: Mapping[str, _AnnotatedSample]) -> dict[str, str]:
+    """Return the fingerprints of all that was read, by its name."""
+    inputs = {}
+    for sample_name, annotation in annotated.items():
+        for name, fingerprint in annotation.fingerprints.items():
+            inputs[f"input {sample_name}/{name}"] = fingerprint
+    return inputs
 
 
 def _roles_of(
     image_ids: Sequence[ImageId], settings: DetectTrainSettings
 ) -> dict[ImageId, ImageRole]:
+    """Return the role of each image as the settings demand it."""
     validation = named_images(image_ids, settings.validation, "--validation")
     test = named_images(image_ids, settings.test, "--test")
     excluded = named_images(image_ids, settings.exclude, "--exclude")
@@ -132,6 +152,7 @@ def _roles_of(
 def _training_image(
     image_id: ImageId, annotation: _AnnotatedSample, recipe: DetectorRecipe
 ) -> TrainingImage:
+    """Return an annotated image with its boxes."""
     boxes = annotation.boxes.of_image(image_id.z)
     return TrainingImage(
         str(image_id),
@@ -172,24 +193,33 @@ def _read_annotation(
         SampleError: boxes are missing, or lie on images with other pixels.
     """
     stored = {name: read_annotated_boxes(sample, name) for name in structures}
-    box_images = {boxes.image for boxes in stored.values()}
-    drawn_on = next(iter(box_images))
-    if image_name is None:
-        newest = sample.newest_image
-        has_same_pixels = sample.drawn_on(newest) == sample.drawn_on(drawn_on)
-        image_name = newest if has_same_pixels else drawn_on
-    if len(box_images) > 1 or sample.drawn_on(image_name) != sample.drawn_on(drawn_on):
-        raise SampleError(
-            f"Boxes in {sample.path.name} were drawn on {' and '.join(sorted(box_images))}, whose "
-            f"pixels lie elsewhere than those of '{image_name}'; use that --image, or draw all "
-            "boxes on one image."
-        )
+    image_name = _image_to_train_on(sample, {boxes.image for boxes in stored.values()}, image_name)
     slices = sorted(set.intersection(*(set(boxes.slices) for boxes in stored.values())))
     image = sample.image(image_name)
     fingerprints = {name: boxes.fingerprint for name, boxes in stored.items()}
     fingerprints[f"image {image_name}"] = image.fingerprint
     all_boxes = concatenate_boxes([boxes.boxes for boxes in stored.values()])
     return _AnnotatedSample(image, sample_gray_statistics(image), all_boxes, slices, fingerprints)
+
+
+def _image_to_train_on(sample: Sample, box_images: set[str], image_name: str | None) -> str:
+    """Return the given image, or the newest one with the pixels that boxes were drawn on.
+
+    Raises:
+        SampleError: boxes lie on images with other pixels.
+    """
+    drawn_on = next(iter(box_images))
+    if image_name is None:
+        newest = sample.newest_image
+        has_same_pixels = sample.grid_image(newest) == sample.grid_image(drawn_on)
+        image_name = newest if has_same_pixels else drawn_on
+    if len(box_images) > 1 or sample.grid_image(image_name) != sample.grid_image(drawn_on):
+        raise SampleError(
+            f"Boxes in {sample.path.name} were drawn on {' and '.join(sorted(box_images))}, whose "
+            f"pixels lie elsewhere than those of '{image_name}'; use that --image, or draw all "
+            "boxes on one image."
+        )
+    return image_name
 
 
 def _pixel_nm(
@@ -210,16 +240,26 @@ def _pixel_nm(
     object_nm = _object_sizes_nm(annotated, training_ids)
     if not len(object_nm):
         raise InputError(NO_TRAINING_BOX)
-    small_nm = float(np.percentile(np.sqrt(object_nm.prod(axis=1)), SMALL_PERCENTILE))
-    large_nm = float(np.percentile(object_nm.max(axis=1), LARGE_PERCENTILE))
     finest_nm = min(_mean_pixel_nm(sample.image.voxel_size) for sample in annotated.values())
     pixel = max(
-        small_nm / min_object_px,
-        large_nm / (MAX_OBJECT_FRACTION * settings.input_px),
+        _pixel_of_objects_nm(object_nm, settings.input_px, min_object_px),
         finest_nm / MAX_ENLARGEMENT,
     )
     mean_nm = _mean_pixel_nm(voxel)
     return pixel * voxel.y / mean_nm, pixel * voxel.x / mean_nm
+
+
+def _pixel_of_objects_nm(object_nm: NDArray[Any], input_px: int, min_object_px: float) -> float:
+    """Return the nm of a pixel with which most objects are neither too small nor too large.
+
+    Args:
+        object_nm: (N, 2) width and height of all objects.
+        input_px: edge of a tile as the detector sees it, px.
+        min_object_px: size from which on the detector finds objects well, px.
+    """
+    small_nm = float(np.percentile(np.sqrt(object_nm.prod(axis=1)), SMALL_PERCENTILE))
+    large_nm = float(np.percentile(object_nm.max(axis=1), LARGE_PERCENTILE))
+    return max(small_nm / min_object_px, large_nm / (MAX_OBJECT_FRACTION * input_px))
 
 
 def _object_sizes_nm(

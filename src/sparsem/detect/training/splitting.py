@@ -47,19 +47,7 @@ def named_images(images: Sequence[ImageId], choices: Sequence[str], option: str)
     """
     named: set[ImageId] = set()
     for choice in choices:
-        parts = CHOICE.fullmatch(re.sub(r"\.zarr(?=:|$)", "", choice))
-        if parts is None:
-            raise SettingsError(
-                f"{option} takes a sample, or its slices, such as S01, S01:12 or S01:12-40; got "
-                f"'{choice}'."
-            )
-        matches = {image for image in images if image.sample == parts["sample"]}
-        if parts["slices"] is not None:
-            try:
-                slices = set(parsed_slices(parts["slices"]))
-            except ValueError as error:
-                raise SettingsError(f"{option} {choice}: {error}.") from None
-            matches = {image for image in matches if image.z in slices}
+        matches = _images_of_choice(images, choice, option)
         if not matches:
             known = ", ".join(dict.fromkeys(image.sample for image in images))
             raise SettingsError(
@@ -67,6 +55,24 @@ def named_images(images: Sequence[ImageId], choices: Sequence[str], option: str)
             )
         named |= matches
     return named
+
+
+def _images_of_choice(images: Sequence[ImageId], choice: str, option: str) -> set[ImageId]:
+    """Return the images that one choice names; refuse a choice that is not understood."""
+    parts = CHOICE.fullmatch(re.sub(r"\.zarr(?=:|$)", "", choice))
+    if parts is None:
+        raise SettingsError(
+            f"{option} takes a sample, or its slices, such as S01, S01:12 or S01:12-40; got "
+            f"'{choice}'."
+        )
+    matches = {image for image in images if image.sample == parts["sample"]}
+    if parts["slices"] is None:
+        return matches
+    try:
+        slices = set(parsed_slices(parts["slices"]))
+    except ValueError as error:
+        raise SettingsError(f"{option} {choice}: {error}.") from None
+    return {image for image in matches if image.z in slices}
 
 
 def split_images(
@@ -115,6 +121,7 @@ def split_images(
 
 
 def _refuse_double_roles(images: Sequence[ImageId], named: dict[ImageRole, set[ImageId]]) -> None:
+    """Raise a SettingsError if an image is named for two roles."""
     for image in images:
         n_roles = sum(image in own_images for own_images in named.values())
         if n_roles > 1:
@@ -136,14 +143,9 @@ def _held_out(
         seed: seed of the draw of samples.
     """
     by_sample = unit == "sample"
-    units: list[str | ImageId] = list(free)
-    if by_sample:
-        units = list(dict.fromkeys(image.sample for image in free))
+    units = _ordered_samples(free, seed) if by_sample else list(free)
     if len(units) <= len(missing):
         raise SettingsError(_too_few(len(units), unit, missing))
-    if by_sample:
-        order = np.random.default_rng(seed).permutation(len(units))
-        units = [units[index] for index in order]
     roles: dict[ImageId, ImageRole] = {}
     for role in missing:
         count = max(1, round(len(units) * HELD_OUT_FRACTIONS[role]))
@@ -153,6 +155,13 @@ def _held_out(
             if (image.sample if by_sample else image) in held_out:
                 roles[image] = role
     return roles
+
+
+def _ordered_samples(images: Sequence[ImageId], seed: int) -> list[str | ImageId]:
+    """Return the names of the samples of some images, in random order."""
+    names = list(dict.fromkeys(image.sample for image in images))
+    order = np.random.default_rng(seed).permutation(len(names))
+    return [names[index] for index in order]
 
 
 def _too_few(n_units: int, unit: str, missing: Sequence[ImageRole]) -> str:

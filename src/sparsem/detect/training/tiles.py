@@ -28,6 +28,7 @@ RANDOM_FRACTION = 0.25
 N_SYMMETRIES = 8  # flips and quarter turns of a square
 
 Kinds = NDArray[np.int64]
+Window = tuple[int, int, int, int]  # x0 y0 x1 y1, px
 Tile = NDArray[np.float32]
 
 
@@ -100,19 +101,10 @@ class DetectionSampler:
 
     def _draw_tile(self, random: np.random.Generator) -> tuple[Tile, Corners, Kinds]:
         """Return a tile (1, S, S), and corners and kinds of its boxes."""
-        source, center_y, center_x = self._draw_center(random)
-        height, width = source.image.size_of(source.z)
-        tile_height, tile_width = source.edge
-        y = _draw_offset(height, tile_height, center_y, random)
-        x = _draw_offset(width, tile_width, center_x, random)
-        stop_y = min(height, y + tile_height)
-        stop_x = min(width, x + tile_width)
-        voxels = source.image.kept(0)
-        gray = voxels[slice(source.z, source.z + 1), slice(y, stop_y), slice(x, stop_x)][0]
-        tile = network_input(gray, source.levels, source.edge, self.input_px)[None]
-        corners, kind = boxes_in_window(source.corners, source.kind, (x, y, stop_x, stop_y))
-        scale = [self.input_px / tile_width, self.input_px / tile_height]
-        corners = corners * np.array(scale * 2, np.float32)
+        source, window = self._draw_window(random)
+        tile = self._read_tile(source, window)
+        corners, kind = boxes_in_window(source.corners, source.kind, window)
+        corners = corners * self._scale_of(source)
         is_large = (box_sizes(corners) >= MIN_EXTENT_PX).all(axis=1)
         symmetry = int(random.integers(N_SYMMETRIES))
         tile, corners = turn_tile(tile, corners[is_large], symmetry)
@@ -120,13 +112,37 @@ class DetectionSampler:
             tile = vary_intensity(tile, random, self.gray)
         return tile, corners, kind[is_large]
 
+    def _scale_of(self, source: TrainingImage) -> NDArray[np.float32]:
+        """Return the factors of corners (4,) from an image to the tile as the detector sees it."""
+        tile_height, tile_width = source.edge
+        scale = [self.input_px / tile_width, self.input_px / tile_height]
+        return np.array(scale * 2, np.float32)
+
+    def _read_tile(self, source: TrainingImage, window: Window) -> Tile:
+        """Return a window of an image as the detector sees it, (1, S, S)."""
+        x0, y0, x1, y1 = window
+        voxels = source.image.lazy(0)
+        gray = voxels[slice(source.z, source.z + 1), slice(y0, y1), slice(x0, x1)][0]
+        return network_input(gray, source.levels, source.edge, self.input_px)[None]
+
+    def _draw_window(self, random: np.random.Generator) -> tuple[TrainingImage, Window]:
+        """Return an image, and the window of a tile in it, cut at the border of the image."""
+        source, center_y, center_x = self._draw_center(random)
+        height, width = source.image.size_of(source.z)
+        tile_height, tile_width = source.edge
+        y = _draw_offset(height, tile_height, center_y, random)
+        x = _draw_offset(width, tile_width, center_x, random)
+        return source, (x, y, min(width, x + tile_width), min(height, y + tile_height))
+
     def _draw_center(
         self, random: np.random.Generator
     ) -> tuple[TrainingImage, float | None, float | None]:
         """Return an image, and the y and x that the tile must hold; None if it may lie anywhere."""
         if not self._boxes_of_kind or random.random() < RANDOM_FRACTION:
-            return self.images[int(random.integers(len(self.images)))], None, None
-        boxes = self._boxes_of_kind[int(random.integers(len(self._boxes_of_kind)))]
+            image_index = int(random.integers(len(self.images)))
+            return self.images[image_index], None, None
+        kind_index = int(random.integers(len(self._boxes_of_kind)))
+        boxes = self._boxes_of_kind[kind_index]
         image_index, box = boxes[int(random.integers(len(boxes)))].tolist()
         image = self.images[image_index]
         x0, y0, x1, y1 = image.corners[box].tolist()
@@ -155,9 +171,7 @@ def _draw_offset(length: int, edge: int, center: float | None, random: np.random
     return int(random.integers(first, last + 1))
 
 
-def boxes_in_window(
-    corners: Corners, kind: Kinds, window: tuple[int, int, int, int]
-) -> tuple[Corners, Kinds]:
+def boxes_in_window(corners: Corners, kind: Kinds, window: Window) -> tuple[Corners, Kinds]:
     """Return the boxes in a window, cut at its edges and relative to its corner.
 
     Boxes of which less than ``MIN_PART`` lies in the window are left out.
@@ -176,16 +190,22 @@ def turn_tile(tile: Tile, corners: Corners, symmetry: int) -> tuple[Tile, Corner
         corners: (n, 4) px of the tile.
         symmetry: 0 to 7; bit 0 flips x, bit 1 flips y, and bit 2 exchanges x and y.
     """
-    edge = tile.shape[-1]
-    x0, y0, x1, y1 = corners.T
     if symmetry & 1:
         tile = tile[..., ::-1]
-        x0, x1 = edge - x1, edge - x0
     if symmetry & 2:
         tile = tile[..., ::-1, :]
-        y0, y1 = edge - y1, edge - y0
     if symmetry & 4:
         tile = tile.swapaxes(-1, -2)
+    return np.ascontiguousarray(tile), _turn_boxes(corners, tile.shape[-1], symmetry)
+
+
+def _turn_boxes(corners: Corners, edge: int, symmetry: int) -> Corners:
+    """Return the boxes in a square of an edge after the same flips and quarter turns."""
+    x0, y0, x1, y1 = corners.T
+    if symmetry & 1:
+        x0, x1 = edge - x1, edge - x0
+    if symmetry & 2:
+        y0, y1 = edge - y1, edge - y0
+    if symmetry & 4:
         x0, y0, x1, y1 = y0, x0, y1, x1
-    turned_corners = np.asarray(np.column_stack([x0, y0, x1, y1]), np.float32)
-    return np.ascontiguousarray(tile), turned_corners
+    return np.asarray(np.column_stack([x0, y0, x1, y1]), np.float32)

@@ -6,6 +6,7 @@ A training can be interrupted at any moment and resumed.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ from sparsem.detect.models.detector import DetectionTarget, Detector
 from sparsem.detect.models.networks import detector_class, load_initial_weights
 from sparsem.detect.models.weights import hash_weights
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
+from sparsem.detect.tiling import TileDetections
 from sparsem.detect.training.calibration import calibration_curve, counting_threshold
 from sparsem.detect.training.job import DetectionJob, detection_job
-from sparsem.detect.training.recipe import DetectorRecipe, read_detector, save_detector
+from sparsem.detect.training.recipe import Curve, DetectorRecipe, read_detector, save_detector
 from sparsem.detect.training.splitting import ImageRole
 from sparsem.detect.training.tiles import DetectionBatch, DetectionSampler, TrainingImage
 from sparsem.errors import InputError, SettingsError
 from sparsem.models.checkpoint import load_state
 from sparsem.models.device import free_memory, keep_freed_memory
-from sparsem.progress import tell
+from sparsem.progress import print_note
 from sparsem.score.boxes import BoxComparison, box_scores
 from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample, as_samples
@@ -110,13 +112,27 @@ def train_detector(
     needs.check(folder if folder.is_dir() else Path.cwd())
     _report_plan(job, needs, on.quiet)
     state = _training_state(network, job, settings)
+    recipe = _train(out, files, state, job, record, settings, on)
+    return DetectorTrainResult(recipe, sample=only_sample, written=written)
+
+
+def _train(
+    out: Path,
+    files: TrainingFiles,
+    state: TrainingState,
+    job: DetectionJob,
+    record: Mapping[str, Any],
+    settings: DetectTrainSettings,
+    on: Execution,
+) -> DetectorRecipe:
+    """Run the training from its beginning or where it stopped, and write the detector."""
     with files.locked():
         files.restore(state, record, on.overwrite)
         _run(files, state, job, record, settings, on.quiet)
         recipe = _finished_recipe(state, job, record)
         save_detector(out, _as_detector(state.average).cpu(), recipe)
         files.state_path.unlink(missing_ok=True)
-    return DetectorTrainResult(recipe, sample=only_sample, written=written)
+    return recipe
 
 
 def _record_of(job: DetectionJob, settings: DetectTrainSettings) -> dict[str, Any]:
@@ -140,17 +156,11 @@ def _run(
     quiet: bool,
 ) -> None:
     """Run all updates that are left."""
-    sampler = DetectionSampler(
-        job.images_of(ImageRole.TRAIN),
-        settings.input_px,
-        settings.batch,
-        settings.intensity_augmentation,
-        settings.seed,
-    )
+    sampler = _sampler_of(job, settings)
     validation_images = job.images_of(ImageRole.VALIDATE)
     validate: Callable[[torch.nn.Module], tuple[float, ...]] | None = None
     if validation_images:
-        validate = lambda network: _validation_ap50(network, validation_images, job)  # noqa: E731
+        validate = partial(_validation_ap50, images=validation_images, job=job)
     updates = run_updates(
         state,
         sampler.draw,
@@ -168,6 +178,17 @@ def _run(
         columns,
         lambda progress: f"loss {progress.loss:.3f}",
         quiet,
+    )
+
+
+def _sampler_of(job: DetectionJob, settings: DetectTrainSettings) -> DetectionSampler:
+    """Return the source of the batches of a training."""
+    return DetectionSampler(
+        job.images_of(ImageRole.TRAIN),
+        settings.input_px,
+        settings.batch,
+        settings.intensity_augmentation,
+        settings.seed,
     )
 
 
@@ -193,18 +214,29 @@ def _report_plan(job: DetectionJob, needs: Needs, quiet: bool) -> None:
     n_boxes = sum(len(image.kind) for image in images)
     n_validation = len(job.ids_of(ImageRole.VALIDATE))
     n_test = len(job.ids_of(ImageRole.TEST))
-    edge = " x ".join(str(length) for length in dict.fromkeys(images[0].edge))
-    tell(
+    print_note(
         f"Training {recipe.detector} to detect {', '.join(recipe.structures)} on {n_boxes} boxes "
         f"in {len(images)} images; {n_validation} are held out for validation and {n_test} for "
-        f"testing. The network sees tiles of {edge} px at {recipe.input_px} px.",
+        f"testing. The network sees tiles of {_edge_text(images[0])} px at {recipe.input_px} px.",
         quiet,
     )
-    tell(f"It {needs}", quiet)
+    print_note(f"It {needs}", quiet)
+    _warn_of_crowded_tiles(recipe, images, quiet)
+
+
+def _edge_text(image: TrainingImage) -> str:
+    """Return the edge of a tile, or both edges if they differ."""
+    return " x ".join(str(length) for length in dict.fromkeys(image.edge))
+
+
+def _warn_of_crowded_tiles(
+    recipe: DetectorRecipe, images: Sequence[TrainingImage], quiet: bool
+) -> None:
+    """Print a note if a tile holds about as many objects as the detector can find."""
     crowd = max(_objects_in_tile(image) for image in images)
     has_queries = detector_class(recipe.detector).has_queries
     if has_queries and crowd > recipe.queries * MAX_QUERY_FRACTION:
-        tell(
+        print_note(
             f"Note: a tile holds about {crowd:.0f} objects, and {recipe.queries} --queries find at "
             "most as many; use more.",
             quiet,
@@ -237,21 +269,26 @@ def _initial_network(
         network = job.recipe.build()
     if settings.weights == "none":
         return network, "random"
-    if settings.weights != "auto":
-        load_initial_weights(network, settings.architecture, settings.weights)
-        is_coco = settings.weights == "coco"
-        return network, "coco" if is_coco else hash_weights(Path(settings.weights))
+    if settings.weights == "auto":
+        return network, _load_available_weights(network, settings.architecture, earlier, quiet)
+    load_initial_weights(network, settings.architecture, settings.weights)
+    is_coco = settings.weights == "coco"
+    return network, "coco" if is_coco else hash_weights(Path(settings.weights))
+
+
+def _load_available_weights(network: Detector, architecture: str, earlier: str, quiet: bool) -> str:
+    """Load weights of COCO into a detector if there are any, and return ``coco`` or ``random``."""
     if not network.has_coco_weights or earlier == "random":
-        return network, "random"
+        return "random"
     if earlier == "coco":
         network.freezes_norms = True  # the weights themselves are in the files of the training
-        return network, "coco"
+        return "coco"
     try:
-        load_initial_weights(network, settings.architecture, "coco")
+        load_initial_weights(network, architecture, "coco")
     except SettingsError as error:
-        tell(f"Note: {error} The training starts with random weights.", quiet)
-        return network, "random"
-    return network, "coco"
+        print_note(f"Note: {error} The training starts with random weights.", quiet)
+        return "random"
+    return "coco"
 
 
 def _training_state(
@@ -260,6 +297,13 @@ def _training_state(
     """Return a detector on its device, with an optimizer."""
     network = network.to(job.device)
     rate = settings.learning_rate or network.default_rate
+    groups = _parameter_groups(network)
+    optimizer = torch.optim.AdamW(groups, rate, weight_decay=WEIGHT_DECAY)
+    return TrainingState.beginning(network, optimizer, rate)
+
+
+def _parameter_groups(network: Detector) -> list[dict[str, Any]]:
+    """Return the trained parameters of backbone and heads, with their factors of the rate."""
     backbone_ids = {id(parameter) for parameter in network.backbone().parameters()}
     backbone = []
     heads = []
@@ -270,12 +314,10 @@ def _training_state(
             backbone.append(parameter)
         else:
             heads.append(parameter)
-    groups: list[dict[str, Any]] = [
+    return [
         {"params": backbone, "part": network.backbone_rate_factor},
         {"params": heads, "part": 1.0},
     ]
-    optimizer = torch.optim.AdamW(groups, rate, weight_decay=WEIGHT_DECAY)
-    return TrainingState.beginning(network, optimizer, rate)
 
 
 def _update(
@@ -296,6 +338,7 @@ def _update(
 
 
 def _as_detector(network: torch.nn.Module) -> Detector:
+    """Return a network that is known to be a detector as one."""
     if not isinstance(network, Detector):
         raise TypeError(f"{type(network).__name__} is no detector")
     return network
@@ -309,24 +352,31 @@ def _compare(
     Each image is a comparison of its own.
     """
     detector = _as_detector(network).eval()
+    return [_compare_image(detector, image, job) for image in images]
+
+
+def _compare_image(detector: Detector, image: TrainingImage, job: DetectionJob) -> BoxComparison:
+    """Return the boxes that a detector finds in an annotated image, with the annotated ones."""
+    structures = job.recipe.structures
+    objects = _objects_in_image(detector, image, job)
+    true_z = np.full(len(image.kind), image.z)
+    truth = Boxes.from_arrays(structures, true_z, image.kind, image.corners)
+    z = np.full(len(objects.kind), image.z)
+    detected = Boxes.from_arrays(structures, z, objects.kind, objects.corners, objects.score)
+    return BoxComparison(truth, detected, (image.z,))
+
+
+def _objects_in_image(
+    detector: Detector, image: TrainingImage, job: DetectionJob
+) -> TileDetections:
+    """Return the objects that a detector finds in an image with the usual settings."""
     settings = DetectSettings()
-    recipe = job.recipe
-    compared = []
-    for image in images:
-        shape = image.image.size_of(image.z)
-        tiling = tiling_of(shape, recipe, image.image.voxel_size, settings.overlap)
-        window = window_reader(image.image, image.z)
-        objects = detect_in_image(
-            window, tiling, detector, recipe, image.levels, settings.batch, job.device
-        )
-        true_z = np.full(len(image.kind), image.z)
-        truth = Boxes.from_arrays(recipe.structures, true_z, image.kind, image.corners)
-        z = np.full(len(objects.kind), image.z)
-        detected = Boxes.from_arrays(
-            recipe.structures, z, objects.kind, objects.corners, objects.score
-        )
-        compared.append(BoxComparison(truth, detected, (image.z,)))
-    return compared
+    shape = image.image.size_of(image.z)
+    tiling = tiling_of(shape, job.recipe, image.image.voxel_size, settings.overlap)
+    window = window_reader(image.image, image.z)
+    return detect_in_image(
+        window, tiling, detector, job.recipe, image.levels, settings.batch, job.device
+    )
 
 
 def _validation_ap50(
@@ -355,13 +405,24 @@ def _finished_recipe(
     ap50 = {score.structure: round(score.ap50, 4) for score in scores if score.n_truth}
     training["weights"] = "best" if ap50 else "last"
     training["validation_ap50"] = ap50
-    curves = {name: calibration_curve(compared, name) for name in recipe.structures}
     return replace(
         recipe,
-        confidence={name: curve for name, curve in curves.items() if curve is not None},
+        confidence=_calibration_curves(compared, recipe.structures),
         counts_from={name: counting_threshold(compared, name) for name in recipe.structures},
         training=training,
     )
+
+
+def _calibration_curves(
+    compared: Sequence[BoxComparison], structures: Sequence[str]
+) -> dict[str, Curve]:
+    """Return the calibration of each structure of which enough boxes were found."""
+    curves = {}
+    for name in structures:
+        curve = calibration_curve(compared, name)
+        if curve is not None:
+            curves[name] = curve
+    return curves
 
 
 def _used_slices(job: DetectionJob) -> list[str]:

@@ -24,7 +24,17 @@ def open_npy(path: Path) -> Source:
 
 
 def _npy_source(path: Path) -> Source:
+    """Open an array as a stack; its voxels are read when they are sliced."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
+    _refuse_other_arrays(array, path)
+    axes = DEFAULT_AXES[-array.ndim :]
+    _, shape = stack_layout(axes, array.shape, WHOLE_FILE, path.name)
+    stack = MappedStack(path, int(array.offset), shape, np.dtype(array.dtype))
+    return Source(stack, NO_LENGTHS, (path,))
+
+
+def _refuse_other_arrays(array: NDArray[Any], path: Path) -> None:
+    """Raise an InputError if an array holds no stack of real numbers in C order."""
     is_fortran_order = array.flags.f_contiguous > array.flags.c_contiguous
     if array.ndim not in (2, 3) or array.dtype.kind not in "iufb" or is_fortran_order:
         raise InputError(
@@ -36,10 +46,6 @@ def _npy_source(path: Path) -> Source:
             f"{path.name} holds one image of {array.shape[-1]} channels, {array.shape}; "
             "expected one channel, (z, y, x)."
         )
-    axes = DEFAULT_AXES[-array.ndim :]
-    _, shape = stack_layout(axes, array.shape, WHOLE_FILE, path.name)
-    stack = MappedStack(path, int(array.offset), shape, np.dtype(array.dtype))
-    return Source(stack, NO_LENGTHS, (path,))
 
 
 @dataclass(frozen=True)
@@ -67,13 +73,15 @@ class MappedStack:
         start, stop, _ = slices.indices(self.shape[0])
         voxels_per_slice = int(np.prod(self.shape[1:], dtype=np.int64))
         n_voxels = max(stop - start, 0) * voxels_per_slice
+        first_byte = self.offset + start * voxels_per_slice * self.stored.itemsize
         with self.path.open("rb") as file:
-            file.seek(self.offset + start * voxels_per_slice * self.stored.itemsize)
+            file.seek(first_byte)
             voxels = np.fromfile(file, self.stored, n_voxels)
         if voxels.size < n_voxels:
-            last_slice = start + voxels.size // voxels_per_slice
-            raise InputError(
-                f"{self.path.name} ends within slice {last_slice} of {self.shape[0]}; "
-                "is it complete?"
-            )
+            raise InputError(self._end_message(start + voxels.size // voxels_per_slice))
         return np.asarray(voxels.reshape(-1, *self.shape[1:]), self.dtype)
+
+    def _end_message(self, last_slice: int) -> str:
+        return (
+            f"{self.path.name} ends within slice {last_slice} of {self.shape[0]}; is it complete?"
+        )

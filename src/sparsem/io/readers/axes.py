@@ -1,6 +1,6 @@
 """Axes of the arrays in files, and the position of a (z, y, x) stack in an array of more axes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sparsem.errors import InputError
 from sparsem.io.readers.selection import Selection
@@ -56,22 +56,26 @@ def stack_layout(
         )
     y_axis = axes.index("YX")
     selected = _selected_positions(axes, shape, selection, name)
-    free_axes = [
-        axis
-        for axis in range(len(axes))
-        if axis not in (y_axis, y_axis + 1) and axis not in selected
-    ]
+    used_axes = {y_axis, y_axis + 1, *selected}
+    free_axes = [axis for axis in range(len(axes)) if axis not in used_axes]
     long_axes = [axis for axis in free_axes if shape[axis] > 1]
     _refuse_several_stacks(axes, shape, long_axes, name)
     z_axis = _z_axis(axes, free_axes, long_axes)
-    index: list[int | slice | None] = [selected.get(axis, 0) for axis in range(len(axes))]
+    depth = 1 if z_axis is None else shape[z_axis]
+    index = _index_of_stack(len(axes), y_axis, z_axis, selected)
+    return index, (depth, shape[y_axis], shape[y_axis + 1])
+
+
+def _index_of_stack(
+    n_axes: int, y_axis: int, z_axis: int | None, selected: Mapping[int, int]
+) -> Index:
+    """Return the position of a stack on all axes; 0 on those that are neither z nor selected."""
+    index: list[int | slice | None] = [selected.get(axis, 0) for axis in range(n_axes)]
     index[y_axis] = FULL_AXIS
     index[y_axis + 1] = FULL_AXIS
-    depth = 1
     if z_axis is not None:
         index[z_axis] = None
-        depth = shape[z_axis]
-    return tuple(index), (depth, shape[y_axis], shape[y_axis + 1])
+    return tuple(index)
 
 
 def _lengths(axes: str, shape: Sequence[int]) -> str:

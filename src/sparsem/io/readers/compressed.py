@@ -58,13 +58,14 @@ class CompressedStack:
         with refuse_damaged_file(self.path, f"{self.encoding} NRRD"):
             content = _read(self, start * slice_bytes, n_bytes)
         if len(content) < n_bytes:
-            last_slice = start + len(content) // slice_bytes
-            raise InputError(
-                f"{self.path.name} ends within slice {last_slice} of {self.shape[0]}; "
-                "is it complete?"
-            )
+            raise InputError(self._end_message(start + len(content) // slice_bytes))
         voxels = np.frombuffer(content, self.stored).reshape(-1, *self.shape[1:])
         return np.asarray(voxels, self.dtype)
+
+    def _end_message(self, last_slice: int) -> str:
+        return (
+            f"{self.path.name} ends within slice {last_slice} of {self.shape[0]}; is it complete?"
+        )
 
 
 # The compressed file that this process read last, (file, reader), where reading stopped.
@@ -89,9 +90,7 @@ def _read(stack: CompressedStack, position: int, count: int) -> bytes:
     if reader is None or reader.tell() > position:
         _OPEN[stack] = (file, reader)
         _close_all()
-        file = stack.path.open("rb")
-        file.seek(stack.offset)
-        reader = DECOMPRESSORS[stack.encoding](file, "rb")
+        file, reader = _open_stream(stack)
     try:
         _skip_to(reader, position)
         content: bytes = reader.read(count)
@@ -105,6 +104,13 @@ def _read(stack: CompressedStack, position: int, count: int) -> bytes:
     else:
         _OPEN[stack] = (file, reader)
     return content
+
+
+def _open_stream(stack: CompressedStack) -> tuple[Any, Any]:
+    """Open the file of a stack, and return it and the reader of its decompressed bytes."""
+    file = stack.path.open("rb")
+    file.seek(stack.offset)
+    return file, DECOMPRESSORS[stack.encoding](file, "rb")
 
 
 def _skip_to(reader: Any, position: int) -> None:

@@ -171,15 +171,20 @@ def _stem(name: str) -> str:
 def _split_name(name: str, pattern: re.Pattern[str], time: re.Pattern[str] | None) -> FileName:
     stem = _stem(name)
     spans = _number_spans(stem, pattern, time)
-    text_starts = [0, *(stop for _, stop, _ in spans)]
-    text_stops = [*(start for start, _, _ in spans), len(stem)]
-    texts = [stem[start:stop] for start, stop in zip(text_starts, text_stops, strict=True)]
+    texts = _texts_between(stem, spans)
     parts = []
     for index, (start, stop, is_time) in enumerate(spans):
         written = stem[start:stop]
         value = int(re.sub(r"\D", "", written)) if is_time else _value(written)
         parts.append(NamePart(texts[index], written, value, texts[index + 1], is_time))
     return FileName(name, tuple(parts), tuple(text.casefold() for text in texts))
+
+
+def _texts_between(stem: str, spans: Sequence[tuple[int, int, bool]]) -> list[str]:
+    """Return the text before the first number, between numbers, and after the last one."""
+    starts = [0, *(stop for _, stop, _ in spans)]
+    stops = [*(start for start, _, _ in spans), len(stem)]
+    return [stem[start:stop] for start, stop in zip(starts, stops, strict=True)]
 
 
 def _number_spans(

@@ -134,17 +134,22 @@ def _is_evenly_written(names: Sequence[FileName], numbers: Sequence[Number]) -> 
     for column in columns_of(names):
         if column.is_constant or column.is_whole or column.is_time:
             continue
-        written = [re.sub("[,p]", ".", part.written) for part in column.parts]
-        fractions = [text.partition(".")[2] for text in written if "." in text]
-        shortest = min(map(len, fractions), default=0)
-        if any(len(text) > shortest and text.endswith("0") for text in fractions):
-            return False
-        is_mixed = len(fractions) < len(written)
-        has_padded = any(part.is_padded for part in column.parts)
-        fits = is_complete(numbers) if has_padded else is_nearly_complete(numbers)
-        if is_mixed and not fits:
+        if not _is_evenly_written_column(column, numbers):
             return False
     return True
+
+
+def _is_evenly_written_column(column: Column, numbers: Sequence[Number]) -> bool:
+    """Return whether all numbers of a column have one count of decimals, or can have several."""
+    written = [re.sub("[,p]", ".", part.written) for part in column.parts]
+    fractions = [text.partition(".")[2] for text in written if "." in text]
+    shortest = min(map(len, fractions), default=0)
+    if any(len(text) > shortest and text.endswith("0") for text in fractions):
+        return False
+    is_mixed = len(fractions) < len(written)
+    has_padded = any(part.is_padded for part in column.parts)
+    fits = is_complete(numbers) if has_padded else is_nearly_complete(numbers)
+    return not is_mixed or fits
 
 
 def _order_of(names: Sequence[FileName]) -> SeriesOrder:
@@ -171,16 +176,21 @@ def _order_by_marks(names: Sequence[FileName]) -> SeriesOrder | None:
     varying = [column for column in marked if not column.is_constant]
     unique = [column for column in varying if column.is_unique]
     if unique:
-        for column in unique:
-            if column.order != unique[0].order:
-                return _contradiction(unique[0].order, column.order)
-        slice_column = next((column for column in unique if column.is_whole), unique[0])
-        return _order_by_column(names, slice_column)
+        return _order_by_unique_marks(names, unique)
     if varying:
         return _same_number(names, varying[0])
     constant = [column for column in marked if not any(part.has_unit for part in column.parts)]
     others = [column for column in columns_of(names) if column.is_unique and not column.is_channel]
     return _same_number(names, constant[0]) if constant and not others else None
+
+
+def _order_by_unique_marks(names: Sequence[FileName], unique: Sequence[Column]) -> SeriesOrder:
+    """Return the order by marked numbers that all distinguish slices; they have to agree."""
+    for column in unique:
+        if column.order != unique[0].order:
+            return _contradiction(unique[0].order, column.order)
+    slice_column = next((column for column in unique if column.is_whole), unique[0])
+    return _order_by_column(names, slice_column)
 
 
 def _order_without_marks(names: Sequence[FileName]) -> SeriesOrder:
@@ -193,16 +203,22 @@ def _order_without_marks(names: Sequence[FileName]) -> SeriesOrder:
         return _unlike(names)
     columns = [column for column in columns_of(names) if not column.is_constant]
     if not columns:
-        return SeriesOrder(
-            natural, note="the names carry no slice number; the order is alphabetical"
-        )
+        note = "the names carry no slice number; the order is alphabetical"
+        return SeriesOrder(natural, note=note)
     channels = _channel_columns(names)
     if any(not column.is_unique for column in channels) or len(columns) == len(channels):
         return _same_or_channel(names, columns, channels)
     unique = [column for column in columns if column.is_unique and column not in channels]
     if not unique:
         return _same_number(names, _most_varied(columns))
-    slice_column = _most_likely_slices(unique)
+    return _order_by_unmarked(names, columns, _most_likely_slices(unique))
+
+
+def _order_by_unmarked(
+    names: Sequence[FileName], columns: Sequence[Column], slice_column: Column
+) -> SeriesOrder:
+    """Return the order by a number that distinguishes slices, or what contradicts it."""
+    natural = tuple(range(len(names)))
     outlier = _outlier(names, slice_column)
     if outlier:
         return SeriesOrder(natural, fault=NameFault.UNLIKE, pair=outlier)
@@ -347,18 +363,23 @@ def _alternating(names: Sequence[FileName], columns: Sequence[Column]) -> tuple[
 
     Files of two detectors that share one counter look so: 0001_ESB, 0002_InLens, 0003_ESB, ...
     """
+    kinds = _kinds_of(names, columns)
+    period = len(set(kinds))
+    if period < 2 or len(kinds) < 2 * period or len(set(kinds[:period])) < period:
+        return None
+    repeats = all(kind == kinds[index % period] for index, kind in enumerate(kinds))
+    return (0, 1) if repeats else None
+
+
+def _kinds_of(names: Sequence[FileName], columns: Sequence[Column]) -> list[tuple[object, ...]]:
+    """Return the text of every name, with the numbers in it that are not ascending."""
     recurring_values = [
         column.values
         for column in columns
         if not column.is_unique and list(column.values) != sorted(column.values)
     ]
     texts = zip(*(name.text for name in names), strict=True)
-    kinds = list(zip(*recurring_values, *texts, strict=True))
-    period = len(set(kinds))
-    if period < 2 or len(kinds) < 2 * period or len(set(kinds[:period])) < period:
-        return None
-    repeats = all(kind == kinds[index % period] for index, kind in enumerate(kinds))
-    return (0, 1) if repeats else None
+    return list(zip(*recurring_values, *texts, strict=True))
 
 
 def possible_slice_numbers(

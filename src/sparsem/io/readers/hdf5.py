@@ -51,6 +51,7 @@ def open_hdf5(path: Path, selection: Selection) -> Source:
 
 
 def _hdf5_source(file: h5py.File, path: Path, selection: Selection) -> Source:
+    """Open a dataset of an HDF5 file as a stack."""
     datasets = Datasets()
     if selection.dataset is None:
         datasets = find_datasets(file)
@@ -61,18 +62,23 @@ def _hdf5_source(file: h5py.File, path: Path, selection: Selection) -> Source:
     node = _require_stack(file, key, path)
     index, shape = stack_layout(_axis_letters(node), node.shape, selection, name)
     missing = missing_hdf5_parts(node, path, index, name)
-    numbers = (selection.channel, selection.time)
-    selected = [key, *(str(number) for number in numbers if number is not None)]
     lengths = _stated_lengths(node)
     return Source(
         Hdf5Stack(path, key, index, shape, np.dtype(node.dtype)),
         axis_lengths_nm(lengths),
         (path,),
-        part=", ".join(selected),
+        part=_selected_part(key, selection),
         missing=missing,
         notes=tuple(f"{sentence}." for sentence in datasets.dangling),
         voxel_faults=length_faults(lengths),
     )
+
+
+def _selected_part(key: str, selection: Selection) -> str:
+    """Return the key of a dataset, and the selected channel and time, as text."""
+    numbers = (selection.channel, selection.time)
+    selected = [key, *(str(number) for number in numbers if number is not None)]
+    return ", ".join(selected)
 
 
 def _require_stack(file: h5py.File, key: str, path: Path) -> h5py.Dataset:

@@ -114,35 +114,51 @@ def find_datasets(file: h5py.File) -> Datasets:
 
     Each is listed once, by its own key if it has one in this file, else by that of a link.
     """
-    datasets = Datasets()
-    visited: set[tuple[int, int]] = set()
-    links: list[str] = []
+    search = _DatasetSearch(file)
+    search.visit("/")
+    while search.links:
+        search.visit(search.links.pop(0))
+    return search.datasets
 
-    def visit(key: str) -> None:
-        node = _find_node(file, key)
+
+@dataclass
+class _DatasetSearch:
+    """A walk through a file, along hard links first.
+
+    Attributes:
+        file: the file.
+        datasets: the datasets of three axes or more so far.
+        links: keys of soft and external links that were not followed yet.
+    """
+
+    file: h5py.File
+    datasets: Datasets = field(default_factory=Datasets)
+    links: list[str] = field(default_factory=list)
+    _visited: set[tuple[int, int]] = field(default_factory=set)
+
+    def visit(self, key: str) -> None:
+        """Visit a group or dataset, and all that lies below it, unless it was visited before."""
+        node = _find_node(self.file, key)
         if node is None:
-            target = link_target(file, key)
-            datasets.dangling.append(f"'{key}' is a link to {target}, which is not there")
+            target = link_target(self.file, key)
+            self.datasets.dangling.append(f"'{key}' is a link to {target}, which is not there")
             return
         info = h5py.h5o.get_info(node.id)
-        if (info.fileno, info.addr) in visited:
+        if (info.fileno, info.addr) in self._visited:
             return
-        visited.add((info.fileno, info.addr))
+        self._visited.add((info.fileno, info.addr))
         if isinstance(node, h5py.Dataset) and node.shape is not None and node.ndim >= 3:
-            datasets.keys.append(key)
-        if not isinstance(node, h5py.Group):
-            return
-        for name in node:
-            child_key = f"{key}/{name}".lstrip("/")
-            if isinstance(node.get(name, getlink=True), h5py.HardLink):
-                visit(child_key)
-            else:
-                links.append(child_key)
+            self.datasets.keys.append(key)
+        if isinstance(node, h5py.Group):
+            self._visit_children(node, key)
 
-    visit("/")
-    while links:
-        visit(links.pop(0))
-    return datasets
+    def _visit_children(self, group: h5py.Group, key: str) -> None:
+        for name in group:
+            child_key = f"{key}/{name}".lstrip("/")
+            if isinstance(group.get(name, getlink=True), h5py.HardLink):
+                self.visit(child_key)
+            else:
+                self.links.append(child_key)
 
 
 def find_dataset(file: h5py.File, key: str) -> h5py.Dataset | None:

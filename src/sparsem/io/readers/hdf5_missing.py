@@ -155,9 +155,7 @@ def _lacking_of_virtual(node: h5py.Dataset, path: Path, name: str, ancestors: An
     mappings = mappings_of(node)
     no_boxes = whole_box(node.shape)[:0]
     source_boxes = np.concatenate([no_boxes, *(mapping.boxes for mapping in mappings)])
-    gaps = _SourceGaps()
-    for file_name, file_mappings in _group_by_file(mappings).items():
-        _check_source_file(file_name, file_mappings, path, ancestors | {identity}, gaps)
+    gaps = _gaps_of_sources(mappings, path, ancestors | {identity})
     lacking: Lacking = [(parts, None) for parts in gaps.parts_of_sources()]
     if gaps.missing_sources:
         sources = _merge_boxes("source", gaps.missing_sources, fill, sparse=False)
@@ -197,6 +195,16 @@ class _SourceGaps:
             _merge_boxes(what, named_boxes, fill, sparse)
             for (what, fill, sparse), named_boxes in self.in_sources.items()
         ]
+
+
+def _gaps_of_sources(
+    mappings: Sequence[VirtualMapping], path: Path, ancestors: Ancestors
+) -> _SourceGaps:
+    """Return the sources that are missing, and what the others lack."""
+    gaps = _SourceGaps()
+    for file_name, file_mappings in _group_by_file(mappings).items():
+        _check_source_file(file_name, file_mappings, path, ancestors, gaps)
+    return gaps
 
 
 def _merge_boxes(
@@ -266,11 +274,16 @@ def _check_source_datasets(
         for parts, _ in lacking_by_key[mapping.key]:
             boxes = boxes_in_virtual(parts.boxes, read_boxes, mapping.boxes)
             if len(boxes):
-                what = parts.what
-                if not what.endswith("source"):
-                    what = f"{what} of a source"
-                gap = f"{parts.box_name(0)} of {name}"
-                gaps.in_sources[what, parts.fill, parts.sparse].append((boxes, gap))
+                _add_source_gap(parts, boxes, name, gaps)
+
+
+def _add_source_gap(parts: MissingBoxes, boxes: Boxes, name: str, gaps: _SourceGaps) -> None:
+    """Add the boxes that parts missing in a source have in the virtual dataset."""
+    what = parts.what
+    if not what.endswith("source"):
+        what = f"{what} of a source"
+    gap = f"{parts.box_name(0)} of {name}"
+    gaps.in_sources[what, parts.fill, parts.sparse].append((boxes, gap))
 
 
 def _refuse_smaller(source: h5py.Dataset, mapping: VirtualMapping, name: str) -> None:

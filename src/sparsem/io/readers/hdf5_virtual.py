@@ -77,6 +77,11 @@ def boxes_of(space: Any, shape: Sequence[int], merged: bool = True) -> Boxes:
     if not space.is_regular_hyperslab():
         corners = np.asarray(space.get_select_hyper_blocklist(), np.int64)  # (n, first/last, axes)
         return np.stack([corners[:, 0], corners[:, 1] + 1], axis=-1)
+    return _boxes_of_hyperslab(space, shape, merged)
+
+
+def _boxes_of_hyperslab(space: Any, shape: Sequence[int], merged: bool) -> Boxes:
+    """Return the boxes of a regular selection: all combinations of its spans along the axes."""
     starts, strides, counts, blocks = space.get_regular_hyperslab()
     axes = zip(starts, strides, counts, blocks, shape, strict=True)
     spans_of_axes = [_spans_along(*axis, merged) for axis in axes]
@@ -96,8 +101,9 @@ def _spans_along(
         length: of the axis.
         merged: return blocks that follow one another without a gap as one span.
     """
-    is_dense = stride == block and (merged or count != h5py.h5s.UNLIMITED)
-    if block == h5py.h5s.UNLIMITED or (is_dense and count == h5py.h5s.UNLIMITED):
+    is_endless = count == h5py.h5s.UNLIMITED
+    is_dense = stride == block and (merged or not is_endless)
+    if block == h5py.h5s.UNLIMITED or (is_dense and is_endless):
         spans = [(start, length)]
     elif is_dense:
         spans = [(start, start + count * block)]
@@ -153,18 +159,23 @@ def uncovered_boxes(shape: Sequence[int], boxes: Boxes) -> Boxes:
     n_cells = [len(axis_edges) - 1 for axis_edges in edges]
     if int(np.prod(n_cells, dtype=np.int64)) > MAX_CELLS:
         return _uncovered_by_count(shape, boxes)
-    is_free = np.ones(n_cells, bool)
-    for box in boxes:
-        inside = []
-        for axis_edges, bounds in zip(edges, box, strict=True):
-            inside.append(slice(*np.searchsorted(axis_edges, bounds).tolist()))
-        is_free[tuple(inside)] = False
-    cells = np.argwhere(is_free)
+    cells = np.argwhere(_is_free_cell(edges, boxes))
     spans = []
     for axis, axis_edges in enumerate(edges):
         axis_spans = np.stack([axis_edges[:-1], axis_edges[1:]], axis=-1)
         spans.append(axis_spans[cells[:, axis]])
     return np.stack(spans, axis=1)
+
+
+def _is_free_cell(edges: Sequence[NDArray[np.int64]], boxes: Boxes) -> NDArray[np.bool_]:
+    """Return which cells between the edges no box covers."""
+    is_free = np.ones([len(axis_edges) - 1 for axis_edges in edges], bool)
+    for box in boxes:
+        inside = []
+        for axis_edges, bounds in zip(edges, box, strict=True):
+            inside.append(slice(*np.searchsorted(axis_edges, bounds).tolist()))
+        is_free[tuple(inside)] = False
+    return is_free
 
 
 def _uncovered_by_count(shape: Sequence[int], boxes: Boxes) -> Boxes:
@@ -188,16 +199,21 @@ def boxes_in_virtual(missing: Boxes, source: Boxes, virtual: Boxes) -> Boxes:
     shifted: list[Boxes] = []
     same_layout = len(source) == len(virtual)
     for number, source_box in enumerate(source):
-        starts = np.maximum(missing[..., 0], source_box[:, 0])
-        stops = np.minimum(missing[..., 1], source_box[:, 1])
-        overlaps = (starts < stops).all(axis=1)
-        if not overlaps.any():
+        boxes = _boxes_within(source_box, missing)
+        if not len(boxes):
             continue
         if not same_layout:
             return virtual
-        boxes = np.stack([starts[overlaps], stops[overlaps]], axis=-1)
         shifted.append(_shift_boxes(boxes, source_box, virtual[number]))
     return np.concatenate(shifted) if shifted else virtual[:0]
+
+
+def _boxes_within(box: NDArray[np.int64], boxes: Boxes) -> Boxes:
+    """Return the parts of boxes that lie within a box; those outside are left out."""
+    starts = np.maximum(boxes[..., 0], box[:, 0])
+    stops = np.minimum(boxes[..., 1], box[:, 1])
+    overlaps = (starts < stops).all(axis=1)
+    return np.stack([starts[overlaps], stops[overlaps]], axis=-1)
 
 
 def _shift_boxes(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.io.readers.axes import FULL_AXIS
+from sparsem.io.readers.axes import FULL_AXIS, Index
 from sparsem.io.readers.damage import refuse_damaged_file
 from sparsem.io.readers.hdf5 import Hdf5Stack
 from sparsem.io.readers.hdf5_files import hdf5_file
@@ -133,12 +133,7 @@ def _matlab_7_source(path: Path, selection: Selection) -> Source:
         variable = model.choose_variable(selection, path)
         node = file[variable]
         z, y, x = _stack_shape(model.shapes[variable], path)
-        leading_axes: tuple[int | None, ...] = ()
-        if node.ndim == 3:
-            leading_axes = (None,)
-        elif node.ndim == 4:
-            leading_axes = (0, None)
-        index = (*leading_axes, FULL_AXIS, FULL_AXIS)
+        index = _index_in_file(node.ndim)
         missing = missing_hdf5_parts(node, path, index, f"'{variable}' in {path.name}")
         stored = Hdf5Stack(path, variable, index, (z, x, y), np.dtype(node.dtype))
     is_type_63 = model.model_type == MATERIALS_63
@@ -150,6 +145,16 @@ def _matlab_7_source(path: Path, selection: Selection) -> Source:
         part=variable,
         missing=missing,
     )
+
+
+def _index_in_file(n_axes: int) -> Index:
+    """Return the position of a stack in a variable of two, three or four axes."""
+    leading_axes: tuple[int | None, ...] = ()
+    if n_axes == 3:
+        leading_axes = (None,)
+    elif n_axes == 4:
+        leading_axes = (0, None)
+    return (*leading_axes, FULL_AXIS, FULL_AXIS)
 
 
 def _read_matlab_7_model(file: h5py.File) -> _Model:

@@ -139,11 +139,7 @@ def _read_header(path: Path) -> tuple[Any, ByteOrder]:
             f"{path.name} cannot be read as MRC ({size} bytes are fewer than its header has); "
             "is it complete?"
         )
-    plausible = [
-        (header, byte_order)
-        for header, byte_order in _decode_header(content)
-        if _is_plausible(header)
-    ]
+    plausible = [decoded for decoded in _decode_header(content) if _is_plausible(decoded[0])]
     for header, byte_order in plausible:
         if _needed_bytes(header) <= size:
             return header, byte_order

@@ -92,7 +92,15 @@ def _sign_by_voxels(stack: MappedStack) -> ByteSign:
         signed_steps += _sum_of_steps(pixels.view(np.int8))
     if not is_ambiguous:
         return ByteSign(signed=False, limited=True)
-    name = stack.path.name
+    return _sign_by_steps(unsigned_steps, signed_steps, stack.path.name)
+
+
+def _sign_by_steps(unsigned_steps: int, signed_steps: int, name: str) -> ByteSign:
+    """Return the sign with which neighboring pixels differ less.
+
+    Raises:
+        InputError: the two do not differ clearly.
+    """
     smaller, larger = sorted((unsigned_steps, signed_steps))
     if smaller >= CLEAR_RATIO * larger:
         raise InputError(

@@ -65,6 +65,7 @@ def open_nrrd(path: Path, selection: Selection) -> Source:
 
 
 def _nrrd_source(path: Path, selection: Selection) -> Source:
+    """Open an NRRD file as a stack."""
     header, header_end = _read_header(path)
     data, offset = _data_file(path, header, header_end)
     if any(header.get(key, 0) for key in SKIP_KEYS):
@@ -77,21 +78,25 @@ def _nrrd_source(path: Path, selection: Selection) -> Source:
     sizes = _space_sizes(header, path)
     _, shape = stack_layout(DEFAULT_AXES[-len(sizes) :], sizes, selection, path.name)
     encoding = str(header["encoding"]).lower()
-    stack: Stack
-    if encoding == "raw":
-        stack = MappedStack(data, offset, shape, dtype)
-    elif encoding in DECOMPRESSORS:
-        stack = CompressedStack(data, offset, shape, dtype, encoding)
-    else:
+    if encoding != "raw" and encoding not in DECOMPRESSORS:
         raise InputError(f"{path.name} is encoded as {encoding}; expected raw, gzip or bzip2.")
+    stack: Stack = MappedStack(data, offset, shape, dtype)
+    if encoding != "raw":
+        stack = CompressedStack(data, offset, shape, dtype, encoding)
+    files = (path,) if data == path else (path, data)
+    return _source_of(stack, header, files)
+
+
+def _source_of(stack: Stack, header: Mapping[str, Any], files: tuple[Path, ...]) -> Source:
+    """Return a stack with the lengths, the names and the position that a header states."""
     lengths = _stated_lengths(header)
     return Source(
         stack,
         axis_lengths_nm(lengths),
-        (path,) if data == path else (path, data),
+        files,
         names=_segment_names(header),
         voxel_faults=length_faults(lengths),
-        placement=_placement(header, path),
+        placement=_placement(header, files[0]),
     )
 
 
@@ -159,18 +164,18 @@ def _space_sizes(header: Mapping[str, Any], path: Path) -> list[int]:
     """
     sizes = [int(size) for size in header["sizes"]][::-1]  # the first axis in a file is the fastest
     kinds = _axis_kinds(header, len(sizes))
-    stated = f"{path.name} has the sizes {sizes[::-1]}"
-    n_layers = sizes[kinds.index("list")] if "list" in kinds else 1
-    if n_layers > 1:  # segments that overlap lie in layers
-        raise InputError(
-            f"{path.name} has segments that overlap, in {n_layers} layers; "
-            "in 3D Slicer, export them to a labelmap first."
-        )
+    _refuse_layers(sizes, kinds, path)
     axes = list(zip(sizes, kinds, strict=True))
     channels = [kind for size, kind in axes if kind not in SPACE_KINDS and size > 1]
     if len(sizes) == 3 and channels == ["time"]:
         return sizes  # as ImageJ calls slices
     space = [size for size, kind in axes if kind in ("domain", "space") or size > 1]
+    _refuse_channels(f"{path.name} has the sizes {sizes[::-1]}", channels, space)
+    return space
+
+
+def _refuse_channels(stated: str, channels: Sequence[str], space: Sequence[int]) -> None:
+    """Raise an InputError if there are channels, times, or more than three axes of space."""
     if channels or len(space) > 3:
         listed = f" ({', '.join(channels)})" if channels else ""
         raise InputError(f"{stated}{listed}; expected x, y, z of one channel and one time.")
@@ -178,7 +183,16 @@ def _space_sizes(header: Mapping[str, Any], path: Path) -> list[int]:
         raise InputError(
             f"{stated}, which looks like one image of {space[-1]} channels; expected x, y, z."
         )
-    return space
+
+
+def _refuse_layers(sizes: Sequence[int], kinds: Sequence[str], path: Path) -> None:
+    """Raise an InputError if segments overlap, and therefore lie in layers."""
+    n_layers = sizes[kinds.index("list")] if "list" in kinds else 1
+    if n_layers > 1:
+        raise InputError(
+            f"{path.name} has segments that overlap, in {n_layers} layers; "
+            "in 3D Slicer, export them to a labelmap first."
+        )
 
 
 def _axis_kinds(header: Mapping[str, Any], n_axes: int) -> list[str]:

@@ -111,9 +111,18 @@ def _open_by_kind(source: str | Path, selection: Selection) -> Source:
     if path.is_dir():
         files = _slice_files(path.iterdir())
         return open_series(files, f"the folder {source}", selection, str(source).rstrip("/"))
+    return _opener_of(path)(path, selection)
+
+
+def _opener_of(path: Path) -> Opener:
+    """Return the reader of a file by the ending of its name.
+
+    Raises:
+        InputError: no reader has this ending.
+    """
     for endings, opener in OPENERS.items():
         if path.suffix.lower() in endings:
-            return opener(path, selection)
+            return opener
     known_endings = ", ".join(ending for endings in OPENERS for ending in endings)
     raise InputError(
         f"{path.name} is of a format that is not read: "

@@ -37,11 +37,11 @@ class PaddedStack:
         voxels = np.zeros((max(stop - start, 0), *self.shape[1:]), self.dtype)
         z, y, x = self.offset
         depth, height, width = self.stack.shape
+        inner = voxels[:, y : y + height, x : x + width]
         first = max(start, z)
         last = min(stop, z + depth)
         if first < last:
-            inner = self.stack[first - z : last - z]
-            voxels[first - start : last - start, y : y + height, x : x + width] = inner
+            inner[first - start : last - start] = self.stack[first - z : last - z]
         return voxels
 
 
@@ -74,13 +74,19 @@ def uncrop_segmentation(source: Source, shapes: Sequence[tuple[int, int, int]]) 
             f"but the image here has {shapes[0]}; {ADVICE}."
         )
     image_shape = stated or shapes[0]
-    depth, height, width = source.stack.shape
-    z, y, x = offset
-    ends = (z + depth, y + height, x + width)
+    _refuse_outside(source, offset, image_shape)
+    return replace(source, stack=PaddedStack(source.stack, offset, image_shape))
+
+
+def _refuse_outside(
+    source: Source, offset: tuple[int, int, int], image_shape: tuple[int, int, int]
+) -> None:
+    """Raise an InputError if a segmentation covers voxels outside of its image."""
+    lengths = zip(offset, source.stack.shape, strict=True)
+    ends = tuple(first + length for first, length in lengths)
     is_beyond = any(end > length for end, length in zip(ends, image_shape, strict=True))
     if min(offset) < 0 or is_beyond:
         raise InputError(
-            f"{name} covers the voxels {offset} to {ends} (z, y, x), "
+            f"{source.files[0].name} covers the voxels {offset} to {ends} (z, y, x), "
             f"but the image has {image_shape}; {ADVICE}."
         )
-    return replace(source, stack=PaddedStack(source.stack, offset, image_shape))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sparsem.errors import InputError
 from sparsem.io.readers.damage import UNREADABLE, refuse_damaged_file
 from sparsem.io.readers.display import refuse_color_tiff, tiff_display, tiff_display_notes
-from sparsem.io.readers.file_names import distinct_names, natural_key
+from sparsem.io.readers.file_names import Number, distinct_names, natural_key
 from sparsem.io.readers.file_order import SeriesOrder, series_order
 from sparsem.io.readers.gaps import missing_numbers
 from sparsem.io.readers.name_faults import name_fault_message
@@ -86,27 +86,33 @@ def open_series(
         )
     names = distinct_names(files)
     order = series_order(names)
-    ordered = [files[index] for index in order.order]
+    ordered = tuple(files[index] for index in order.order)
     headers = [_slice_header(file, selection) for file in ordered]
+    _refuse_unequal(ordered, headers)
     shape, dtype, _ = headers[0]
-    for file, header in zip(ordered, headers, strict=True):
-        if (header.shape, header.dtype) != (shape, dtype):
-            raise InputError(
-                f"All slices must have one shape and type: {ordered[0].name} is {shape} {dtype}, "
-                f"but {file.name} is {header.shape} {header.dtype}."
-            )
     lengths = _pixel_lengths(ordered[0])
-    stack = SliceSeries(tuple(ordered), (len(ordered), *shape), dtype, selection)
+    fault = name_fault_message(order, names, where, folder) if order.fault else ""
     return Source(
-        stack,
+        SliceSeries(ordered, (len(ordered), *shape), dtype, selection),
         axis_lengths_nm(lengths),
-        tuple(ordered),
+        ordered,
         order.numbers,
         notes=_first_notes(headers),
         voxel_faults=length_faults(lengths),
-        order_error=name_fault_message(order, names, where, folder) if order.fault else "",
+        order_error=fault,
         order_note=_order_note(order, names, where),
     )
+
+
+def _refuse_unequal(files: Sequence[Path], headers: Sequence[SliceHeader]) -> None:
+    """Raise an InputError if the slices of a stack differ in shape or type."""
+    shape, dtype, _ = headers[0]
+    for file, header in zip(files, headers, strict=True):
+        if (header.shape, header.dtype) != (shape, dtype):
+            raise InputError(
+                f"All slices must have one shape and type: {files[0].name} is {shape} {dtype}, "
+                f"but {file.name} is {header.shape} {header.dtype}."
+            )
 
 
 def _order_note(order: SeriesOrder, names: Sequence[str], where: str) -> str:
@@ -137,28 +143,33 @@ def open_montage_images(
             f"There are no TIFF or PNG images in {where}; "
             "save images of other formats, such as JPEG, as one of these."
         )
-    ordered = sorted(files, key=lambda file: natural_key(file.name))
+    ordered = tuple(sorted(files, key=lambda file: natural_key(file.name)))
     headers = [_slice_header(file, selection) for file in ordered]
-    dtype = headers[0].dtype
-    for file, header in zip(ordered, headers, strict=True):
-        if header.dtype != dtype:
-            raise InputError(
-                f"All images must be of one type: {ordered[0].name} is {dtype}, "
-                f"but {file.name} is {header.dtype}."
-            )
+    _refuse_other_types(ordered, headers)
     _refuse_same_stem(ordered, where)
     sizes = tuple(header.shape for header in headers)
     height, width = (max(lengths) for lengths in zip(*sizes, strict=True))
     lengths = _pixel_lengths(ordered[0])
-    stack = SliceSeries(tuple(ordered), (len(ordered), height, width), dtype, selection)
+    stack = SliceSeries(ordered, (len(ordered), height, width), headers[0].dtype, selection)
     return Source(
         stack,
         axis_lengths_nm(lengths),
-        tuple(ordered),
+        ordered,
         sizes=sizes,
         notes=_first_notes(headers),
         voxel_faults=length_faults(lengths),
     )
+
+
+def _refuse_other_types(files: Sequence[Path], headers: Sequence[SliceHeader]) -> None:
+    """Raise an InputError if the images of a montage are not of one type."""
+    dtype = headers[0].dtype
+    for file, header in zip(files, headers, strict=True):
+        if header.dtype != dtype:
+            raise InputError(
+                f"All images must be of one type: {files[0].name} is {dtype}, "
+                f"but {file.name} is {header.dtype}."
+            )
 
 
 def _refuse_same_stem(files: Sequence[Path], where: str) -> None:
@@ -176,21 +187,29 @@ def repeat_missing_slices(source: Source) -> Source:
     """Return a series in which a copy of the slice before replaces each missing one."""
     if not isinstance(source.stack, SliceSeries):
         return source
-    file_of_number = dict(zip(source.numbers, source.stack.files, strict=True))
     missing = missing_numbers(source.numbers)
-    numbers = sorted({*source.numbers, *missing})
-    files: list[Path] = []
-    for number in numbers:
-        previous = files[-1] if files else source.stack.files[0]
-        files.append(file_of_number.get(number, previous))
-    stack = replace(source.stack, files=tuple(files), shape=(len(files), *source.stack.shape[1:]))
+    numbers = tuple(sorted({*source.numbers, *missing}))
+    files = _files_with_copies(source.numbers, source.stack.files, numbers)
+    stack = replace(source.stack, files=files, shape=(len(files), *source.stack.shape[1:]))
     return replace(
         source,
         stack=stack,
-        numbers=tuple(numbers),
+        numbers=numbers,
         repeated=tuple(map(numbers.index, missing)),
         part="missing slices repeated",
     )
+
+
+def _files_with_copies(
+    present: Sequence[Number], files: Sequence[Path], numbers: Sequence[Number]
+) -> tuple[Path, ...]:
+    """Return the file of every number; of a missing one that of the slice before."""
+    file_of_number = dict(zip(present, files, strict=True))
+    complete: list[Path] = []
+    for number in numbers:
+        previous = complete[-1] if complete else files[0]
+        complete.append(file_of_number.get(number, previous))
+    return tuple(complete)
 
 
 def _pixel_lengths(file: Path) -> dict[str, StatedLength]:

@@ -51,17 +51,23 @@ def missing_pages(
         _refuse_short(keyframe.dataoffsets[0] + series.nbytes, keyframe, path)
         return ()
     positions = np.argwhere(np.ones(page_shape, bool)).reshape(n_pages, n_page_axes)
-    page_boxes = np.stack([positions, positions + 1], axis=-1)
-    in_stack = touches_stack(page_boxes, index[:n_page_axes])
+    in_stack = _is_in_stack(positions, index)
     pages, segments = _missing_boxes(series, positions, in_stack, path)
     n_stack_pages = int(in_stack.sum())
-    n_segments = (n_stack_pages - len(pages)) * int(np.prod(keyframe.chunked, dtype=np.int64))
+    segments_per_page = int(np.prod(keyframe.chunked, dtype=np.int64))
+    n_segments = (n_stack_pages - len(pages)) * segments_per_page
     lacking_pages = _lacking_pages(series, pages, path)
     lacking_segments = _lacking_segments(series, segments)
     return (
         *missing_from_stack(path.name, lacking_pages, index, n_stack_pages),
         *missing_from_stack(path.name, lacking_segments, index, n_segments),
     )
+
+
+def _is_in_stack(positions: NDArray[np.int64], index: Index) -> NDArray[np.bool_]:
+    """Return which pages belong to a stack; positions are (pages, axes)."""
+    page_boxes = np.stack([positions, positions + 1], axis=-1)
+    return touches_stack(page_boxes, index[: positions.shape[1]])
 
 
 def _lacking_pages(series: tifffile.TiffPageSeries, boxes: Boxes, path: Path) -> MissingBoxes:
@@ -141,16 +147,21 @@ def unwritten_segments(page: Any, path: Path) -> Boxes:
     keyframe = page.keyframe
     grid = _segment_grid(keyframe)
     present = grid.empty()
-    n_known = min(present.size, len(page.dataoffsets), len(page.databytecounts))
-    offsets = np.zeros(present.size, np.int64)
-    lengths = np.zeros(present.size, np.int64)
-    offsets[:n_known] = page.dataoffsets[:n_known]
-    lengths[:n_known] = page.databytecounts[:n_known]
+    offsets = _filled_up(page.dataoffsets, page, present.size)
+    lengths = _filled_up(page.databytecounts, page, present.size)
     is_written = (offsets > 0) & (lengths > 0)
     if is_written.any():
         ends = offsets + _needed_lengths(lengths, keyframe)
         _refuse_short(int(ends[is_written].max()), page, path)
     return grid.boxes(~is_written.reshape(present.shape))
+
+
+def _filled_up(values: Any, page: Any, size: int) -> NDArray[np.int64]:
+    """Return a value for every segment of a page, 0 where offset or length is not known."""
+    n_known = min(size, len(page.dataoffsets), len(page.databytecounts))
+    filled = np.zeros(size, np.int64)
+    filled[:n_known] = values[:n_known]
+    return filled
 
 
 def _segment_grid(keyframe: Any) -> ChunkGrid:

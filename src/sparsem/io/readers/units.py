@@ -184,15 +184,18 @@ def length_faults(lengths: Mapping[str, StatedLength]) -> tuple[str, ...]:
             unknown_units.setdefault(length.unknown_unit, []).append(axis)
         if length.impossible:
             impossible.setdefault(length.impossible, []).append(axis)
-    faults = []
-    for unit, axes in unknown_units.items():
-        faults.append(f"the unit '{unit}' of {_list_axes(axes)} is not known")
-    for shown, axes in impossible.items():
-        verb = "is" if len(axes) == 1 else "are"
-        faults.append(
-            f"{_list_axes(axes)} {verb} stated as {shown}, which is not a positive length"
-        )
-    return tuple(faults)
+    unit_faults = [
+        f"the unit '{unit}' of {_list_axes(axes)} is not known"
+        for unit, axes in unknown_units.items()
+    ]
+    impossible_faults = [_impossible_message(shown, axes) for shown, axes in impossible.items()]
+    return (*unit_faults, *impossible_faults)
+
+
+def _impossible_message(shown: str, axes: Sequence[str]) -> str:
+    """Return that the length of some axes cannot be one, as text."""
+    verb = "is" if len(axes) == 1 else "are"
+    return f"{_list_axes(axes)} {verb} stated as {shown}, which is not a positive length"
 
 
 def _list_axes(axes: Sequence[str]) -> str:

@@ -65,14 +65,7 @@ def is_zarr(path: Path) -> bool:
 def open_zarr(path: Path, selection: Selection) -> Source:
     """Open a Zarr array as a stack; see ``open_source``."""
     node, key, level = _choose_array(path, selection)
-    if not isinstance(node, zarr.Array):
-        raise InputError(
-            f"'{key}' in {path.name} is a group, not an array; name an array with --dataset KEY."
-        )
-    if not 3 <= node.ndim <= len(DEFAULT_AXES) or not all(node.shape):
-        raise InputError(
-            f"{path.name} has the shape {node.shape}; expected one channel, (z, y, x)."
-        )
+    _refuse_other_nodes(node, key, path)
     axes = level.axes if len(level.axes) == node.ndim else default_axes(node.shape)
     name = f"'{key}' in {path.name}" if key else path.name
     index, shape = stack_layout(axes, node.shape, selection, name)
@@ -92,6 +85,18 @@ def open_zarr(path: Path, selection: Selection) -> Source:
     )
 
 
+def _refuse_other_nodes(node: Any, key: str | None, path: Path) -> None:
+    """Raise an InputError if a node is no array, or has too few axes, too many, or empty ones."""
+    if not isinstance(node, zarr.Array):
+        raise InputError(
+            f"'{key}' in {path.name} is a group, not an array; name an array with --dataset KEY."
+        )
+    if not 3 <= node.ndim <= len(DEFAULT_AXES) or not all(node.shape):
+        raise InputError(
+            f"{path.name} has the shape {node.shape}; expected one channel, (z, y, x)."
+        )
+
+
 def _choose_array(path: Path, selection: Selection) -> _ArrayChoice:
     """Return the selected array, the first level of an OME-Zarr, or the only array.
 
@@ -106,15 +111,7 @@ def _choose_array(path: Path, selection: Selection) -> _ArrayChoice:
     key = selection.dataset
     level = _Level("", {})
     if multiscale is not None and key in (None, *_level_keys(multiscale)):
-        try:
-            number = 0 if key is None else _level_keys(multiscale).index(key)
-            key = str(multiscale["datasets"][number]["path"])
-            level = _describe_level(multiscale, number)
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-            raise InputError(
-                f"{path.name} has damaged OME-Zarr metadata ({error!r}); "
-                "name its array with --dataset KEY."
-            ) from None
+        key, level = _choose_level(multiscale, key, path)
     if key is None:
         key = _only_key(node, path)
     with refuse_damaged_file(path, "Zarr"):
@@ -122,6 +119,23 @@ def _choose_array(path: Path, selection: Selection) -> _ArrayChoice:
             raise InputError(_no_array_error(path, key, multiscale))
         array = node[key]
     return _ArrayChoice(array, key, level)
+
+
+def _choose_level(multiscale: Mapping[str, Any], key: str | None, path: Path) -> tuple[str, _Level]:
+    """Return the key and the description of a level of an OME-Zarr, by default of the first.
+
+    Raises:
+        InputError: the metadata are damaged.
+    """
+    try:
+        number = 0 if key is None else _level_keys(multiscale).index(key)
+        level_key = str(multiscale["datasets"][number]["path"])
+        return level_key, _describe_level(multiscale, number)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{path.name} has damaged OME-Zarr metadata ({error!r}); "
+            "name its array with --dataset KEY."
+        ) from None
 
 
 def _only_key(group: "zarr.Group", path: Path) -> str:
@@ -183,9 +197,7 @@ def _level_keys(multiscale: Mapping[str, Any]) -> list[str]:
 def _ngff_lengths(multiscale: Mapping[str, Any], level: int) -> dict[str, StatedLength]:
     """Return the edges of a voxel by axis: the scale of a level times that of all levels."""
     axes = multiscale.get("axes", [None])
-    level_transforms = multiscale["datasets"][level].get("coordinateTransformations", ())
-    transforms = [*level_transforms, *multiscale.get("coordinateTransformations", ())]
-    scales = [transform["scale"] for transform in transforms if transform.get("type") == "scale"]
+    scales = _scales_of(multiscale, level)
     if not scales or not isinstance(axes[0], Mapping):
         return {}  # NGFF before 0.4 states no lengths
     edges = np.prod(np.asarray(scales, float), axis=0).tolist()
@@ -194,6 +206,13 @@ def _ngff_lengths(multiscale: Mapping[str, Any], level: int) -> dict[str, Stated
         unit = axis.get("unit")
         lengths[str(axis["name"]).lower()] = stated_length(edge, unit, f"{edge:g} {unit}")
     return lengths
+
+
+def _scales_of(multiscale: Mapping[str, Any], level: int) -> list[Any]:
+    """Return the scale of a level, and that of all levels."""
+    level_transforms = multiscale["datasets"][level].get("coordinateTransformations", ())
+    transforms = [*level_transforms, *multiscale.get("coordinateTransformations", ())]
+    return [transform["scale"] for transform in transforms if transform.get("type") == "scale"]
 
 
 @dataclass(frozen=True)

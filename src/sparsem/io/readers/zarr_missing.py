@@ -4,7 +4,7 @@ They are found from the names of its files and the indexes of its shards; no vox
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,8 +49,7 @@ def missing_chunks(
     files = _files_in(directory)
     key_of: KeyOf = array.metadata.encode_chunk_key
     file_grid = ChunkGrid(array.shape, array.shards or array.chunks, index)
-    has_file = [key_of(position) in files for position in product(*file_grid.ranges)]
-    present = np.array(has_file, bool).reshape(file_grid.empty().shape)
+    present = _has_file(file_grid, key_of, files)
     if not present.any():
         _refuse_other_encodings(file_grid, key_of, files, directory, name)
     chunk_grid = file_grid
@@ -59,16 +58,28 @@ def missing_chunks(
         present = _written_in_shards(array, directory, file_grid, chunk_grid, present)
     if present.all():
         return ()
-    positions = chunk_grid.positions(~present)
+    chunk_key = key_of if array.shards is None else str
+    fill = fill_number(array.fill_value)
+    lacking = _lacking_chunks(chunk_grid, ~present, chunk_key, fill)
+    return missing_from_stack(name, lacking, index, present.size)
+
+
+def _has_file(grid: ChunkGrid, key_of: KeyOf, files: Collection[str]) -> NDArray[np.bool_]:
+    """Return which chunks have a file, in the shape of the grid."""
+    has_file = [key_of(position) in files for position in product(*grid.ranges)]
+    return np.array(has_file, bool).reshape(grid.empty().shape)
+
+
+def _lacking_chunks(
+    grid: ChunkGrid, is_missing: NDArray[np.bool_], key_of: KeyOf, fill: float
+) -> MissingBoxes:
+    """Return the boxes of missing chunks, and their names."""
+    positions = grid.positions(is_missing)
 
     def chunk_name(number: int) -> str:
-        position = tuple(positions[number].tolist())
-        return key_of(position) if array.shards is None else str(position)
+        return key_of(tuple(positions[number].tolist()))
 
-    boxes = chunk_grid.boxes(~present)
-    fill = fill_number(array.fill_value)
-    lacking = MissingBoxes("chunk", boxes, chunk_name, fill, sparse=True)
-    return missing_from_stack(name, lacking, index, present.size)
+    return MissingBoxes("chunk", grid.boxes(is_missing), chunk_name, fill, sparse=True)
 
 
 def _files_in(directory: Path, prefix: str = "") -> set[str]:
@@ -191,8 +202,9 @@ def _shard_index(path: Path, codec: ShardingCodec, per_shard: tuple[int, ...]) -
     checksum_bytes = CHECKSUM_BYTES * (len(codec.index_codecs) - 1)
     if path.stat().st_size < index_bytes + checksum_bytes:
         raise InputError(f"The shard {path} is shorter than its index; copy it again.")
+    is_at_end = getattr(codec.index_location, "value", codec.index_location) == "end"
     with path.open("rb") as file:
-        if getattr(codec.index_location, "value", codec.index_location) == "end":
+        if is_at_end:
             file.seek(-index_bytes - checksum_bytes, os.SEEK_END)
         entries = np.frombuffer(file.read(index_bytes), stored)
     offsets = entries.reshape(*per_shard, 2)[..., 0]

@@ -56,10 +56,15 @@ def convex_voxels(corners: Points) -> int:
         hull = ConvexHull(points)
     except QhullError:
         return 0
-    rows = (spread[0] + 1, spread[1] + 1)
+    triangles = points[hull.simplices].astype(np.float64)
+    return _points_between(triangles, (spread[0] + 1, spread[1] + 1))
+
+
+def _points_between(triangles: Floats, rows: tuple[int, int]) -> int:
+    """Count the voxel centers in the hull of triangles (n, 3, 3), which meets rows (z, y)."""
     first = np.full(rows, np.inf)
     last = np.full(rows, -np.inf)
-    _intersect_rows(points[hull.simplices].astype(np.float64), first, last)
+    _intersect_rows(triangles, first, last)
     return _count_between(first, last)
 
 

@@ -84,12 +84,30 @@ def object_moments(labels: NDArray[np.uint32], first_z: int = 0) -> Moments:
 
 def combine_moments(parts: Sequence[Moments]) -> Moments:
     """Return the moments of whole objects from the moments of their parts."""
-    part_ids = [part.ids for part in parts]
-    ids, indices = np.unique(
-        np.concatenate(part_ids) if parts else np.empty(0, np.uint32), return_inverse=True
-    )
+    part_ids = [part.ids for part in parts] or [np.empty(0, np.uint32)]
+    ids, indices = np.unique(np.concatenate(part_ids), return_inverse=True)
+    total = _empty_moments(ids)
+    start = 0
+    for part in parts:
+        stop = start + len(part.ids)
+        _add_part(total, indices[start:stop], part)
+        start = stop
+    return total
+
+
+def _add_part(total: Moments, rows: NDArray[np.intp], part: Moments) -> None:
+    """Add the moments of a part to those of its objects in place; ``rows`` are their positions."""
+    total.voxels[rows] += part.voxels
+    total.first[rows] += part.first
+    total.second[rows] += part.second
+    total.low[rows] = np.minimum(total.low[rows], part.low)
+    total.high[rows] = np.maximum(total.high[rows], part.high)
+
+
+def _empty_moments(ids: Ids) -> Moments:
+    """Return the moments of objects to which no voxel was added yet."""
     n = len(ids)
-    total = Moments(
+    return Moments(
         ids,
         voxels=np.zeros(n, np.int64),
         first=np.zeros((n, 3), np.int64),
@@ -97,16 +115,6 @@ def combine_moments(parts: Sequence[Moments]) -> Moments:
         low=np.full((n, 3), EMPTY_LOW),
         high=np.full((n, 3), EMPTY_HIGH),
     )
-    start = 0
-    for part in parts:
-        rows = indices[start : start + len(part.ids)]
-        start += len(part.ids)
-        total.voxels[rows] += part.voxels
-        total.first[rows] += part.first
-        total.second[rows] += part.second
-        total.low[rows] = np.minimum(total.low[rows], part.low)
-        total.high[rows] = np.maximum(total.high[rows], part.high)
-    return total
 
 
 def renumber_consecutively(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], Ids]:

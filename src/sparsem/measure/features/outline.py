@@ -39,7 +39,6 @@ def outline_columns(
     low = moments.low[:, 1:]
     high = moments.high[:, 1:]
     extents = (high - low) * edges
-    axes = _ellipse_axes(moments, voxel)
     return {
         "object": moments.ids,
         "image": moments.low[:, 0],
@@ -49,14 +48,22 @@ def outline_columns(
         "area_um2": area,
         "perimeter_um": perimeter,
         "circle_diameter_um": 2 * np.sqrt(area / np.pi),
-        "ellipse_major_um": axes[:, 0],
-        "ellipse_minor_um": axes[:, 1],
-        "elongation": axes[:, 0] / axes[:, 1],
+        **_ellipse_columns(moments, voxel),
         "convex_area_um2": convex * pixel,
         "solidity": moments.voxels / convex,
         "circularity": 4 * np.pi * area / perimeter**2,
         "circular_variance": circular_variance(surface),
         "box_fill": area / extents.prod(axis=1),
+    }
+
+
+def _ellipse_columns(moments: Moments, voxel: VoxelSize) -> Columns:
+    """Return the axes of the ellipses with the same second moments, and their ratio."""
+    axes = _ellipse_axes(moments, voxel)
+    return {
+        "ellipse_major_um": axes[:, 0],
+        "ellipse_minor_um": axes[:, 1],
+        "elongation": axes[:, 0] / axes[:, 1],
     }
 
 

@@ -107,23 +107,32 @@ def spectrum_moments(spectrum: Floats) -> SpectrumMoments:
     mean = float(p @ n)
     deviation = float(np.sqrt(p @ (n - mean) ** 2))
     skewness = float(p @ (n - mean) ** 3) / deviation**3 if deviation > 0 else 0.0
+    return SpectrumMoments(mean, deviation, skewness, _entropy(p))
+
+
+def _entropy(p: Floats) -> float:
+    """Return the entropy of probabilities."""
     positive = p[p > 0]
-    entropy = float(-(positive * np.log(positive)).sum())
-    return SpectrumMoments(mean, deviation, skewness, entropy)
+    return float(-(positive * np.log(positive)).sum())
 
 
 def _opened_sums(image: Image, mask: Mask, elements: Sequence[Growth], bright: bool) -> list[float]:
     """Sum the image over the object, and its openings (``bright``) or closings of size 1 to N."""
     first, second = (np.minimum, np.maximum) if bright else (np.maximum, np.minimum)
-    sums = [float(image[mask].sum(dtype=np.float64))]
+    sums = [_sum_over(image, mask)]
     shrunk = image
     for size in range(len(elements)):
         shrunk = _filter_by_element(shrunk, mask, elements[size], first)
         opened = shrunk
         for element in elements[size::-1]:
             opened = _filter_by_element(opened, mask, element, second)
-        sums.append(float(opened[mask].sum(dtype=np.float64)))
+        sums.append(_sum_over(opened, mask))
     return sums
+
+
+def _sum_over(image: Image, mask: Mask) -> float:
+    """Return the sum of an image over an object."""
+    return float(image[mask].sum(dtype=np.float64))
 
 
 def _filter_by_element(image: Image, mask: Mask, element: Growth, extreme: np.ufunc) -> Image:

@@ -37,7 +37,6 @@ def shape_columns(
     # than the ball of the same volume.
     ball_areas = np.cbrt(36 * np.pi) * volumes ** (2 / 3)
     areas = np.maximum(surface.area, ball_areas)
-    has_hull = convex > 0
     extents = (moments.high - moments.low) * np.array(voxel.micrometers)
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
@@ -49,12 +48,20 @@ def shape_columns(
             "surface_um2": areas,
             "equivalent_diameter_um": np.cbrt(6 * volumes / np.pi),
             **_axis_columns(moments, voxel),
-            "convex_volume_um3": np.where(has_hull, convex * voxel.volume_um3, np.nan),
-            "solidity": np.where(has_hull, moments.voxels / convex, np.nan),
+            **_hull_columns(moments, convex, voxel),
             "sphericity": ball_areas / areas,
             "circular_variance": circular_variance(surface),
             "box_fill": volumes / extents.prod(axis=1),
         }
+
+
+def _hull_columns(moments: Moments, convex: Ints, voxel: VoxelSize) -> Columns:
+    """Return the volume of the convex hulls and the part that objects fill; NaN without a hull."""
+    has_hull = convex > 0
+    return {
+        "convex_volume_um3": np.where(has_hull, convex * voxel.volume_um3, np.nan),
+        "solidity": np.where(has_hull, moments.voxels / convex, np.nan),
+    }
 
 
 def circular_variance(surface: SurfaceSums) -> Floats:
@@ -77,14 +84,19 @@ def shapes(labels: NDArray[Any], voxel: VoxelSize) -> Columns:
     moments = object_moments(np.asarray(labels))
     index, ids = renumber_consecutively(np.asarray(labels))
     surface = surface_sums(index, voxel.micrometers, moments.centroids)
+    convex = _convex_voxels(index, len(ids))
+    return shape_columns(moments, surface, convex, np.array(index.shape), voxel)
+
+
+def _convex_voxels(index: NDArray[np.uint32], count: int) -> Ints:
+    """Return the voxels in the convex hull of every object 1 to ``count`` of labels (z, y, x)."""
     owners = []
     corners = []
     for z, section in enumerate(index):
-        corner_labels, yx = slice_corners(section, len(ids))
+        corner_labels, yx = slice_corners(section, count)
         owners.append(corner_labels)
         corners.append(np.column_stack([np.full(len(yx), z), yx]))
-    convex = convex_voxels_per_object(np.concatenate(owners), np.concatenate(corners), len(ids))
-    return shape_columns(moments, surface, convex, np.array(index.shape), voxel)
+    return convex_voxels_per_object(np.concatenate(owners), np.concatenate(corners), count)
 
 
 def _is_cut(moments: Moments, ends: Ints) -> NDArray[np.bool_]:
@@ -117,12 +129,19 @@ def _axis_columns(moments: Moments, voxel: VoxelSize) -> Columns:
     eigenvalues, eigenvectors = np.linalg.eigh(covariances)
     lengths = 2 * np.sqrt(5 * np.maximum(eigenvalues[:, ::-1], 0))  # (n, 3), longest first
     longest = eigenvectors[:, :, 2]
-    # An axis has no sign. Turn it so that its component of the largest magnitude is positive.
-    largest_component = longest[np.arange(len(longest)), np.abs(longest).argmax(axis=1)]
-    sign = np.where(largest_component < 0, -1, 1)
+    sign = _sign_of_largest(longest)
     columns: Columns = {}
     for k, name in enumerate(("major", "middle", "minor")):
         columns[f"axis_{name}_um"] = lengths[:, k]
     for k, axis in enumerate("zyx"):
         columns[f"axis_major_{axis}"] = longest[:, k] * sign
     return columns
+
+
+def _sign_of_largest(vectors: Floats) -> Ints:
+    """Return the sign (n,) of the component of the largest magnitude of vectors (n, 3).
+
+    An axis has no sign: multiplied with this one, its largest component is positive.
+    """
+    largest_component = vectors[np.arange(len(vectors)), np.abs(vectors).argmax(axis=1)]
+    return np.where(largest_component < 0, -1, 1)

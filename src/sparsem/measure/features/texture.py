@@ -109,9 +109,7 @@ def texture_features(
     levels = np.where(mask, quantize_gray(image, gray), np.uint8(0))
     offsets = pair_offsets(scale.distance_nm, scale.voxel)
     matrix = co_occurrence_matrix(levels, gray.levels, offsets)
-    eight_bit = _quantize(image, gray.low, gray.high, EIGHT_BIT)
-    elements = element_growth(scale.sizes, scale.step_nm, scale.voxel, scale.element)
-    spectrum = pattern_spectrum(eight_bit, mask, elements)
+    spectrum = _spectrum_of(image, mask, gray, scale)
     values = (
         float(inside.mean()),
         float(inside.std()),
@@ -120,6 +118,13 @@ def texture_features(
         *spectrum_moments(spectrum),
     )
     return dict(zip(TEXTURE_COLUMNS, values, strict=True)), spectrum
+
+
+def _spectrum_of(image: Image, mask: Mask, gray: GrayScale, scale: TextureScale) -> Floats:
+    """Return the pattern spectrum of an object, (2 sizes,), from gray levels of 8 bit."""
+    eight_bit = _quantize(image, gray.low, gray.high, EIGHT_BIT)
+    elements = element_growth(scale.sizes, scale.step_nm, scale.voxel, scale.element)
+    return pattern_spectrum(eight_bit, mask, elements)
 
 
 def _quantize(image: Image, low: float, high: float, levels: int) -> NDArray[np.uint8]:

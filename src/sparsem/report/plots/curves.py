@@ -54,6 +54,7 @@ def dice_curves(curves: Mapping[str, DiceCurve]) -> str:
 
 
 def _draw_dice_curve(axis: Any, index: int, name: str, curve: DiceCurve) -> None:
+    """Draw the Dice of a structure, and marks at the slices that training used."""
     color = series_color(index)
     dice_of_all_slices = np.full(int(curve.z.max()) + 1, np.nan)
     dice_of_all_slices[curve.z] = curve.dice
@@ -86,13 +87,18 @@ def network_comparison(runs_by_network: Mapping[str, Sequence[Run]]) -> str:
         right.plot([value / unit_s for value in seconds], dice, linestyle="", **style)
     left.set_xticks(range(len(counts)), [str(count) for count in counts])
     left.set(xlabel="labeled slices", ylabel="3D Dice")
-    right.set(xlabel=f"training ({unit_name})", xscale="log")
-    right.xaxis.set_major_formatter(FuncFormatter(_tick_label_1_2_5))
-    right.xaxis.set_minor_formatter(FuncFormatter(_tick_label_1_2_5))
+    _label_time_axis(right, unit_name)
     for axis in (left, right):
         axis.grid(alpha=0.3)
     add_legend(figure)
     return svg_text(figure)
+
+
+def _label_time_axis(axis: Any, unit_name: str) -> None:
+    """Make the axis of training times logarithmic, and label it."""
+    axis.set(xlabel=f"training ({unit_name})", xscale="log")
+    axis.xaxis.set_major_formatter(FuncFormatter(_tick_label_1_2_5))
+    axis.xaxis.set_minor_formatter(FuncFormatter(_tick_label_1_2_5))
 
 
 def _network_style(index: int) -> dict[str, Any]:
@@ -120,16 +126,20 @@ def drift_curves(shifts: Mapping[str, Floats], marked: Mapping[str, Sequence[int
     for index, (name, shift) in enumerate(shifts.items()):
         axis.plot(shift, color=series_color(index), linewidth=1.3, label=name)
     for index, (remark, slices) in enumerate(marked.items(), len(shifts)):
-        label: str | None = remark
-        for z in slices:
-            color = series_color(index)
-            axis.axvline(z, color=color, linewidth=0.9, linestyle=":", label=label)
-            label = None  # once in the legend
+        _mark_remark(axis, remark, slices, series_color(index))
     axis.set(xlabel="slice", ylabel="moved by (px)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     add_legend(figure)
     return svg_text(figure)
+
+
+def _mark_remark(axis: Any, remark: str, slices: Sequence[int], color: str) -> None:
+    """Draw a dotted line at every slice with a remark."""
+    label: str | None = remark
+    for z in slices:
+        axis.axvline(z, color=color, linewidth=0.9, linestyle=":", label=label)
+        label = None  # once in the legend
 
 
 def pattern_spectra(samples: Mapping[str, tuple[Floats, Floats]]) -> str:
@@ -141,27 +151,32 @@ def pattern_spectra(samples: Mapping[str, tuple[Floats, Floats]]) -> str:
     figure = new_figure(7, 3.0)
     axis = figure.subplots()
     for index, (name, (sizes, fractions)) in enumerate(samples.items()):
-        if not np.isfinite(fractions).any():
-            continue
-        color = series_color(index)
-        low, median, high = np.nanpercentile(fractions, (25, 50, 75), axis=0)
-        axis.fill_between(sizes, low, high, color=color, alpha=0.2, linewidth=0)
-        style: dict[str, Any] = {
-            "marker": series_marker(index),
-            "markersize": 3.5,
-            "linewidth": 1.2,
-        }
-        axis.plot(sizes, median, color=color, label=escape_label(name), **style)
+        if np.isfinite(fractions).any():
+            _draw_spectrum(axis, index, name, sizes, fractions)
     axis.axvline(0, color="#888888", linewidth=0.7)
     axis.set(xlabel="size (nm); negative: dark structures", ylabel="fraction of brightness")
     add_legend(figure)
     return svg_text(figure)
 
 
+def _draw_spectrum(axis: Any, index: int, name: str, sizes: Floats, fractions: Floats) -> None:
+    """Draw the median spectrum of a sample, and the quartiles as a band."""
+    color = series_color(index)
+    low, median, high = np.nanpercentile(fractions, (25, 50, 75), axis=0)
+    axis.fill_between(sizes, low, high, color=color, alpha=0.2, linewidth=0)
+    style: dict[str, Any] = {
+        "marker": series_marker(index),
+        "markersize": 3.5,
+        "linewidth": 1.2,
+    }
+    axis.plot(sizes, median, color=color, label=escape_label(name), **style)
+
+
 def organelles_per_cell(
     cells: Sequence[str], volumes: Mapping[str, Floats], colors: Mapping[str, str]
 ) -> str:
     """Draw one bar per cell: the volumes of its organelles, stacked.
+
 
     Args:
         cells: names of the cells.
@@ -171,15 +186,22 @@ def organelles_per_cell(
     width_in = max(6.0, min(PAGE_WIDTH_IN, 0.32 * len(cells) + 3))
     figure = new_figure(width_in, 3.6)
     axis = figure.subplots()
-    positions = range(len(cells))
-    bottom = np.zeros(len(cells))
-    for name, volume in volumes.items():
-        color = colors.get(name) or "#888888"
-        outline: dict[str, Any] = {"edgecolor": "#444444", "linewidth": 0.6}
-        axis.bar(positions, volume, bottom=bottom, color=color, label=escape_label(name), **outline)
-        bottom = bottom + volume
+    _draw_stacked_bars(axis, volumes, colors, len(cells))
     rotation = 90 if len(cells) > UPRIGHT_CELL_NAMES else 0
-    axis.set_xticks(positions, cells, fontsize=7.5, rotation=rotation)
+    axis.set_xticks(range(len(cells)), cells, fontsize=7.5, rotation=rotation)
     axis.set(xlabel="cell", ylabel="volume (µm³)")
     add_legend(figure, reverse=True)
     return svg_text(figure)
+
+
+def _draw_stacked_bars(
+    axis: Any, volumes: Mapping[str, Floats], colors: Mapping[str, str], n_cells: int
+) -> None:
+    """Draw the volumes of organelles on top of each other, a bar for each cell."""
+    outline: dict[str, Any] = {"edgecolor": "#444444", "linewidth": 0.6}
+    positions = range(n_cells)
+    bottom = np.zeros(n_cells)
+    for name, volume in volumes.items():
+        color = colors.get(name) or "#888888"
+        axis.bar(positions, volume, bottom=bottom, color=color, label=escape_label(name), **outline)
+        bottom = bottom + volume

@@ -1,6 +1,7 @@
 """Plots of detected boxes for the report, as SVG: precision and recall, counts."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,17 +52,22 @@ def counted_and_annotated(
     figure = new_figure(width_in, 2.8)
     panels = np.atleast_1d(figure.subplots(1, max(1, len(counts))))
     for axis, (name, pairs) in zip(panels, counts.items(), strict=False):
-        end = 1.05 * max([1, *(max(pair) for pair in pairs)])
-        axis.plot([0, end], [0, end], color="#999999", linewidth=0.8)
-        color = _structure_or_box_color(name, colors)
-        outline = {"edgecolors": "#333333", "linewidths": 0.4}
-        axis.scatter(*zip(*pairs, strict=True), s=16, color=color, **outline)
         ylabel = "counted" if axis is panels[0] else ""
-        axis.set(xlabel="annotated", ylabel=ylabel, xlim=(0, end), ylim=(0, end))
+        _draw_counts(axis, pairs, _structure_or_box_color(name, colors), ylabel)
         axis.set_title(escape_label(name), fontsize=9)
         axis.set_aspect("equal")
     return svg_text(figure)
 
 
+def _draw_counts(axis: Any, pairs: Sequence[tuple[int, int]], color: str, ylabel: str) -> None:
+    """Draw the (annotated, counted) objects of images, and the line on which both are equal."""
+    end = 1.05 * max([1, *(max(pair) for pair in pairs)])
+    axis.plot([0, end], [0, end], color="#999999", linewidth=0.8)
+    outline = {"edgecolors": "#333333", "linewidths": 0.4}
+    axis.scatter(*zip(*pairs, strict=True), s=16, color=color, **outline)
+    axis.set(xlabel="annotated", ylabel=ylabel, xlim=(0, end), ylim=(0, end))
+
+
 def _structure_or_box_color(name: str, colors: Mapping[str, str]) -> str:
+    """Return the color of a structure, or that of its boxes."""
     return colors.get(name) or colors.get(f"{name}, boxes") or "#555555"

@@ -34,6 +34,7 @@ KIND_GAP = 0.12  # between kinds of training at the same number of labeled slice
 RGBImage = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Panel = tuple[str, RGBImage]  # title and image
+UnitColor = tuple[float, float, float]  # red, green and blue, 0 to 1
 
 
 def stretch_contrast(image: NDArray[Any]) -> RGBImage:
@@ -56,16 +57,21 @@ def mask_overlay(image: NDArray[Any], masks: Mapping[str, Mask], opacity: float 
 def cell_overlay(image: NDArray[Any], labels: NDArray[Any], opacity: float = 0.4) -> RGBImage:
     """Return an image with colored, outlined cells over it; the same number has the same color."""
     ids, indices = np.unique(labels, return_inverse=True)
-    hue = (ids.astype(np.float64) * GOLDEN_RATIO) % 1
-    brightness = 0.75 + 0.25 * ((ids * 7) % 3) / 2
-    saturation = np.full(len(ids), 0.65)
-    colors = hsv_to_rgb(np.stack([hue, saturation, brightness], axis=1)) * 255
+    colors = _cell_colors(ids)
     gray = stretch_contrast(image)
     tinted = (1 - opacity) * gray + opacity * colors[indices.reshape(labels.shape)]
     rgb = np.where((labels > 0)[..., None], tinted, gray)
     edge = label_outlines(labels)
     rgb[edge] = 0.25 * rgb[edge]
     return rgb.astype(np.uint8)
+
+
+def _cell_colors(ids: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the color of each number of a cell, (n, 3) from 0 to 255."""
+    hue = (ids.astype(np.float64) * GOLDEN_RATIO) % 1
+    brightness = 0.75 + 0.25 * ((ids * 7) % 3) / 2
+    saturation = np.full(len(ids), 0.65)
+    return np.asarray(hsv_to_rgb(np.stack([hue, saturation, brightness], axis=1)) * 255)
 
 
 def label_outlines(labels: NDArray[Any]) -> Mask:
@@ -186,11 +192,8 @@ def write_dice_along_z(
     axis = figure.subplots()
     trained_only: set[int] = set()
     for index, (name, (dice, labeled)) in enumerate(scores.items()):
-        color = _fallback_color(index)
-        known = [z for z, value in enumerate(dice) if not math.isnan(value)]
-        axis.plot(known, [dice[z] for z in known], label=name, color=color, linewidth=1.4)
         scored = [z for z in labeled if not math.isnan(dice[z])]
-        axis.plot(scored, [dice[z] for z in scored], "o", color=color, markersize=4)
+        _draw_dice_along_z(axis, name, dice, scored, _fallback_color(index))
         trained_only |= {*labeled} - {*scored}
     for z in sorted(trained_only):
         axis.axvline(z, color="black", linewidth=0.8, linestyle=":")
@@ -200,6 +203,15 @@ def write_dice_along_z(
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False)
     return _save(figure, path)
+
+
+def _draw_dice_along_z(
+    axis: Any, name: str, dice: Sequence[float], scored: Sequence[int], color: UnitColor
+) -> None:
+    """Draw the known Dice of slices as a line, and those of labeled slices as dots."""
+    known = [z for z, value in enumerate(dice) if not math.isnan(value)]
+    axis.plot(known, [dice[z] for z in known], label=name, color=color, linewidth=1.4)
+    axis.plot(scored, [dice[z] for z in scored], "o", color=color, markersize=4)
 
 
 def write_dice_by_labeled(
@@ -219,10 +231,7 @@ def write_dice_by_labeled(
     counts = sorted({n_labeled for n_labeled, _, _ in runs})
     kinds = list(dict.fromkeys(kind for _, kind, _ in runs))
     for index, kind in enumerate(kinds):
-        dice_by_count = {
-            count: [dice for n, run_kind, dice in runs if (n, run_kind) == (count, kind)]
-            for count in counts
-        }
+        dice_by_count = {count: _dice_of(runs, count, kind) for count in counts}
         offset = (index - (len(kinds) - 1) / 2) * KIND_GAP
         _draw_dice_by_count(axis, dice_by_count, offset, _fallback_color(index), kind)
     axis.set_xticks(range(len(counts)), [str(count) for count in counts])
@@ -234,18 +243,23 @@ def write_dice_by_labeled(
     return _save(figure, path)
 
 
+def _dice_of(runs: Sequence[tuple[int, str, float]], count: int, kind: str) -> list[float]:
+    """Return the 3D Dice of the runs of one kind with a number of labeled slices."""
+    return [dice for n, run_kind, dice in runs if (n, run_kind) == (count, kind)]
+
+
 def _draw_dice_by_count(
     axis: Any,
     dice_by_count: Mapping[int, Sequence[float]],
     offset: float,
-    color: tuple[float, float, float],
+    color: UnitColor,
     label: str,
 ) -> None:
     """Draw the runs of one kind, ``offset`` to the right of the positions of their counts."""
     positions = [k + offset for k, dice in enumerate(dice_by_count.values()) if dice]
     runs = [dice for dice in dice_by_count.values() if dice]
     means = [float(np.mean(dice)) for dice in runs]
-    deviations = [float(np.std(dice, ddof=1)) if len(dice) > 1 else 0.0 for dice in runs]
+    deviations = [_deviation(dice) for dice in runs]
     squares = {"marker": "s", "markersize": 5, "linewidth": 1.2, "capsize": 4}
     axis.errorbar(np.array(positions), means, deviations, color=color, label=label, **squares)
     for position, dice in zip(positions, runs, strict=True):
@@ -253,17 +267,25 @@ def _draw_dice_by_count(
         axis.plot(x, dice, "o", color=color, markersize=3, alpha=0.5)
 
 
-def _fallback_color(index: int) -> tuple[float, float, float]:
+def _deviation(values: Sequence[float]) -> float:
+    """Return the standard deviation of values; 0 for a single one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _fallback_color(index: int) -> UnitColor:
+    """Return one of the colors of structures without a color of the papers."""
     return unit_rgb(FALLBACK_COLORS[index % len(FALLBACK_COLORS)])
 
 
 def _new_figure(width_in: float, height_in: float) -> Figure:
+    """Return an empty figure, inches."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def _save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure to a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

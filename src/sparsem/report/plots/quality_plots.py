@@ -59,15 +59,21 @@ def quality_along_z(curves: Mapping[str, Floats], lights: Sequence[str]) -> str:
         _mark_slices(axis, lights)
         _draw_measure(axis, curves[name])
         axis.set_title(SLICE_MEASURES[name], fontsize=9)
-    for axis in axes[len(shown) :]:
-        axis.set_axis_off()
+    _hide_axes(axes[len(shown) :])
     for axis in axes[max(0, len(shown) - SLICE_PANELS_PER_ROW) : len(shown)]:
         axis.set_xlabel("slice", fontsize=8)
         axis.tick_params(labelbottom=True)
     return svg_text(figure)
 
 
+def _hide_axes(axes: Sequence[Any]) -> None:
+    """Hide panels that are not used."""
+    for axis in axes:
+        axis.set_axis_off()
+
+
 def _mark_slices(axis: Any, lights: Sequence[str]) -> None:
+    """Draw a band at every amber and red slice."""
     for marked_light, color in LIGHT_COLORS.items():
         for z, light in enumerate(lights):
             if light == marked_light:
@@ -75,6 +81,7 @@ def _mark_slices(axis: Any, lights: Sequence[str]) -> None:
 
 
 def _draw_measure(axis: Any, values: Floats) -> None:
+    """Draw a measure of all slices."""
     marker = "." if len(values) < MAX_MARKED_SLICES else None
     axis.plot(values, color=SERIES_COLORS[0], linewidth=1.1, marker=marker, markersize=3.5)
     axis.set_ylim(*_axis_limits(values))
@@ -118,12 +125,8 @@ def boxes_by_group(
         _draw_boxes(axis, values_by_group, colors)
         axis.set_title(titles[metric], fontsize=9)
         axis.tick_params(axis="y", labelsize=7.5)
-    for axis in axes[len(values) :]:
-        axis.set_axis_off()
-    for index, axis in enumerate(axes[: len(values)]):
-        is_lowest = index + METRIC_PANELS_PER_ROW >= len(values)
-        texts = labels.texts if is_lowest else [""] * len(colors)
-        axis.set_xticks(range(len(colors)), texts, rotation=labels.rotation, fontsize=7.5)
+    _hide_axes(axes[len(values) :])
+    _label_groups(axes[: len(values)], labels)
     return svg_text(figure)
 
 
@@ -151,9 +154,19 @@ def _group_labels(groups: Sequence[str]) -> GroupLabels:
     return GroupLabels(texts, 0, 0.14 * max(map(len, wrapped)))
 
 
+def _label_groups(axes: Sequence[Any], labels: GroupLabels) -> None:
+    """Write the names of groups below the lowest panel of every column only."""
+    n_groups = len(labels.texts)
+    for index, axis in enumerate(axes):
+        is_lowest = index + METRIC_PANELS_PER_ROW >= len(axes)
+        texts = labels.texts if is_lowest else [""] * n_groups
+        axis.set_xticks(range(n_groups), texts, rotation=labels.rotation, fontsize=7.5)
+
+
 def _draw_boxes(
     axis: Any, values_by_group: Mapping[str, Floats], colors: Mapping[str, str]
 ) -> None:
+    """Draw the box and the dots of every group."""
     for index, (group, color) in enumerate(colors.items()):
         values = values_by_group[group]
         known = values[np.isfinite(values)]
@@ -164,6 +177,7 @@ def _draw_boxes(
 
 
 def _draw_box(axis: Any, position: int, values: Floats, color: str) -> None:
+    """Draw the box of a group, and its values as dots."""
     axis.boxplot(
         values,
         positions=[position],
@@ -208,16 +222,22 @@ def noise_before_and_after(
 def _draw_noise_bars(
     axis: Any, values_by_group: Sequence[Floats], shift: float, color: str, label: str
 ) -> None:
+    """Draw means as bars, standard deviations as error bars, and single values as dots."""
     groups = [values[np.isfinite(values)] for values in values_by_group]
     means = [float(values.mean()) if len(values) else 0.0 for values in groups]
     deviations = [float(values.std(ddof=1)) if len(values) > 1 else 0.0 for values in groups]
     positions = np.arange(len(groups)) + shift
     style = {"alpha": 0.6, "capsize": 3, "error_kw": {"linewidth": 0.8}}
     axis.bar(positions, means, 0.38, yerr=deviations, color=color, label=label, **style)
-    dots = {"s": 7, "color": "black", "alpha": 0.6, "linewidth": 0, "zorder": 3}
     for position, values in zip(positions, groups, strict=True):
-        x = np.full(len(values), position)
-        axis.scatter(x, values, rasterized=len(values) > MAX_VECTOR_DOTS, **dots)
+        _draw_dots(axis, position, values)
+
+
+def _draw_dots(axis: Any, position: float, values: Floats) -> None:
+    """Draw single values above each other."""
+    dots = {"s": 7, "color": "black", "alpha": 0.6, "linewidth": 0, "zorder": 3}
+    x = np.full(len(values), position)
+    axis.scatter(x, values, rasterized=len(values) > MAX_VECTOR_DOTS, **dots)
 
 
 def correlation_matrices(
@@ -235,18 +255,30 @@ def correlation_matrices(
     figure = new_figure(PAGE_WIDTH_IN, min(0.36 * len(names), 5.2) + 1.4)
     axes = figure.subplots(1, len(matrices), squeeze=False)[0]
     for axis, (title, matrix) in zip(axes, matrices.items(), strict=True):
-        finite = np.where(np.isfinite(matrix), matrix, 0)
-        image = axis.imshow(finite, cmap="RdBu_r", vmin=-1, vmax=1)
-        for (row, column), value in np.ndenumerate(matrix):
-            _write_correlation(axis, row, column, value, bold=bool(significant[title][row, column]))
-        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
-        axis.set_yticks(range(len(names)), names, fontsize=7.5)
+        image = _draw_matrix(axis, matrix, significant[title])
+        _label_metrics(axis, names)
         axis.set_title(title, fontsize=9.5)
     figure.colorbar(image, ax=list(axes), shrink=0.7, label="correlation")
     return svg_text(figure)
 
 
+def _label_metrics(axis: Any, names: Sequence[str]) -> None:
+    """Write the names of metrics along both axes of a matrix."""
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
+    axis.set_yticks(range(len(names)), names, fontsize=7.5)
+
+
+def _draw_matrix(axis: Any, matrix: Floats, significant: NDArray[np.bool_]) -> Any:
+    """Draw a matrix of correlations with their values, and return its image."""
+    finite = np.where(np.isfinite(matrix), matrix, 0)
+    image = axis.imshow(finite, cmap="RdBu_r", vmin=-1, vmax=1)
+    for (row, column), value in np.ndenumerate(matrix):
+        _write_correlation(axis, row, column, value, bold=bool(significant[row, column]))
+    return image
+
+
 def _write_correlation(axis: Any, row: int, column: int, value: float, bold: bool) -> None:
+    """Write the value of a correlation into its square."""
     is_known = np.isfinite(value)
     text = f"{value:.2f}" if is_known else "–"
     color = "white" if is_known and abs(value) > 0.6 else "black"

@@ -113,6 +113,7 @@ def _panel_figure(n_rows: int) -> Figure:
 
 
 def _draw_panel(axis: Any, samples: Sequence[Strip], column: str, as_pixels: bool) -> None:
+    """Draw a column of all samples next to each other."""
     for index, strip in enumerate(samples):
         values, is_cut = strip.column_values(column)
         _draw_strip(axis, index, values, is_cut, as_pixels)
@@ -122,12 +123,17 @@ def _draw_panel(axis: Any, samples: Sequence[Strip], column: str, as_pixels: boo
     # Matplotlib would put the title there, too, but searching for space takes a fifth of the time.
     axis.set_title(_panel_title(column), fontsize=8.5, y=1.0)
     axis.set_xlim(-0.6, len(samples) - 0.4)
-    labels = [f"{_short_name(strip.sample)}\n{strip.count_text(column)}" for strip in samples]
-    axis.set_xticks(range(len(samples)), labels, fontsize=7)
+    axis.set_xticks(range(len(samples)), _sample_labels(samples, column), fontsize=7)
     axis.tick_params(axis="y", labelsize=7.5)
 
 
+def _sample_labels(samples: Sequence[Strip], column: str) -> list[str]:
+    """Return the names of samples with their numbers of objects."""
+    return [f"{_short_name(strip.sample)}\n{strip.count_text(column)}" for strip in samples]
+
+
 def _draw_strip(axis: Any, index: int, values: Floats, is_cut: Mask, as_pixels: bool) -> None:
+    """Draw the objects of a sample, cut ones hollow, with the median and the quartiles."""
     is_known = np.isfinite(values)
     if not is_known.any():
         return
@@ -142,9 +148,12 @@ def _draw_strip(axis: Any, index: int, values: Floats, is_cut: Mask, as_pixels: 
     cut = is_known & is_cut
     x_cut = index + offsets[cut]
     axis.scatter(x_cut, values[cut], facecolor="none", edgecolor=color, linewidth=0.6, **style)
+    _draw_quartiles(axis, index, values[complete if complete.any() else is_known])
 
-    summarized = values[complete if complete.any() else is_known]
-    low, median, high = np.percentile(summarized, (25, 50, 75))
+
+def _draw_quartiles(axis: Any, index: int, values: Floats) -> None:
+    """Draw the median of a sample as a thick line, and its quartiles as thin lines."""
+    low, median, high = np.percentile(values, (25, 50, 75))
     axis.hlines((low, high), index - 0.28, index + 0.28, color="black", linewidth=0.8)
     axis.hlines(median, index - 0.4, index + 0.4, color="black", linewidth=1.8)
 
@@ -169,6 +178,7 @@ def _panel_title(column: str) -> str:
 
 
 def _short_name(name: str) -> str:
+    """Return a name of a sample that fits below a panel."""
     if len(name) > MAX_NAME_LENGTH:
         name = name[: MAX_NAME_LENGTH - 1] + "…"
     return escape_label(name)

@@ -85,13 +85,19 @@ def _opened_plotter(rendering: Rendering) -> Iterator[Any]:
         _add_texts(plotter, rendering)
         plotter.enable_depth_peeling(8)
         plotter.enable_anti_aliasing("ssaa")
-        plotter.camera_position = "xz"
-        plotter.camera.azimuth, plotter.camera.elevation = rendering.azimuth, rendering.elevation
-        plotter.reset_camera(bounds=None)
+        _place_camera(plotter, rendering)
         yield plotter
 
 
+def _place_camera(plotter: Any, rendering: Rendering) -> None:
+    """Place the camera so that everything is in view."""
+    plotter.camera_position = "xz"
+    plotter.camera.azimuth, plotter.camera.elevation = rendering.azimuth, rendering.elevation
+    plotter.reset_camera(bounds=None)
+
+
 def _add_solid(plotter: Any, solid: Solid, opacity: float) -> None:
+    """Add a colored mesh."""
     require("render")
     import pyvista
 
@@ -119,15 +125,20 @@ def _add_texts(plotter: Any, rendering: Rendering) -> None:
     size = f" {x} x {y} x {z} um (x y z)"
     plotter.add_text(size, position="lower_left", font_size=font_size, color=text_color)
     if rendering.legend:
-        entries = [[name, list(unit_rgb(color))] for name, color in rendering.legend.items()]
-        plotter.add_legend(
-            entries,
-            size=(0.2, 0.045 * len(entries)),
-            bcolor=LEGEND_BACKGROUND,
-            face="rectangle",
-            loc="upper left",
-            border=False,
-        )
+        _add_legend(plotter, rendering)
+
+
+def _add_legend(plotter: Any, rendering: Rendering) -> None:
+    """Add the names of colors."""
+    entries = [[name, list(unit_rgb(color))] for name, color in rendering.legend.items()]
+    plotter.add_legend(
+        entries,
+        size=(0.2, 0.045 * len(entries)),
+        bcolor=LEGEND_BACKGROUND,
+        face="rectangle",
+        loc="upper left",
+        border=False,
+    )
 
 
 def _to_vtk_axes(vertices: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,10 +1,11 @@
 """The stage ``render``: stills and turntable videos of structures in 3D."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from sparsem.errors import InputError, SampleError
@@ -19,6 +20,7 @@ from sparsem.report.scene3d.single_object import (
 from sparsem.report.scene3d.solids import Axis, Box, Cut, Solid, solids_of, volume_box
 from sparsem.settings import Settings, StructureNames, named_values, resolve_settings
 from sparsem.store.sample import Sample
+from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import FileResult
 
@@ -30,6 +32,12 @@ AROUND_OPACITY = 0.35
 
 class RenderSettings(Settings):
     """Structures to draw, and the view of them."""
+
+    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "View": ("object", "cut", "cut_at", "opacity", "azimuth", "elevation", "background"),
+        "Resolution": ("width", "height", "max_mvoxels", "triangles"),
+        "Video": ("seconds", "frames_per_second"),
+    }
 
     structures: StructureNames = Field(
         (), description="structure to draw; repeat it for several; default: every result"
@@ -105,12 +113,7 @@ def render(
     settings = resolve_settings(RenderSettings, settings, changes)
     path = Path(path)
     ending = path.suffix.lower()
-    if ending not in (".png", ".mp4"):
-        raise InputError(
-            f"'render' writes a still NAME.png or a turntable NAME.mp4; got '{path.name}'."
-        )
-    if path.exists() and not on.overwrite:
-        raise InputError(f"{path} exists; use --overwrite to replace it, or choose another name.")
+    _check_path(path, on.overwrite)
     layers, box, voxel_um = _layers_to_draw(sample, settings)
     is_video = ending == ".mp4"
     n_video_frames = max(1, round(settings.seconds * settings.frames_per_second))
@@ -121,17 +124,8 @@ def render(
         solids = _solids(layers, box, settings, meter)
         if not any(len(solid.mesh.triangles) for _, solid in solids):
             raise SampleError(_nothing_to_draw(sample, layers, settings))
-        rendering = Rendering(
-            solids=solids,
-            opacity=_opacities(layers, settings),
-            legend=_legend(layers),
-            size_um=(box[1] - box[0]) * np.array(voxel_um),
-            width=settings.width,
-            height=settings.height,
-            background=settings.background,
-            azimuth=settings.azimuth,
-            elevation=settings.elevation,
-        )
+        size_um = (box[1] - box[0]) * np.array(voxel_um)
+        rendering = _rendering_of(layers, solids, size_um, settings)
         if is_video:
             draw_turntable(rendering, unfinished, n_frames, settings.frames_per_second, meter)
         else:
@@ -140,16 +134,41 @@ def render(
     return FileResult(path, sample=sample, written=(str(path),))
 
 
+def _check_path(path: Path, overwrite: bool) -> None:
+    """Raise an InputError if a path has another ending, or exists and must not be replaced."""
+    if path.suffix.lower() not in (".png", ".mp4"):
+        raise InputError(
+            f"'render' writes a still NAME.png or a turntable NAME.mp4; got '{path.name}'."
+        )
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; use --overwrite to replace it, or choose another name.")
+
+
+def _rendering_of(
+    layers: Sequence[StructureLayer],
+    solids: list[tuple[str, Solid]],
+    size_um: NDArray[np.float64],
+    settings: RenderSettings,
+) -> Rendering:
+    """Return meshes with their opacity, legend and view."""
+    return Rendering(
+        solids=solids,
+        opacity=_opacities(layers, settings),
+        legend=_legend(layers),
+        size_um=size_um,
+        width=settings.width,
+        height=settings.height,
+        background=settings.background,
+        azimuth=settings.azimuth,
+        elevation=settings.elevation,
+    )
+
+
 def _layers_to_draw(
     sample: Sample, settings: RenderSettings
 ) -> tuple[list[StructureLayer], Box, Sequence[float]]:
     """Return the structures to draw, the box that is drawn, and the voxel size in µm."""
-    layers, problems = read_layers(sample, settings.structures, settings.cells, {})
-    layers = [layer for layer in layers if layer.labels]
-    first = layers[0].labels if layers else None
-    if first is None:
-        no_labels = f"{sample.path.name} has no labels to draw; run 'sparsem predict' first."
-        raise SampleError(problems[0] if problems else no_labels)
+    layers, first = _layers_with_labels(sample, settings)
     refuse_montage(sample, first)
     voxel_um = first.voxel_size.micrometers
     if settings.object is None:
@@ -157,6 +176,19 @@ def _layers_to_draw(
     single = parse_object(settings.object)
     box = box_around_object(sample, single)
     return select_object_layers(sample, layers, single, settings.cells), box, voxel_um
+
+
+def _layers_with_labels(
+    sample: Sample, settings: RenderSettings
+) -> tuple[list[StructureLayer], Volume]:
+    """Return the structures that have labels, at least one, and the labels of the first one."""
+    layers, problems = read_layers(sample, settings.structures, settings.cells, {})
+    layers = [layer for layer in layers if layer.labels]
+    first = layers[0].labels if layers else None
+    if first is None:
+        no_labels = f"{sample.path.name} has no labels to draw; run 'sparsem predict' first."
+        raise SampleError(problems[0] if problems else no_labels)
+    return layers, first
 
 
 def _solids(
@@ -176,12 +208,11 @@ def _solids(
 def _nothing_to_draw(
     sample: Sample, layers: Sequence[StructureLayer], settings: RenderSettings
 ) -> str:
+    """Return the message that no structure lies in the part to draw."""
     names = " or ".join(layer.name for layer in layers)
-    where = (
-        "the part that --cut leaves; choose another --cut-at, or leave --cut out"
-        if settings.cut
-        else "the part to draw"
-    )
+    where = "the part to draw"
+    if settings.cut:
+        where = "the part that --cut leaves; choose another --cut-at, or leave --cut out"
     return f"There is nothing to draw in {sample.path.name}: no {names} lies in {where}."
 
 

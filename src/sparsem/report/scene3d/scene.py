@@ -40,6 +40,7 @@ def encode_scene(layers: Sequence[StructureLayer], n_triangles: int) -> dict[str
     names = [layer.name for layer, _ in volumes]
     first = volumes[0][1]
     size_um = np.array(first.shape) * np.array(first.voxel_size) / 1000
+    cube_um = float(size_um.max())
     structures = []
     for layer, labels in volumes:
         if labels.shape != first.shape:
@@ -47,9 +48,7 @@ def encode_scene(layers: Sequence[StructureLayer], n_triangles: int) -> dict[str
         structure = {
             "name": layer.name,
             "transparency": _transparency(layer, names),
-            "parts": _encode_parts(
-                layer, labels, n_triangles // len(volumes), float(size_um.max())
-            ),
+            "parts": _encode_parts(layer, labels, n_triangles // len(volumes), cube_um),
         }
         structures.append(structure)
     return {"size": size_um.tolist(), "structures": structures}
@@ -61,6 +60,7 @@ def _has_depth(volume: Volume) -> bool:
 
 
 def _transparency(layer: StructureLayer, names: Sequence[str]) -> int:
+    """Return the transparency of a structure among those that are shown."""
     if layer.cells:
         return OUTERMOST
     return OUTER if INNER_STRUCTURE.get(layer.name) in names else OPAQUE
@@ -69,6 +69,7 @@ def _transparency(layer: StructureLayer, names: Sequence[str]) -> int:
 def _encode_parts(
     layer: StructureLayer, labels: Volume, n_triangles: int, cube_um: float
 ) -> list[dict[str, Any]]:
+    """Return the meshes of a structure with their names and colors."""
     max_voxels = MAX_CELL_VOXELS if layer.cells else MAX_STRUCTURE_VOXELS
     parts = []
     for solid in solids_of(layer, volume_box(labels), max_voxels, n_triangles):

@@ -72,7 +72,7 @@ def select_object_layers(
     row = _row_of_object(sample, single)
     around = {cells: int(row.get("cell") or 0), "nucleus": int(row.get("nucleus") or 0)}
     # Column of other tables that holds the number of the object around each of their objects.
-    columns = {cells: "cell", "nucleus": "nucleus"}
+    column = {cells: "cell", "nucleus": "nucleus"}.get(single.structure)
     selected = []
     for layer in layers:
         if layer.name == single.structure:
@@ -80,7 +80,6 @@ def select_object_layers(
         elif around.get(layer.name, 0):
             numbers = [around[layer.name]]
         else:
-            column = columns.get(single.structure)
             numbers = _numbers_inside(sample, layer.name, column, single.number)
         if numbers:
             selected.append(replace(layer, only=tuple(numbers)))
@@ -99,6 +98,7 @@ def _numbers_inside(sample: Sample, name: str, column: str | None, number: int) 
 
 
 def _row_of_object(sample: Sample, single: SingleObject) -> Mapping[str, Any]:
+    """Return the row of an object in the table of its structure, which must not be outdated."""
     table = sample.read_table(single.structure)
     id_column = "object" if "object" in table.column_names else "cell"
     ids = table[id_column].to_pylist()

@@ -137,10 +137,7 @@ def _cell_solids(
     labels: NDArray[Any], voxel_um: Sequence[float], low: NDArray[np.int64], n_triangles: int
 ) -> Iterator[Solid]:
     """Yield one mesh for each cell; triangles are divided among cells by their volume."""
-    ids, indices = np.unique(labels, return_inverse=True)
-    if ids[0] != 0:
-        ids, indices = np.concatenate([[0], ids]), indices + 1
-    indices = indices.reshape(labels.shape).astype(np.int32)
+    ids, indices = _numbered_from_one(labels)
     n_cell_voxels = max(1, int((indices > 0).sum()))
     for index, box in enumerate(find_objects(indices), 1):
         mask = indices[box] == index
@@ -153,7 +150,16 @@ def _cell_solids(
         yield Solid(str(cell), cell_color(cell), _translate(mesh, corner, voxel_um))
 
 
+def _numbered_from_one(labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """Return 0 and the numbers of all cells, and labels that are indices into them."""
+    ids, indices = np.unique(labels, return_inverse=True)
+    if ids[0] != 0:
+        ids, indices = np.concatenate([[0], ids]), indices + 1
+    return ids, indices.reshape(labels.shape).astype(np.int32)
+
+
 def _mask_mesh(mask: NDArray[np.bool_], voxel_um: Sequence[float]) -> Mesh:
+    """Return the surface of a mask that is in memory."""
     return mesh_from_mask(lambda first, last: mask[first:last], mask.shape, voxel_um, BLOCK_DEPTH)
 
 
