@@ -249,7 +249,7 @@ def measure(
     """Measure every object; see ``sparsem.measure``.
 
     Args:
-        labels: (z, y, x). A mask (one number besides 0) is split into connected objects; other
+        labels: (z, y, x). A mask (one number except 0) is split into connected objects; other
             numbers are objects.
         voxel_nm: voxel size (z, y, x) in nm.
         images: (z, y, x) for the texture; without it no texture is measured.

@@ -261,7 +261,7 @@ def _read_last_result(block: ZBlock, job: SeparationJob) -> dict[str, NDArray[An
 
 
 class _NetworkSlice(NamedTuple):
-    """What the network predicts in one slice.
+    """The prediction of the network in one slice.
 
     Attributes:
         mask: mask of all cells at full resolution.

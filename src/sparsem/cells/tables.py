@@ -93,7 +93,7 @@ def review_table(places: Sequence[ReviewPlace]) -> pa.Table:
     """Return one row for each place to review, the most important first."""
     columns: dict[str, Any] = {"rank": np.arange(1, len(places) + 1)}
     for name in ReviewPlace._fields:
-        columns[name] = [getattr(place, name) for place in places]
+        columns[name] = [getattr(review_place, name) for review_place in places]
     return pa.table(columns)
 
 

@@ -312,8 +312,13 @@ def _places_to_review(
     for z, cell, change_px in largest_area_jumps(areas, MAX_JUMPS):
         y, x = _deepest_change(labels, z, cell)
         places.append(ReviewPlace("jump", z, y, x, cell, 0, change_px * pixel_um2, 1))
-    places.sort(key=lambda place: (-place.area_um2, place.z, place.first, place.second))
+    places.sort(key=_review_order)
     return places[:MAX_PLACES]
+
+
+def _review_order(review_place: ReviewPlace) -> tuple[float, int, int, int]:
+    """Return the sort key of a place to review: larger areas come first."""
+    return -review_place.area_um2, review_place.z, review_place.first, review_place.second
 
 
 def _deepest_change(labels: Volume, z: int, cell: int) -> tuple[int, int]:

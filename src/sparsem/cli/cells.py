@@ -50,14 +50,14 @@ def track_command(path: SamplePath, *, settings: TrackSettings, on: Execution) -
     if tracking.review:
         n_places = len(tracking.review)
         lines += ["", f"Places to review first ({n_places} in tables/review_{name}.csv):"]
-        lines += map(_place_line, tracking.review[:MAX_PLACES])
+        lines += map(_review_line, tracking.review[:MAX_PLACES])
     data = {
         "cells": tracking.cells,
         "islands": tracking.islands,
         "unassigned": dict(tracking.unassigned),
         "left_out": tracking.left_out,
         "left_out_um3": tracking.left_out_um3,
-        "review": [place._asdict() for place in tracking.review],
+        "review": [review_place._asdict() for review_place in tracking.review],
     }
     return Outcome(lines, f"sparsem export {in_shell(path)} {name} {name}.tif", data)
 
@@ -85,13 +85,13 @@ def _unassigned_lines(tracking: TrackResult) -> list[str]:
     return lines
 
 
-def _place_line(place: ReviewPlace) -> str:
-    position = f"slice {place.z}, y {place.y}, x {place.x}"
-    cells_there = f"cell {place.first}"
-    if place.second:
-        cells_there = f"cells {place.first} and {place.second}"
-    if place.kind == "disagreement":
+def _review_line(review_place: ReviewPlace) -> str:
+    position = f"slice {review_place.z}, y {review_place.y}, x {review_place.x}"
+    cells_there = f"cell {review_place.first}"
+    if review_place.second:
+        cells_there = f"cells {review_place.first} and {review_place.second}"
+    if review_place.kind == "disagreement":
         reason = "the two propagations disagree about"
     else:
         reason = "the area changes of"
-    return f"  {position}: {reason} {cells_there} ({place.area_um2:.3g} um2)"
+    return f"  {position}: {reason} {cells_there} ({review_place.area_um2:.3g} um2)"

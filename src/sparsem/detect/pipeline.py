@@ -57,7 +57,7 @@ class DetectStep(Settings):
 
 def run_detection(
     sample: Sample,
-    here: Path,
+    study_folder: Path,
     step: DetectStep,
     image: str,
     rules: StructureRoles,
@@ -67,7 +67,7 @@ def run_detection(
 
     Args:
         sample: sample after preprocessing.
-        here: folder that paths are relative to.
+        study_folder: folder that paths are relative to.
         step: settings of all steps.
         image: image to search. If its pixels lie elsewhere than those of the image that boxes were
             drawn on, that one is searched.
@@ -79,30 +79,38 @@ def run_detection(
         that the detector was not trained on.
     """
     if step.boxes:
-        source = None if step.boxes.source is None else str(here / step.boxes.source)
+        source = None if step.boxes.source is None else str(study_folder / step.boxes.source)
         import_boxes([sample], changed(step.boxes, {"source": source}), on=on)
     image = _image_of_boxes(sample, image)
-    model = here / (step.model or step.out)
+    model = study_folder / (step.model or step.out)
     if step.model is None:
-        _train(sample, here, model, changed(step.train, {"image": step.train.image or image}), on)
+        _train(
+            sample,
+            study_folder,
+            model,
+            changed(step.train, {"image": step.train.image or image}),
+            on,
+        )
     detect(sample, model, changed(step.predict, {"image": step.predict.image or image}), on=on)
     _constrain(sample, step.constrain, rules, on.quiet)
-    volumes = _make_masks(sample, here, step.masks, on) if step.masks else []
+    volumes = _make_masks(sample, study_folder, step.masks, on) if step.masks else []
     scores = _score_if_possible(sample, on.quiet) if step.boxes else None
     return volumes, scores
 
 
-def _make_masks(sample: Sample, here: Path, settings: MasksSettings, on: Execution) -> list[str]:
+def _make_masks(
+    sample: Sample, study_folder: Path, settings: MasksSettings, on: Execution
+) -> list[str]:
     """Make masks in boxes, and return the paths of their volumes."""
-    sam = settings.sam and _in_folder(here, settings.sam)
+    sam = settings.sam and _in_folder(study_folder, settings.sam)
     return box_masks(sample, changed(settings, {"sam": sam}), on=on).volumes
 
 
 def _train(
-    sample: Sample, here: Path, model: Path, settings: DetectTrainSettings, on: Execution
+    sample: Sample, study_folder: Path, model: Path, settings: DetectTrainSettings, on: Execution
 ) -> None:
     """Train a detector on a sample; initial weights may lie in the folder of the study."""
-    weights = _in_folder(here, settings.weights)
+    weights = _in_folder(study_folder, settings.weights)
     train_detector([sample], model, changed(settings, {"weights": weights}), on=on)
 
 

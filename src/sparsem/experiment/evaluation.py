@@ -147,7 +147,7 @@ def evaluate_model(
 def _evaluation_inputs(
     reference: EvaluationReference, model: Path, z: Sequence[int]
 ) -> dict[str, str]:
-    """Return what an evaluation depends on, besides its settings."""
+    """Return the inputs that an evaluation depends on; its settings come in addition."""
     return {
         "image": reference.image.fingerprint,
         "model": file_hash(model),

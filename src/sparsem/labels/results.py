@@ -31,7 +31,9 @@ def result_labels(sample: Sample, name: str) -> Volume:
         return labels
     inputs = _constrained_inputs(sample)
     changed = [
-        other for other, fingerprint in inputs.items() if _differs(sample, other, fingerprint)
+        structure
+        for structure, fingerprint in inputs.items()
+        if _differs(sample, structure, fingerprint)
     ]
     if name not in inputs:
         changed.append(name)

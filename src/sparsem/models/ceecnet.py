@@ -62,7 +62,7 @@ class CEECUnit(nn.Module):
             ]
         )
         self.expand_again = NormedConvolution(channels, half, 3, groups)
-        self.beside = NormedConvolution(half, half, 3, groups)
+        self.far_convolution = NormedConvolution(half, half, 3, groups)
         self.far_fusion = Fusion(half, half, groups)
         self.expand = nn.ModuleList(
             [
@@ -85,7 +85,7 @@ class CEECUnit(nn.Module):
         for convolution in self.compress:
             coarse = convolution(coarse).relu()
         expanded = self.expand_again(upsample(coarse, height, width)).relu()
-        far = self.far_fusion(expanded, self.beside(far).relu())
+        far = self.far_fusion(expanded, self.far_convolution(far).relu())
         near = self.near(x)
         fine = upsample(near, 2 * height, 2 * width)
         for convolution in self.expand:

@@ -41,12 +41,12 @@ class MaskOverlap:
     true: int
     known: int
 
-    def __add__(self, other: "MaskOverlap") -> "MaskOverlap":
+    def __add__(self, overlap: "MaskOverlap") -> "MaskOverlap":
         return MaskOverlap(
-            self.both + other.both,
-            self.predicted + other.predicted,
-            self.true + other.true,
-            self.known + other.known,
+            self.both + overlap.both,
+            self.predicted + overlap.predicted,
+            self.true + overlap.true,
+            self.known + overlap.known,
         )
 
     @property

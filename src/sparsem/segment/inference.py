@@ -181,7 +181,8 @@ def make_forward(network: nn.Module, device: torch.device, precision: Precision)
     It takes tiles (B, K, S, S) and returns probabilities (B, C, S, S).
     """
     keep_freed_memory()
-    network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.eval()
 
     @torch.inference_mode()
     def forward(tiles: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 A name is a folder (``labels/NAME``) or a file (``tables/NAME.parquet``), so it consists of letters,
 digits, ``_``, ``-`` and ``.``. Some endings and beginnings say how a volume or table was made. The
-name of a structure must not use them: its results could not be told from those of another
+name of a structure must not use them: its results could not be distinguished from those of another
 structure.
 
     NAME-interior, NAME-boundary     probabilities of the cells of annotation NAME

@@ -19,7 +19,8 @@ SUM_TYPES = {1: np.int16, 2: np.int32}
 def coarser(fine: Array, factors: Sequence[int], labels: bool) -> Array:
     """Return the next level: modes of ``labels``, else means.
 
-    The result is computed slice by slice, so that little memory is needed besides input and output.
+    The result is computed slice by slice, so that little more memory is needed than for input and
+    output.
     """
     reduce = coarser_mode if labels else coarser_mean
     thickness, *factors_yx = factors

@@ -475,7 +475,7 @@ def refuse_repeated_samples(paths: Sequence[Path]) -> None:
 def sample_names_of(paths: Sequence[Path]) -> list[str]:
     """Return a name for each of several samples: that of its folder, without the suffix.
 
-    Equal names are preceded by as many parent folders as tell them apart.
+    Equal names are preceded by as many parent folders as distinguish them.
 
     >>> sample_names_of([Path("a/liver.zarr"), Path("b/liver.zarr"), Path("b/lung.zarr")])
     ['a/liver', 'b/liver', 'lung']

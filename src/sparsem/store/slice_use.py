@@ -12,7 +12,7 @@ import numpy as np
 
 from sparsem.store.volume import Volume
 
-DIGEST_PX = 256  # edge of the part of a slice that is hashed: noise alone tells two slices apart
+DIGEST_PX = 256  # edge of the part of a slice that is hashed: noise alone distinguishes two slices
 
 Role = Literal["unseen", "validated", "trained"]
 ROLES: tuple[Role, ...] = ("unseen", "validated", "trained")
@@ -80,11 +80,11 @@ def matched_use(used: dict[str, Sequence[Sequence[Any]]] | None, raw: Volume) ->
     """
     if used is None:
         return None
-    found: dict[str, tuple[int, ...]] = {}
+    slices_by_role: dict[str, tuple[int, ...]] = {}
     for role in ("trained", "validated"):
         digests: dict[int, set[str]] = {}
         for z, digest in used[role]:
             digests.setdefault(int(z), set()).add(str(digest))
         inside = sorted(z for z in digests if z < raw.shape[0])
-        found[role] = tuple(z for z in inside if slice_digest(raw, z) in digests[z])
-    return SliceUse(found["trained"], found["validated"])
+        slices_by_role[role] = tuple(z for z in inside if slice_digest(raw, z) in digests[z])
+    return SliceUse(slices_by_role["trained"], slices_by_role["validated"])

@@ -42,13 +42,14 @@ class Transform:
             return np.repeat(UNMOVED[None], self.shape[0], axis=0)
         return self.to_raw
 
-    def is_same(self, other: "Transform") -> bool:
+    def is_same(self, transform: "Transform") -> bool:
         """Return True if two images show the same position in every pixel."""
-        return self.shape == other.shape and np.array_equal(self.motions(), other.motions())
+        same_shape = self.shape == transform.shape
+        return same_shape and np.array_equal(self.motions(), transform.motions())
 
-    def motions_from(self, other: "Transform") -> Motion:
-        """Return motions from the pixels of ``other`` to those of this image, (z, 2, 3)."""
-        return compose(invert(self.motions()), other.motions())
+    def motions_from(self, source: "Transform") -> Motion:
+        """Return motions from the pixels of ``source`` to those of this image, (z, 2, 3)."""
+        return compose(invert(self.motions()), source.motions())
 
 
 def compose(second: Motion, first: Motion) -> Motion:
@@ -65,15 +66,15 @@ def invert(motion: Motion) -> Motion:
     return np.concatenate([linear, offset], axis=-1)
 
 
-def contains_pixels(shape: Sequence[int], other: Sequence[int], motions: Motion) -> bool:
+def contains_pixels(shape: Sequence[int], other_shape: Sequence[int], motions: Motion) -> bool:
     """Return True if an image has a pixel for every pixel of another one.
 
     Args:
         shape: (z, y, x) of the image.
-        other: (z, y, x) of the other image.
+        other_shape: (z, y, x) of the other image.
         motions: (z, 2, 3) from the pixels of the other image to those of the image.
     """
-    corners = motions @ _corners(other[1:])  # (z, 2, 4)
+    corners = motions @ _corners(other_shape[1:])  # (z, 2, 4)
     upper = np.array(shape[1:], float)[:, None] - 0.5
     return bool(((corners >= -0.5) & (corners < upper)).all())
 

@@ -175,7 +175,7 @@ def unlabeled_slices_between(labeled: Sequence[int], n_slices: int) -> list[int]
         third = len(middles) // 3
         return [middles[third], middles[-1 - third]]
     others = [z for z in range(n_slices) if z not in labeled]
-    others.sort(key=lambda z: min(abs(z - other) for other in labeled))
+    others.sort(key=lambda z: min(abs(z - labeled_z) for labeled_z in labeled))
     return sorted(others[-2:])
 
 
@@ -190,7 +190,7 @@ def _compared_slice(
 
 def _compared_cells(result: StudyResult, truth: Sample, name: str, z: int) -> ComparedCells:
     review = result.cells.review if result.cells else ()
-    positions = [(place.y, place.x) for place in review if place.z == z]
+    positions = [(mark.y, mark.x) for mark in review if mark.z == z]
     return ComparedCells(
         f"slice {z}, not labeled",
         result.sample.image().read(slice(z, z + 1))[0],
