@@ -8,6 +8,7 @@ from sparsem.boxes.importing import import_boxes
 from sparsem.detect.settings import DetectTrainSettings
 from sparsem.detect.training.job import detection_job
 from sparsem.errors import InputError
+from sparsem.labels.inventory import remove_pieces
 from sparsem.report.report import report
 from sparsem.segment.cross_validation import plan_folds
 from sparsem.segment.training_slices import read_unlabeled_slices
@@ -95,3 +96,16 @@ def test_a_report_names_both(equal_names: list[Sample], tmp_path: Path) -> None:
     text = page.path.read_text(encoding="utf-8")
     assert "<h3>a/tissue</h3>" in text
     assert 'data-file="a/' not in text
+
+
+def test_a_structure_with_boxes_only_is_shown_without_a_warning(
+    own_tissue: Sample, tmp_path: Path
+) -> None:
+    import_boxes(own_tissue, from_labels=("nucleus",), min_px=4)
+    remove_pieces(own_tissue, ["truth/nucleus"])
+    page = report(own_tissue, tmp_path / "page.html", structures="nucleus", on=QUIET)
+    texts = [notice.text for notice in page.notices["own"]]
+    assert not [text for text in texts if "has no labels" in text]
+    page = report(own_tissue, tmp_path / "other.html", structures="nuclei", on=QUIET)
+    texts = [notice.text for notice in page.notices["own"]]
+    assert [text for text in texts if "nuclei" in text]

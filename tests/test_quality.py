@@ -516,6 +516,9 @@ def test_black_and_constant_slices_are_red(tmp_path: Path) -> None:
     found = quality(sample, on=Execution(quiet=True))
     assert found.flags[2].remarks == ("black",)
     assert found.flags[4].light is Light.RED
+    put(sample, "", stack[:, :60, :50])  # too small for the middle band of sharpness
+    quality(sample, on=Execution(quiet=True, overwrite=True))
+    assert np.isnan(sample.read_table("quality_raw")["sharpness"].to_numpy()).all()
     put(sample, "", np.full((3, 1, 1), 9, np.uint8))
     with pytest.raises(InputError, match="have 1 x 1 px; expected at least 32 x 32 px"):
         quality(sample, on=Execution(quiet=True, overwrite=True))

@@ -95,8 +95,9 @@ def _noise_free_variance(values: Spectrum) -> float:
 
 
 def sharpness(spectrum: SliceSpectrum) -> float:
-    """Return the fraction of the amplitude that is fine, 0..1; NaN where there is only noise.
+    """Return the fraction of the amplitude that is fine, 0..1.
 
+    NaN where there is only noise, and for slices below 64 px, which have no middle band.
     The power at the finest frequencies is taken for noise and subtracted everywhere; of the rest,
     the fine and the middle band are compared. Lines through the center along both axes are left
     out: stripes and edges of a scan are not detail.
@@ -115,8 +116,10 @@ def _finest_power(spectrum: SliceSpectrum) -> float:
 
 
 def _power_in_band(spectrum: SliceSpectrum, low: float, high: float) -> float:
-    """Return the mean power in a band of frequency, off both axes."""
+    """Return the mean power in a band of frequency, off both axes; 0 if the band is empty."""
     band, weights = _band(spectrum.edge, low, high)
+    if not weights.any():
+        return 0.0
     return float(np.average(spectrum.power[band], weights=weights))
 
 

@@ -8,7 +8,11 @@ import pyarrow as pa
 
 from sparsem.annotation.ground_truth import GroundTruthSettings
 from sparsem.annotation.labeled_slices import annotated_structures
-from sparsem.boxes.tables import are_scores_outdated
+from sparsem.boxes.tables import (
+    annotated_box_structures,
+    are_scores_outdated,
+    detected_box_structures,
+)
 from sparsem.errors import SparsemError
 from sparsem.geometry import evenly_spaced
 from sparsem.labels.results import is_outdated
@@ -104,11 +108,21 @@ def _read_layers(context: _ViewContext) -> list[StructureLayer]:
     for name, source in settings.truth.items():
         slices = settings.truth_slices.get(name)
         truth[name] = (source, GroundTruthSettings(slices=slices))
+    structures = _structures_without_boxes_only(context.sample, settings.structures)
+    if settings.structures and not structures:
+        return []
     layers, sentences = read_layers(
-        context.sample, settings.structures, settings.cells, truth, context.fallback_names
+        context.sample, structures, settings.cells, truth, context.fallback_names
     )
     context.problems.extend(Notice(sentence, True) for sentence in sentences)
     return layers
+
+
+def _structures_without_boxes_only(sample: Sample, names: Sequence[str]) -> list[str]:
+    """Return the names of structures without those that have boxes and no labels."""
+    boxed = {*annotated_box_structures(sample), *detected_box_structures(sample)}
+    labeled = {*sample.names("labels"), *sample.names("truth")}
+    return [name for name in names if name in labeled or name not in boxed]
 
 
 def _add_labeled_slices(view: SampleView, sample: Sample) -> None:
