@@ -643,7 +643,7 @@ def test_boxes_of_other_pixels_are_reported_and_not_drawn(
     (layer,), problems = read_box_layers(montage, "raw", (), ())
     assert (layer.name, layer.predicted, problems) == ("a, boxes", None, [])
     monkeypatch.setattr(
-        Sample, "drawn_on", lambda self, image: image
+        Sample, "grid_image", lambda self, image: image
     )  # as if every image were moved
     assert read_box_layers(montage, "aligned", (), ()) == (
         [],

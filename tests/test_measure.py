@@ -404,7 +404,7 @@ def test_reserved_and_unknown_names_are_refused(measured_tissue: Sample, tmp_pat
     ):
         measure(sample, changed(QUICK, {"min_volume_um3": {"nucleos": 1.0}}))
     put(sample, "labels/protrusions", np.ones(SHAPE, np.uint8), 7, VOXEL)
-    with pytest.raises(SampleError, match="A structure cannot be called 'protrusions'"):
+    with pytest.raises(InputError, match="A structure cannot be called 'protrusions'"):
         measure(sample, QUICK)
 
 
