@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from sparsem.errors import ResumeError, SampleError, SettingsError
+from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
 from sparsem.geometry import VoxelSize
 from sparsem.labels.inventory import remove_pieces
 from sparsem.labels.results import is_outdated, result_names
