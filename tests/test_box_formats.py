@@ -14,7 +14,7 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsem.boxes.coco import read_json
+from sparsem.boxes.coco import read_box_json
 from sparsem.boxes.importing import BoxesSettings, ImportSummary, import_boxes
 from sparsem.boxes.numbers import decimal_mark, parse_number
 from sparsem.boxes.read import read_boxes
@@ -118,7 +118,7 @@ def test_an_id_is_one_however_it_is_written(
         annotation |= {"image_id": drawn(value), "id": drawn(value), "category_id": drawn(kinds[0])}
     for category, value in zip(content["categories"], kinds, strict=True):
         category["id"] = drawn(value)
-    found = read_json(written(tmp_path_factory.mktemp("ids"), content))
+    found = read_box_json(written(tmp_path_factory.mktemp("ids"), content))
     assert not found.faults
     assert [(box.image, box.class_name, box.corners[0]) for box in found.boxes] == [
         (0, "mito", 10),

@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 from sparsem import __version__
 from sparsem.annotation.writing import restore_annotation
-from sparsem.cli.app import COMMANDS, GROUPS, app, main
+from sparsem.cli.app import COMMANDS, GROUPS, app, run_command_line
 from sparsem.errors import ResumeError, SparsemError
 from sparsem.phantom.phantom import PhantomSettings
 from sparsem.preprocess.equalize import EqualizeSettings, equalize
@@ -62,7 +62,7 @@ def entered(
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["sparsem", *words])
     with pytest.raises(SystemExit) as left:
-        main()
+        run_command_line()
     return left.value.code, *capsys.readouterr()
 
 

@@ -11,7 +11,7 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import stats
 
-from sparsem.cli.app import main
+from sparsem.cli.app import run_command_line
 from sparsem.errors import InputError, SettingsError
 from sparsem.experiment.protocols import compare_protocols
 from sparsem.phantom.phantom import PhantomSettings, phantom_slice
@@ -223,7 +223,7 @@ def test_the_page(
         "sys.argv", ["sparsem", "quality", "compare", str(folder / "study.toml"), "--quiet"]
     )
     with pytest.raises(SystemExit) as ended:
-        main()
+        run_command_line()
     assert ended.value.code == 0
     told = capsys.readouterr().out
     assert "Wrote" in told

@@ -31,16 +31,13 @@ def test_no_modules_import_each_other(row: int) -> None:
     assert ordered(row)
 
 
-# Names that functions of arrays share with the stages that they are the core of, on purpose, and
-# names of the same meaning in two modules that do not know each other.
+# The functions of ``sparsem.arrays`` have the names of the stages that they are the core of.
 SHARED_NAMES = {
     "align",
     "equalize",
-    "main",
     "measure",
     "predict",
     "quality",
-    "read_json",
     "score",
     "separate_cells",
     "track",

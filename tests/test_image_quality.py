@@ -20,7 +20,7 @@ from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchvision.models import vgg16
 
-from sparsem.cli.app import main
+from sparsem.cli.app import run_command_line
 from sparsem.errors import InputError, SettingsError
 from sparsem.phantom.phantom import PhantomSettings, phantom_slice
 from sparsem.quality.full_reference import (
@@ -567,7 +567,7 @@ def test_the_command(
         ["sparsem", "quality", "images", *names, "--weights", str(weights), "--json", "--quiet"],
     )
     with pytest.raises(SystemExit) as ended:
-        main()
+        run_command_line()
     assert ended.value.code == 0
     data = json.loads(
         capsys.readouterr().out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON")

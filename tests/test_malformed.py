@@ -19,7 +19,7 @@ import tifffile
 import torch
 import zarr
 
-from sparsem.cli.app import main
+from sparsem.cli.app import run_command_line
 from sparsem.store.sample import Sample
 from tests.conftest import copy_of, files_in, put, untaught_model
 
@@ -731,7 +731,7 @@ def refused(
     monkeypatch.setattr(sys, "argv", ["sparsem", *shlex.split(case.words)])
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
-        main()
+        run_command_line()
     told = capsys.readouterr()
     assert end.value.code == 2, told
     last = told.err.strip().splitlines()[-1]

@@ -12,7 +12,7 @@ import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
 
-from sparsem.cli.app import main
+from sparsem.cli.app import run_command_line
 from sparsem.errors import InputError
 from sparsem.image.noise import autocorrelation, measure_signal_and_noise, sharpness
 from sparsem.image.spectrum import power_spectrum
@@ -460,7 +460,7 @@ def test_command_reports_slices_to_review(
     def run(*words: str) -> str:
         monkeypatch.setattr("sys.argv", ["sparsem", *words, "--quiet"])
         with pytest.raises(SystemExit) as ended:
-            main()
+            run_command_line()
         assert ended.value.code == 0
         return capsys.readouterr().out
 

@@ -7,9 +7,9 @@ def main() -> None:
     """Run the command line; stop it by Ctrl+C or SIGTERM also while it is loading."""
     try:
         interruption.listen()
-        from sparsem.cli.app import main as command_line
+        from sparsem.cli.app import run_command_line
 
-        command_line()
+        run_command_line()
     except interruption.Stopped:
         interruption.end()
 

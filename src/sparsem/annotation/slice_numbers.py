@@ -23,7 +23,7 @@ def match_planes_to_slices(
     numbering: Sequence[Number],
     where: str,
 ) -> tuple[list[int], list[int]]:
-    """Return slice numbers, ascending, and which plane of the source holds each.
+    """Return slice numbers, ascending, and the plane of the source that holds each.
 
     Args:
         labels: masks, or a labeled volume.

@@ -42,7 +42,7 @@ Id = int | str
 Object = Mapping[str, Any]
 
 
-def read_json(path: Path) -> BoxFile:
+def read_box_json(path: Path) -> BoxFile:
     """Read a COCO file, or a table of boxes in JSON as pandas writes it.
 
     Raises:

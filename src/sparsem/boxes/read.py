@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sparsem.boxes.box_file import BoxFile
-from sparsem.boxes.coco import read_json
+from sparsem.boxes.coco import read_box_json
 from sparsem.boxes.table_files import read_csv
 from sparsem.boxes.yolo import read_yolo
 from sparsem.errors import InputError
@@ -24,7 +24,7 @@ def read_boxes(path: str | Path) -> BoxFile:
     if path.is_dir():
         return read_yolo(path)
     if path.suffix.lower() == ".json":
-        return read_json(path)
+        return read_box_json(path)
     if path.suffix.lower() in (".csv", ".tsv"):
         return read_csv(path)
     raise InputError(

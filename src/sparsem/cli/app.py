@@ -181,7 +181,7 @@ def _missing_extra(error: ModuleNotFoundError) -> str:
     return ""
 
 
-def main() -> None:
+def run_command_line() -> None:
     """Run the ``sparsem`` command."""
     accept_every_character()
     try:

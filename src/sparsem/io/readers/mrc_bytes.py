@@ -112,7 +112,7 @@ def _sign_by_steps(unsigned_steps: int, signed_steps: int, name: str) -> ByteSig
     note = (
         f"{name} does not state whether its bytes are signed; they are read as {used}, "
         "as neighboring pixels then differ less. "
-        f"--mrc-bytes {alternative} reads them otherwise."
+        f"If that is wrong, give --mrc-bytes {alternative}."
     )
     return ByteSign(signed, notes=(note,))
 
