@@ -156,8 +156,9 @@ def test_labeled_slices_stay_as_they_were_labeled(own: Sample) -> None:
         assert np.array_equal(found[z], labels)
 
 
-@pytest.mark.parametrize("method", ["arrival", "per_frame", "selective"])
-@pytest.mark.parametrize("depth", [1, 16])
+@pytest.mark.parametrize(
+    ("method", "depth"), [("arrival", 1), ("arrival", 16), ("per_frame", 16), ("selective", 1)]
+)
 def test_results_do_not_depend_on_the_depth_of_blocks(
     tissue_with_cells: Sample, tmp_path: Path, method: SeparationMethod, depth: int
 ) -> None:

@@ -285,7 +285,7 @@ def test_every_architecture_trains_at_small_odd_widths() -> None:
         "--trainings",
         str(len(ARCHITECTURES)),
         "--updates",
-        "2",
+        "1",
         "--edges",
         "64",
         "--widths",
