@@ -31,6 +31,8 @@ RESERVED = (
     "cells-interior",
     "cells-boundary",
     "nucleus-constrained",
+    "nucleus-uncertainty",
+    "cells-disagreement",
     "cells-method-mask",
     "scores_nucleus",
     "boxes_nucleus",

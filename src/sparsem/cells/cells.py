@@ -42,7 +42,7 @@ from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock
 from sparsem.labels.overlaps import label_sizes, resample_labels
 from sparsem.settings import resolve_settings
-from sparsem.store.names import REGIONS, checked_separation
+from sparsem.store.names import DISAGREEMENT, REGIONS, checked_separation
 from sparsem.store.sample import Sample
 from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -444,7 +444,7 @@ def _outputs(job: SeparationJob) -> tuple[VolumeSpec, VolumeSpec]:
     made_on = (job.image_name, image.fingerprint)
     regions = image.like(f"labels/{name}{REGIONS}", np.uint32, Kind.LABELS, made_on)
     disagreement = image.like(
-        f"probabilities/{name}-disagreement", np.uint8, Kind.PROBABILITY, made_on
+        f"probabilities/{name}{DISAGREEMENT}", np.uint8, Kind.PROBABILITY, made_on
     )
     return regions, disagreement
 

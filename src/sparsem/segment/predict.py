@@ -31,11 +31,11 @@ from sparsem.segment.inference import (
 )
 from sparsem.segment.tiles import Probability, scaled_shape
 from sparsem.segment.uncertainty import (
-    UNCERTAINTY_SUFFIX,
     EnsemblePrediction,
     combine_predictions,
 )
 from sparsem.settings import Precision, Settings, changed, resolve_settings
+from sparsem.store.names import UNCERTAINTY
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import combined, matched_use
 from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
@@ -202,7 +202,7 @@ def _output_specs(
         specs.append(image.like(f"probabilities/{name}", np.uint8, Kind.PROBABILITY, made_on))
         specs.append(image.like(f"labels/{name}", np.uint8, Kind.LABELS, made_on))
         if n_models > 1:
-            path = f"probabilities/{name}{UNCERTAINTY_SUFFIX}"
+            path = f"probabilities/{name}{UNCERTAINTY}"
             specs.append(image.like(path, np.uint8, Kind.PROBABILITY, made_on))
     return specs
 
@@ -281,7 +281,7 @@ def _predict_block(
     for channel, name in enumerate(structures):
         arrays |= _arrays_of_structure(name, probabilities[channel])
         if len(models) > 1:
-            arrays[f"probabilities/{name}{UNCERTAINTY_SUFFIX}"] = uncertainties[channel]
+            arrays[f"probabilities/{name}{UNCERTAINTY}"] = uncertainties[channel]
     return arrays, {}
 
 

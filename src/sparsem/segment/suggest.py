@@ -23,8 +23,9 @@ from sparsem.annotation.labeled_slices import (
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock
 from sparsem.segment.slice_selection import select_uncertain_slices, spread_slices
-from sparsem.segment.uncertainty import UNCERTAINTY_SUFFIX, entropy
+from sparsem.segment.uncertainty import entropy
 from sparsem.settings import Settings, changed, resolve_settings
+from sparsem.store.names import UNCERTAINTY
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -166,7 +167,7 @@ def _uncertainty_on_disk(
     The disagreement of several models counts if it is known for all outputs.
     """
     outputs = sample.names("probabilities")
-    uncertainties = [f"{name}{UNCERTAINTY_SUFFIX}" for name in predicted]
+    uncertainties = [f"{name}{UNCERTAINTY}" for name in predicted]
     if all(name in outputs for name in uncertainties):
         volumes = uncertainties
         criterion = "disagreement"
@@ -185,7 +186,7 @@ def _mean_bits(sample: Sample, name: str, on: Execution) -> NDArray[np.float64]:
     needs = Needs(ram=plane * volume.block_depth * 2, smaller="use fewer --workers")
     # The result of an earlier call may be that of other probabilities.
     on = replace(on, overwrite=True)
-    bits = LEVELS if name.endswith(UNCERTAINTY_SUFFIX) else ENTROPY
+    bits = LEVELS if name.endswith(UNCERTAINTY) else ENTROPY
     inputs = {"probabilities": volume.fingerprint}
     with Stage(sample, f"entropy-{name}", SuggestSettings(), inputs, [], on, needs) as stage:
         blocks = stage.map(_mean_bits_of_block, volume.blocks(), volume, bits)

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from sparsem.segment.tiles import Probability
 from sparsem.workflow.compiled import compiled
 
-# Ending of the name of a structure: the volume of the uncertainty of several networks.
-UNCERTAINTY_SUFFIX = "-uncertainty"
 MIN_PROBABILITY = 1e-9  # a probability is at least this before its logarithm is taken
 
 

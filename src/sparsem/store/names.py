@@ -6,6 +6,8 @@ name of a structure must not use them: its results could not be distinguished fr
 structure.
 
     NAME-interior, NAME-boundary     probabilities of the cells of annotation NAME
+    NAME-uncertainty                 disagreement of the networks that predicted NAME
+    NAME-disagreement                places where the two propagations of cells disagree
     NAME-regions                     regions of cells slice by slice, before ``track`` joins them
     NAME-objects                     numbered objects of the mask NAME, as ``measure`` counts them
     NAME-constrained                 what biological constraints leave of NAME
@@ -22,9 +24,11 @@ BOUNDARY = "-boundary"
 REGIONS = "-regions"
 OBJECTS = "-objects"
 CONSTRAINED = "-constrained"
+UNCERTAINTY = "-uncertainty"
+DISAGREEMENT = "-disagreement"
 METHOD = "-method-"
 
-SUFFIXES = (INTERIOR, BOUNDARY, REGIONS, OBJECTS, CONSTRAINED)
+SUFFIXES = (INTERIOR, BOUNDARY, REGIONS, OBJECTS, CONSTRAINED, UNCERTAINTY, DISAGREEMENT)
 
 # Beginnings of the names of tables about a structure or an image.
 TABLE_PREFIXES = (
