@@ -76,7 +76,10 @@ def detect(counts: list[int]) -> None:
         samples = {count: montage_of(folder, count).path for count in counts}
         for count, path in samples.items():
             seconds = min(seconds_to_first_tile(path, model) for _ in range(3))
-            save("start", {"command": "detect predict", "images": count, "seconds": seconds})
+            save(
+                "start",
+                {"command": "detect predict", "images": count, "seconds": round(seconds, 3)},
+            )
 
 
 def main() -> None:
