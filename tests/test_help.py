@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -72,6 +73,21 @@ def test_long_help_is_in_groups_and_values_have_a_word(words: tuple[str, ...]) -
     values = re.findall(r"^  (?:-\w, )?--[\w-]+ (<.*?>)", text, re.MULTILINE)
     assert all("|" in value for value in values), "only a choice of words is in angle brackets"
     assert re.search(r"^  --debug", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", parameters(), ids=" ".join)
+def test_examples_can_be_copied(words: tuple[str, ...]) -> None:
+    """Each is a line of its own, names this command, and has options that it knows."""
+    text = CliRunner().invoke(app, [*words, "--help"]).stdout
+    examples = re.findall(r"^  (sparsem .*)$", text, re.MULTILINE)
+    assert examples, "a command has an example"
+    known = {name for param in parameters()[words] for name in (*param.opts, *param.secondary_opts)}
+    for example in examples:
+        given = shlex.split(example)
+        assert given.count("sparsem") == 1
+        without_sample = given[1:2] if words[1:] == ("sample",) else given[1 : 1 + len(words)]
+        assert tuple(without_sample) == (words[:1] if words[1:] == ("sample",) else words)
+        assert {word for word in given if word.startswith("--")} <= known
 
 
 def test_the_list_of_commands_shows_their_whole_help() -> None:

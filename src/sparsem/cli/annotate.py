@@ -50,8 +50,8 @@ def annotate_import_command(
     """Import hand-labeled slices. A slice that you did not label is unlabeled; it is not
     background.
 
-    sparsem annotate import liver.zarr nucleus masks/nuclei sparsem annotate import liver.zarr
-    organelles labels.tif --slices 0,40,80 --classes nucleus=1,2 --classes nucleolus=2
+    sparsem annotate import liver.zarr nucleus masks/nuclei
+    sparsem annotate import liver.zarr set set.tif --slices 0,40 --classes nucleus=1 --classes er=2
     """
     sample = Sample.open(path)
     result = import_annotation(sample, name, source, settings, on=on)
@@ -102,11 +102,11 @@ def annotate_suggest_command(
     """Suggest the slices to label next: evenly spaced at first, then those of which a network is
     least certain.
 
-    The second example uses the networks that train --folds leaves: slices on which they disagree
-    are worth labeling.
+    The second example uses networks of train --folds, NAME.fold1.safetensors and so on: slices on
+    which they disagree are worth labeling.
 
-    sparsem annotate suggest liver.zarr -n 7 sparsem annotate suggest liver.zarr nucleus -n 4
-    --model m.fold1.safetensors --model m.fold2.safetensors
+    sparsem annotate suggest liver.zarr -n 7
+    sparsem annotate suggest liver.zarr nucleus -n 4 --model a.safetensors --model b.safetensors
     """
     sample = Sample.open(path)
     suggestion = suggest(sample, name, settings, on=on)

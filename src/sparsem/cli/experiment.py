@@ -114,8 +114,7 @@ def experiment_models_command(
     """Compare networks: train several on the same labeled slices, with and without unlabeled ones,
     and score on the others.
 
-    sparsem experiment models liver.zarr nucleus --networks resunet --networks resunet+cps
-    --n-slices 7 --minutes 10
+    sparsem experiment models liver.zarr nucleus --networks resunet --networks unet --minutes 10
     """
     comparison = compare_models(Sample.open(path), name, folder, truth, settings, on=on)
     lines = [*markdown(comparison).splitlines(), *(f"Wrote {file}" for file in comparison.files)]
