@@ -1,4 +1,4 @@
-"""What many tests share: small phantoms, drawn label maps, and where the real data lie."""
+"""Helpers of many tests: small phantoms, drawn label maps, and the path of the real data."""
 
 import json
 import os
@@ -73,16 +73,16 @@ def write_liver(tissue: Sample, folder: Path) -> None:
     for name in ("nucleus", "mitochondrion", "cells"):
         (folder / "masks" / name).mkdir(parents=True)
         for z, labels in zip(LABELED, truth_of(tissue, name, LABELED), strict=True):
-            made = labels.astype(np.uint16) if name == "cells" else (labels > 0).astype(np.uint8)
-            tifffile.imwrite(folder / "masks" / name / f"{name}_{z:04d}.tif", made)
+            mask = labels.astype(np.uint16) if name == "cells" else (labels > 0).astype(np.uint8)
+            tifffile.imwrite(folder / "masks" / name / f"{name}_{z:04d}.tif", mask)
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, without those that tell the time."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Every file below a folder, without those that contain times."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         str(path.relative_to(folder)): path.read_bytes()
-        for path in found
+        for path in paths
         if path.name not in ("history.json", "lock")
     }
 
@@ -126,8 +126,8 @@ def copy_of(sample: Sample, path: Path) -> Sample:
 @pytest.fixture(scope="session")
 def real_data() -> Callable[[str], Path]:
     """Path of a file of the real EM data; the test is skipped where they are not at hand."""
-    here = Path(__file__).resolve().parents[1]
-    folder = Path(os.environ.get("SPARSEM_DATA", here.parent / "shared" / "data"))
+    root = Path(__file__).resolve().parents[1]
+    folder = Path(os.environ.get("SPARSEM_DATA", root.parent / "shared" / "data"))
 
     def find(name: str) -> Path:
         if not (folder / name).exists():
@@ -138,7 +138,7 @@ def real_data() -> Callable[[str], Path]:
 
 
 def kill_ten_times(what: str, given: dict[str, Any], seed: int = 1, kills: int = 10) -> int:
-    """How many of ten runs died before they ended; the eleventh ends by itself."""
+    """Return how many of ten runs died before they ended; the eleventh ends by itself."""
     script = Path(__file__).with_name("killing.py")
     command = [sys.executable, str(script), what, json.dumps(given), str(kills), str(seed)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -146,7 +146,7 @@ def kill_ten_times(what: str, given: dict[str, Any], seed: int = 1, kills: int =
     return int(json.loads(result.stdout)["died"])
 
 
-def untaught_model(
+def random_model(
     path: Path,
     structures: tuple[str, ...] = ("nucleus",),
     width: int = 2,
@@ -162,13 +162,13 @@ def untaught_model(
 def put(
     sample: Sample,
     path: str,
-    made: NDArray[Any],
+    array: NDArray[Any],
     depth: int | None = None,
     voxel: VoxelSize | None = None,
     made_on: tuple[str, str] | None = None,
     motions: NDArray[np.float64] | None = None,
 ) -> Volume:
-    """Write an array into a sample as a volume: image, probabilities or labels, as its path says."""
+    """Write an array into a sample as a volume: image, probabilities or labels, by its path."""
     kind = (
         Kind.IMAGE
         if path == "" or path.startswith("images")
@@ -176,28 +176,28 @@ def put(
         if path.startswith("probabilities")
         else Kind.LABELS
     )
-    shape = (made.shape[0], made.shape[1], made.shape[2])
+    shape = (array.shape[0], array.shape[1], array.shape[2])
     spec = volume_spec(
         path,
         shape,
-        made.dtype,
+        array.dtype,
         kind,
         voxel or VoxelSize(10, 10, 10),
-        depth or len(made),
+        depth or len(array),
         made_on,
         motions,
     )
     name = f"put-{path.replace('/', '-')}"
     settings = PhantomSettings(
-        seed=int(made.sum(dtype=np.int64) % 2**31)
+        seed=int(array.sum(dtype=np.int64) % 2**31)
     )  # other contents, other fingerprint
     inputs = {"image": made_on[1]} if made_on else {}
     with Stage(
         sample, name, settings, inputs, [spec], Execution(overwrite=True, quiet=True)
     ) as stage:
-        stage.map(_given, z_blocks(shape[0], spec.block_depth), path, made)
+        stage.map(_given, z_blocks(shape[0], spec.block_depth), path, array)
     return sample.volume(*path.split("/")) if path else sample.image("raw")
 
 
-def _given(block: ZBlock, path: str, made: NDArray[Any]) -> BlockResult:
-    return {path: made[block.own]}, {}
+def _given(block: ZBlock, path: str, array: NDArray[Any]) -> BlockResult:
+    return {path: array[block.own]}, {}

@@ -1,4 +1,4 @@
-"""Images of bright discs and dark squares with boxes around them, which detectors are trained on in seconds."""
+"""Images of bright discs and dark squares with boxes, on which detectors are trained in seconds."""
 
 from pathlib import Path
 
@@ -33,15 +33,15 @@ def spot_image(
         size = int(random.integers(*edge))
         top, left = (int(random.integers(0, length - size)) for length in shape)
         box = (left, top, left + size, top + size)
-        if len(corners) == count or any(_touch(box, other) for other in corners):
+        if len(corners) == count or any(_touch(box, neighbor) for neighbor in corners):
             continue
         kind = number % 2
-        own = (slice(top, top + size), slice(left, left + size))
+        area = (slice(top, top + size), slice(left, left + size))
         if kind == 0:
             middle = (size - 1) / 2
-            gray[own][np.hypot(y[own] - top - middle, x[own] - left - middle) <= size / 2] = 220
+            gray[area][np.hypot(y[area] - top - middle, x[area] - left - middle) <= size / 2] = 220
         else:
-            gray[own] = 40
+            gray[area] = 40
         corners.append(box)
         kinds.append(kind)
     return (
@@ -51,9 +51,9 @@ def spot_image(
     )
 
 
-def _touch(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+def _touch(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
     return all(
-        one[axis] < other[axis + 2] + APART and other[axis] < one[axis + 2] + APART
+        first[axis] < second[axis + 2] + APART and second[axis] < first[axis + 2] + APART
         for axis in (0, 1)
     )
 
@@ -62,18 +62,18 @@ def sample_of(
     path: Path, shape: tuple[int, int, int], seed: int = 0, annotate: bool = True, count: int = 7
 ) -> tuple[Sample, Boxes]:
     """Return a sample of such images, and the boxes in it."""
-    made = [spot_image(seed * 1000 + z, shape[1:], count) for z in range(shape[0])]
+    images = [spot_image(seed * 1000 + z, shape[1:], count) for z in range(shape[0])]
     sample = Sample.create(path)
     spec = volume_spec("", shape, np.uint8, Kind.IMAGE, VoxelSize(50, 10, 10), 2)
-    voxels = np.stack([gray for gray, _, _ in made])
+    voxels = np.stack([gray for gray, _, _ in images])
     with Stage(sample, "import", Settings(), {"seed": str(seed)}, [spec], HERE) as stage:
         stage.map(lambda block: ({"": voxels[block.own]}, {}), z_blocks(shape[0], 2))
-    z = np.concatenate([np.full(len(kind), number) for number, (_, _, kind) in enumerate(made)])
+    z = np.concatenate([np.full(len(kind), number) for number, (_, _, kind) in enumerate(images)])
     boxes = Boxes.from_arrays(
         NAMES,
         z,
-        np.concatenate([kind for _, _, kind in made]),
-        np.concatenate([corners for _, corners, _ in made]),
+        np.concatenate([kind for _, _, kind in images]),
+        np.concatenate([corners for _, corners, _ in images]),
     )
     if annotate:
         for name in NAMES:

@@ -75,17 +75,17 @@ def true_shifts(sample: Sample) -> tuple[NDArray[np.float64], NDArray[np.bool_]]
 def test_the_true_drift_bad_slices_and_the_jump_are_found(
     aligned: tuple[Sample, Alignment],
 ) -> None:
-    sample, found = aligned
+    sample, alignment = aligned
     true, good = true_shifts(sample)
-    off = (found.motions[:, :, 2] - true)[good]
+    off = (alignment.motions[:, :, 2] - true)[good]
     assert np.sqrt(np.square(off - off.mean(axis=0)).sum(axis=1).mean()) < 0.5
     assert np.abs(true).max() > 25
-    assert found.bad == tuple(np.nonzero(~good)[0])
-    assert found.jumps == (7,)
-    assert found.breaks == ()
+    assert alignment.bad == tuple(np.nonzero(~good)[0])
+    assert alignment.jumps == (7,)
+    assert alignment.breaks == ()
     table = sample.read_table("alignment_aligned")
     assert table["remark"].to_pylist() == [
-        "jump" if z == 7 else "bad" if z in found.bad else "" for z in range(14)
+        "jump" if z == 7 else "bad" if z in alignment.bad else "" for z in range(14)
     ]
     assert np.isnan(table["similarity"][0].as_py())
 
@@ -93,7 +93,7 @@ def test_the_true_drift_bad_slices_and_the_jump_are_found(
 def test_each_slice_is_resampled_once_and_cropped_to_the_common_area(
     aligned: tuple[Sample, Alignment],
 ) -> None:
-    sample, found = aligned
+    sample, alignment = aligned
     image = sample.image()
     assert sample.newest_image == "aligned"
     true, good = true_shifts(sample)
@@ -106,7 +106,7 @@ def test_each_slice_is_resampled_once_and_cropped_to_the_common_area(
     assert np.allclose(whole.motions[:, :, :2], np.eye(2))
     rows, columns = np.mgrid[: image.shape[1], : image.shape[2]]
     y, x = (
-        (found.motions[3] @ np.stack([rows.ravel(), columns.ravel(), np.ones(rows.size)]))
+        (alignment.motions[3] @ np.stack([rows.ravel(), columns.ravel(), np.ones(rows.size)]))
         .round()
         .astype(int)
     )
@@ -116,19 +116,19 @@ def test_each_slice_is_resampled_once_and_cropped_to_the_common_area(
 
 def test_whole_pixels_change_no_gray_level(drifting: Sample, tmp_path: Path) -> None:
     sample = copy_of(drifting, tmp_path / "s.zarr")
-    found = align(sample, AlignSettings(interpolation="nearest", canvas="whole"))
+    alignment = align(sample, AlignSettings(interpolation="nearest", canvas="whole"))
     raw, image = sample.image("raw").read(slice(None)), sample.image("aligned").read(slice(None))
     for z in range(14):
-        y, x = np.floor(-found.motions[z, :, 2] + 0.5).astype(int)
+        y, x = np.floor(-alignment.motions[z, :, 2] + 0.5).astype(int)
         assert np.array_equal(image[z, y + 1 : y + 200, x + 1 : x + 200], raw[z, 1:200, 1:200])
     assert (image == 0).any()
 
 
 def test_neighbors_are_similar_afterwards(aligned: tuple[Sample, Alignment]) -> None:
-    sample, found = aligned
+    sample, alignment = aligned
 
     def similarity(stack: NDArray[Any]) -> float:
-        good = [z for z in range(14) if z not in found.bad]
+        good = [z for z in range(14) if z not in alignment.bad]
         return float(
             np.median(
                 [np.corrcoef(stack[a].ravel(), stack[b].ravel())[0, 1] for a, b in pairwise(good)]
@@ -144,19 +144,19 @@ def test_neighbors_are_similar_afterwards(aligned: tuple[Sample, Alignment]) -> 
 @pytest.mark.parametrize("kind", ["rigid", "affine"])
 def test_rotations_can_be_allowed(drifting: Sample, tmp_path: Path, kind: Any) -> None:
     sample = copy_of(drifting, tmp_path / "s.zarr")
-    found = align(sample, AlignSettings(motion=kind))
+    alignment = align(sample, AlignSettings(motion=kind))
     true, good = true_shifts(sample)
     center = np.array([111.5, 127.5, 1])
-    off = (found.motions @ center - true)[good]
+    off = (alignment.motions @ center - true)[good]
     assert np.sqrt(np.square(off - off.mean(axis=0)).sum(axis=1).mean()) < 1
-    assert np.abs(found.motions[good, :, :2] - np.eye(2)).max() < 0.02
+    assert np.abs(alignment.motions[good, :, :2] - np.eye(2)).max() < 0.02
 
 
 def test_annotations_and_ground_truth_move_along(
     aligned: tuple[Sample, Alignment], tmp_path: Path
 ) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
-    found, image = aligned[1], sample.image()
+    alignment, image = aligned[1], sample.image()
     annotation = read_annotation(sample, "cells", "aligned")
     assert annotation.z == LABELED
     truth = sample.volume("truth", "cells").read(slice(None))
@@ -166,7 +166,7 @@ def test_annotations_and_ground_truth_move_along(
         assert objects.shape == image.shape[1:]
         assert known.all()  # all slices show all of the aligned image
         assert np.array_equal(objects, stack[z : z + 1][0])
-        y, x = np.floor(found.motions[z, :, 2] + 0.5).astype(int)
+        y, x = np.floor(alignment.motions[z, :, 2] + 0.5).astype(int)
         assert np.array_equal(
             objects[5:-5, 5:-5],
             truth[z, y + 5 : y + image.shape[1] - 5, x + 5 : x + image.shape[2] - 5],
@@ -179,12 +179,12 @@ def test_annotations_and_ground_truth_move_along(
     assert score(sample, "cells", tmp_path / "truth.tif").summary()["dice_3d"] == 1
 
 
-def put_on(sample: Sample, path: str, made: NDArray[Any]) -> None:
+def put_on(sample: Sample, path: str, labels: NDArray[Any]) -> None:
     """Write labels that were made on the aligned image."""
     put(
         sample,
         path,
-        made.astype(np.uint32),
+        labels.astype(np.uint32),
         made_on=("aligned", sample.image("aligned").fingerprint),
     )
 
@@ -192,11 +192,11 @@ def put_on(sample: Sample, path: str, made: NDArray[Any]) -> None:
 def test_a_corner_that_was_not_annotated_is_unknown(drifting: Sample, tmp_path: Path) -> None:
     sample = copy_of(drifting, tmp_path / "s.zarr")
     align(sample, AlignSettings(canvas="whole"))
-    image, found = annotations_on(sample, ["cells"])
-    mask = found["cells"].mask(0)
+    image, annotations = annotations_on(sample, ["cells"])
+    mask = annotations["cells"].mask(0)
     assert mask.shape == image.shape[1:]
     assert (mask == UNKNOWN).sum() == mask.size - 224 * 256
-    assert found["cells"].fingerprint != read_annotation(sample, "cells").fingerprint
+    assert annotations["cells"].fingerprint != read_annotation(sample, "cells").fingerprint
 
 
 def test_transforms_are_composed_over_several_images(
@@ -263,14 +263,14 @@ def test_block_depth_and_workers_change_nothing(
 def test_a_killed_run_ends_in_the_same_bytes(
     drifting: Sample, tmp_path: Path, aligned: tuple[Sample, Alignment]
 ) -> None:
-    other = copy_of(drifting, tmp_path / "other.zarr")
-    given = {"sample": str(other.path), "settings": {}, "seconds": 1.5}
+    resumed = copy_of(drifting, tmp_path / "other.zarr")
+    given = {"sample": str(resumed.path), "settings": {}, "seconds": 1.5}
     assert kill_ten_times("align", given) > 0
     assert all(
         np.array_equal(*pair)
-        for pair in zip(voxels(aligned[0].image()), voxels(other.image()), strict=True)
+        for pair in zip(voxels(aligned[0].image()), voxels(resumed.image()), strict=True)
     )
-    assert other.image().fingerprint == aligned[0].image().fingerprint
+    assert resumed.image().fingerprint == aligned[0].image().fingerprint
 
 
 def test_a_break_is_reported_and_unrelated_slices_are_refused(
@@ -280,8 +280,8 @@ def test_a_break_is_reported_and_unrelated_slices_are_refused(
     stack = drifting.image("raw").read(slice(None))
     stack[7:] = stack[7:][:, ::-1, ::-1]  # the block was mounted upside down
     put(sample, "", stack, 5)
-    found = align(sample, AlignSettings(canvas="whole"))
-    assert found.breaks == (7,)
+    alignment = align(sample, AlignSettings(canvas="whole"))
+    assert alignment.breaks == (7,)
     noise = np.random.default_rng(0).integers(0, 255, stack.shape, np.uint8)
     put(sample, "", noise, 5)
     with pytest.raises(InputError, match=r"No two neighboring slices of .* are similar"):
@@ -316,8 +316,8 @@ def test_settings_of_the_report_do_not_change_the_image(
 ) -> None:
     sample = copy_of(aligned[0], tmp_path / "s.zarr")
     before = sample.image("aligned").fingerprint
-    found = align(sample, AlignSettings(report_jump_nm=100_000))
-    assert (found.jumps, aligned[1].jumps) == ((), (7,))
+    alignment = align(sample, AlignSettings(report_jump_nm=100_000))
+    assert (alignment.jumps, aligned[1].jumps) == ((), (7,))
     assert sample.image("aligned").fingerprint == before
     assert "jump" not in "".join(sample.read_table("alignment_aligned")["remark"].to_pylist())
 
@@ -393,9 +393,9 @@ def test_images_that_cannot_be_aligned_are_refused(drifting: Sample, tmp_path: P
     assert far.breaks == (
         7,
     )  # the registration across the jump is rejected, and the break is reported
-    one = copy_of(drifting, tmp_path / "one.zarr")
-    put(one, "", np.asarray(drifting.image("raw").read(slice(0, 1))))
-    assert align(one).motions == pytest.approx(np.array([[[1.0, 0, 0], [0, 1, 0]]]))
+    single_slice = copy_of(drifting, tmp_path / "one.zarr")
+    put(single_slice, "", np.asarray(drifting.image("raw").read(slice(0, 1))))
+    assert align(single_slice).motions == pytest.approx(np.array([[[1.0, 0, 0], [0, 1, 0]]]))
 
 
 def test_annotating_the_aligned_image_again_is_possible(
@@ -461,11 +461,11 @@ def test_a_stack_that_hardly_drifts_is_recommended_to_stay(tmp_path: Path) -> No
     for drift_nm, is_close in ((1.0, True), (40.0, False)):
         settings = PhantomSettings(shape=(12, 128, 160), voxel_nm=(20, 20, 20), drift_nm=drift_nm)
         sample = phantom(tmp_path / f"{drift_nm}.zarr", settings)
-        found = align(sample)
-        assert found.hardly_drifts is is_close
-        assert any("Leave align out" in line for line in alignment_lines(found)) is is_close
+        alignment = align(sample)
+        assert alignment.hardly_drifts is is_close
+        assert any("Leave align out" in line for line in alignment_lines(alignment)) is is_close
         assert (
-            any("work on the raw image" in one.text for one in notices(sample, [], "cells"))
+            any("work on the raw image" in notice.text for notice in notices(sample, [], "cells"))
             is is_close
         )
     assert not hardly_drifts(np.zeros((1, 2)))

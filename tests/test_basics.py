@@ -37,11 +37,11 @@ def test_blocks_own_every_slice_once_and_read_their_halo(n: int, depth: int, hal
 @given(n=st.integers(1, 500), share=st.floats(0, 1))
 def test_evenly_spaced_slices_are_distinct_and_reach_both_ends(n: int, share: float) -> None:
     count = max(1, round(share * n))
-    chosen = evenly_spaced(n, count)
-    assert len(set(chosen)) == count
+    slices = evenly_spaced(n, count)
+    assert len(set(slices)) == count
     if count > 1:
-        assert (chosen[0], chosen[-1]) == (0, n - 1)
-        gaps = np.diff(chosen)
+        assert (slices[0], slices[-1]) == (0, n - 1)
+        gaps = np.diff(slices)
         assert gaps.max() - gaps.min() <= 1
 
 
@@ -98,22 +98,24 @@ def test_a_value_out_of_range_says_which_and_where() -> None:
 
 def test_differences_names_what_changed() -> None:
     assert differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": "x"}) == "b: 2 -> 3, c: null -> x"
-    one, other = "0123456789abcdef" * 2, "f" * 32
+    first, second = "0123456789abcdef" * 2, "f" * 32
     assert (
-        differences({"input image": one, "input truth": one}, {"input image": other})
+        differences({"input image": first, "input truth": first}, {"input image": second})
         == "another image, without truth"
     )
-    assert differences({"input boxes disc": one}, {"input boxes disc": other}) == "other boxes disc"
-    slices = ({"0": one, "9": one, "13": one}, {"0": one, "9": other, "18": one})
+    assert (
+        differences({"input boxes disc": first}, {"input boxes disc": second}) == "other boxes disc"
+    )
+    slices = ({"0": first, "9": first, "13": first}, {"0": first, "9": second, "18": first})
     before, now = (
-        {"mito 1": one, "mito 1 slices": slices[0]},
-        {"mito 1": other, "mito 1 slices": slices[1]},
+        {"mito 1": first, "mito 1 slices": slices[0]},
+        {"mito 1": second, "mito 1 slices": slices[1]},
     )
     assert differences(before, now) == "other labels of mito 1 on slices 9, 13, 18"
-    assert differences({"mito 1": one}, now) == "another mito 1"
-    assert differences({**before, "mito 1": other}, before) == "another mito 1"
+    assert differences({"mito 1": first}, now) == "another mito 1"
+    assert differences({**before, "mito 1": second}, before) == "another mito 1"
     assert (
-        differences({}, {"input files": "a.tif", "input source": one})
+        differences({}, {"input files": "a.tif", "input source": first})
         == "files: null -> a.tif, now with source"
     )
 
@@ -198,9 +200,9 @@ def test_an_odd_axis_keeps_its_last_voxel() -> None:
 def test_dice_precision_recall_by_hand() -> None:
     predicted = drawn("11..", "11..") > 0
     true = drawn(".11.", ".11.") > 0
-    found = mask_overlap(predicted, true)
-    assert found == MaskOverlap(both=2, predicted=4, true=4, known=8)
-    assert (found.dice, found.precision, found.recall) == (0.5, 0.5, 0.5)
+    overlap = mask_overlap(predicted, true)
+    assert overlap == MaskOverlap(both=2, predicted=4, true=4, known=8)
+    assert (overlap.dice, overlap.precision, overlap.recall) == (0.5, 0.5, 0.5)
     assert dice_of_sums(2, 4, 4) == pytest.approx(5 / 9)
 
 

@@ -1,4 +1,4 @@
-"""Biological constraints on boxes: confidence decides which box is removed, and predicted boxes are kept; counts."""
+"""Biological constraints on boxes: confidence decides which box is removed; counts of boxes."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ RULES = StructureRoles()
 NUCLEUS = (100, 100, 300, 300)
 
 
-def some(*boxes: tuple[float, float, float, float, float]) -> BoxSet:
+def box_set(*boxes: tuple[float, float, float, float, float]) -> BoxSet:
     rows = np.array(boxes, np.float32).reshape(-1, 5)
     return BoxSet(rows[:, :4], rows[:, 4])
 
@@ -63,41 +63,41 @@ def test_the_corner_of_a_nucleus_box_is_cytoplasm() -> None:
 def test_the_more_confident_of_nucleus_and_organelle_stays(
     nucleus: float, organelle: float, expected: tuple[bool, bool]
 ) -> None:
-    found = stays(
-        nucleus=some((*NUCLEUS, nucleus)),
-        mitochondrion=some((190, 190, 220, 220, organelle), (20, 20, 60, 60, 0.3)),
+    allowed = stays(
+        nucleus=box_set((*NUCLEUS, nucleus)),
+        mitochondrion=box_set((190, 190, 220, 220, organelle), (20, 20, 60, 60, 0.3)),
     )
-    assert (found["nucleus"][0], found["mitochondrion"][0]) == expected
-    assert found["mitochondrion"][1]  # outside
+    assert (allowed["nucleus"][0], allowed["mitochondrion"][0]) == expected
+    assert allowed["mitochondrion"][1]  # outside
 
 
 def test_many_organelles_stand_together_against_a_nucleus() -> None:
-    alone = some((190, 190, 220, 220, 0.8))
-    many = some(*((150 + 30 * n, 190, 170 + 30 * n, 210, 0.8) for n in range(4)))
-    assert stays(nucleus=some((*NUCLEUS, 0.95)), mitochondrion=alone) == {
+    alone = box_set((190, 190, 220, 220, 0.8))
+    many = box_set(*((150 + 30 * n, 190, 170 + 30 * n, 210, 0.8) for n in range(4)))
+    assert stays(nucleus=box_set((*NUCLEUS, 0.95)), mitochondrion=alone) == {
         "nucleus": [True],
         "mitochondrion": [False],
     }
-    assert stays(nucleus=some((*NUCLEUS, 0.95)), mitochondrion=many) == {
+    assert stays(nucleus=box_set((*NUCLEUS, 0.95)), mitochondrion=many) == {
         "nucleus": [False],
         "mitochondrion": [True] * 4,
     }
     with_nucleoli = stays(
-        nucleus=some((*NUCLEUS, 0.95)),
-        nucleolus=some((150, 150, 200, 200, 0.97)),
+        nucleus=box_set((*NUCLEUS, 0.95)),
+        nucleolus=box_set((150, 150, 200, 200, 0.97)),
         mitochondrion=many,
     )
     assert with_nucleoli == {"nucleus": [True], "nucleolus": [True], "mitochondrion": [False] * 4}
 
 
 def test_a_nucleolus_needs_a_nucleus() -> None:
-    assert stays(nucleus=some(), nucleolus=some((150, 150, 200, 200, 0.9))) == {
+    assert stays(nucleus=box_set(), nucleolus=box_set((150, 150, 200, 200, 0.9))) == {
         "nucleus": [],
         "nucleolus": [False],
     }
     assert stays(
-        nucleus=some((*NUCLEUS, 0.9)),
-        nucleolus=some((150, 150, 200, 200, 0.3), (290, 290, 340, 340, 0.9)),
+        nucleus=box_set((*NUCLEUS, 0.9)),
+        nucleolus=box_set((150, 150, 200, 200, 0.3), (290, 290, 340, 340, 0.9)),
     )["nucleolus"] == [
         True,
         False,
@@ -105,34 +105,39 @@ def test_a_nucleolus_needs_a_nucleus() -> None:
 
 
 def test_a_confident_nucleolus_makes_an_uncertain_nucleus_count() -> None:
-    found = apply_constraints(
-        {"nucleus": some((*NUCLEUS, 0.3)), "nucleolus": some((150, 150, 200, 200, 0.9))}, RULES
+    decisions = apply_constraints(
+        {"nucleus": box_set((*NUCLEUS, 0.3)), "nucleolus": box_set((150, 150, 200, 200, 0.9))},
+        RULES,
     )
-    assert found["nucleolus"].is_allowed.tolist() == [True]
-    assert found["nucleus"].must_count.tolist() == [True]
+    assert decisions["nucleolus"].is_allowed.tolist() == [True]
+    assert decisions["nucleus"].must_count.tolist() == [True]
     uncertain = apply_constraints(
-        {"nucleus": some((*NUCLEUS, 0.05)), "nucleolus": some((150, 150, 200, 200, 0.6))}, RULES
+        {"nucleus": box_set((*NUCLEUS, 0.05)), "nucleolus": box_set((150, 150, 200, 200, 0.6))},
+        RULES,
     )
     assert uncertain["nucleolus"].is_allowed.tolist() == [
         False
-    ]  # more probably there is no nucleus than that there is a nucleolus
+    ]  # a missing nucleus is more probable than a nucleolus
 
 
 def test_the_more_confident_of_two_structures_in_one_place_stays() -> None:
-    found = stays(
-        mitochondrion=some((10, 10, 40, 40, 0.6)),
-        endosome=some((11, 10, 40, 41, 0.7), (30, 30, 60, 60, 0.2)),
+    allowed = stays(
+        mitochondrion=box_set((10, 10, 40, 40, 0.6)),
+        endosome=box_set((11, 10, 40, 41, 0.7), (30, 30, 60, 60, 0.2)),
     )
-    assert found == {"mitochondrion": [False], "endosome": [True, True]}
+    assert allowed == {"mitochondrion": [False], "endosome": [True, True]}
 
 
 def test_without_nuclei_nothing_is_constrained() -> None:
-    boxes = {"mitochondrion": some((10, 10, 40, 40, 0.1)), "nucleolus": some((10, 10, 40, 40, 0.1))}
+    boxes = {
+        "mitochondrion": box_set((10, 10, 40, 40, 0.1)),
+        "nucleolus": box_set((10, 10, 40, 40, 0.1)),
+    }
     assert stays(**boxes) == {"mitochondrion": [True], "nucleolus": [True]}
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> Sample:
+def detected_sample(tmp_path: Path) -> Sample:
     """Two images with a mitochondrion detected in a nucleus, and annotations without it."""
     sample, _ = sample_of(tmp_path / "S01.zarr", (2, 320, 400), annotate=False, count=1)
     boxes = {
@@ -151,44 +156,51 @@ def found(tmp_path: Path) -> Sample:
             [0.6, 0.8, 0.1],
         ),
     }
-    for name, (own, confidence) in boxes.items():
+    for name, (structure_boxes, confidence) in boxes.items():
         sure = np.array(confidence, np.float32)
-        kept = StoredBoxes(
-            own, (0, 1), "raw", {"fingerprint": f"of {name}", "used_slices": []}, sure, sure >= 0.5
+        stored = StoredBoxes(
+            structure_boxes,
+            (0, 1),
+            "raw",
+            {"fingerprint": f"of {name}", "used_slices": []},
+            sure,
+            sure >= 0.5,
         )
-        write_detected_boxes(sample, f"{DETECTED_PREFIX}{name}", kept)
-        true = own if name == "nucleus" else own[np.array([False, True, True])]
+        write_detected_boxes(sample, f"{DETECTED_PREFIX}{name}", stored)
+        true = (
+            structure_boxes if name == "nucleus" else structure_boxes[np.array([False, True, True])]
+        )
         write_annotated_boxes(sample, true, (0, 1), "raw", overwrite=False)
     return sample
 
 
-def test_constrained_boxes_count_and_found_ones_are_kept(found: Sample) -> None:
-    assert constrain_boxes(found).removed == {"nucleus": 0, "mitochondrion": 1}
-    assert len(read_detected_boxes(found, "mitochondrion").boxes) == 2
-    assert len(read_detected_boxes(found, "mitochondrion", as_predicted=True).boxes) == 3
-    assert detected_box_structures(found) == ["mitochondrion", "nucleus"]
-    scores = score_boxes([found], DetectScoreSettings())
+def test_constrained_boxes_count_and_predicted_boxes_are_kept(detected_sample: Sample) -> None:
+    assert constrain_boxes(detected_sample).removed == {"nucleus": 0, "mitochondrion": 1}
+    assert len(read_detected_boxes(detected_sample, "mitochondrion").boxes) == 2
+    assert len(read_detected_boxes(detected_sample, "mitochondrion", as_predicted=True).boxes) == 3
+    assert detected_box_structures(detected_sample) == ["mitochondrion", "nucleus"]
+    scores = score_boxes([detected_sample], DetectScoreSettings())
     before, after = (scores.of_kind(kind)["mitochondrion"] for kind in ("predicted", "constrained"))
     assert before.scores.map < after.scores.map == 1
     assert (before.counts.detected.tolist(), after.counts.detected.tolist()) == ([2, 0], [1, 0])
-    assert {row["boxes"] for row in found.read_table("box_scores").to_pylist()} == {
+    assert {row["boxes"] for row in detected_sample.read_table("box_scores").to_pylist()} == {
         "predicted",
         "constrained",
     }
-    assert remove_constrained_boxes(found) == [
+    assert remove_constrained_boxes(detected_sample) == [
         "boxes_mitochondrion-constrained",
         "boxes_nucleus-constrained",
     ]
-    assert len(read_detected_boxes(found, "mitochondrion").boxes) == 3
-    assert remove_constrained_boxes(found) == []
+    assert len(read_detected_boxes(detected_sample, "mitochondrion").boxes) == 3
+    assert remove_constrained_boxes(detected_sample) == []
 
 
-def test_boxes_of_a_new_run_must_be_constrained_again(found: Sample) -> None:
-    constrain_boxes(found)
-    before = read_detected_boxes(found, "nucleus", as_predicted=True)
+def test_boxes_of_a_new_run_must_be_constrained_again(detected_sample: Sample) -> None:
+    constrain_boxes(detected_sample)
+    before = read_detected_boxes(detected_sample, "nucleus", as_predicted=True)
     about = {**before.metadata, "fingerprint": "of another run"}
     write_detected_boxes(
-        found,
+        detected_sample,
         f"{DETECTED_PREFIX}nucleus",
         StoredBoxes(
             before.boxes, before.slices, before.image, about, before.confidence, before.counts
@@ -198,37 +210,38 @@ def test_boxes_of_a_new_run_must_be_constrained_again(found: Sample) -> None:
         SampleError,
         match=r"Boxes of 'nucleus' in S01.zarr have changed .* detect constrain S01.zarr",
     ):
-        read_detected_boxes(found, "mitochondrion")
-    constrain_boxes(found)
-    assert len(read_detected_boxes(found, "mitochondrion").boxes) == 2
+        read_detected_boxes(detected_sample, "mitochondrion")
+    constrain_boxes(detected_sample)
+    assert len(read_detected_boxes(detected_sample, "mitochondrion").boxes) == 2
 
 
-def test_constrained_boxes_of_an_earlier_run_do_not_count(found: Sample) -> None:
-    constrain_boxes(found)
-    found.write_table(
-        "boxes_lysosome-constrained", found.read_table("boxes_mitochondrion-constrained")
+def test_constrained_boxes_of_an_earlier_run_do_not_count(detected_sample: Sample) -> None:
+    constrain_boxes(detected_sample)
+    detected_sample.write_table(
+        "boxes_lysosome-constrained", detected_sample.read_table("boxes_mitochondrion-constrained")
     )
-    constrain_boxes(found)
-    assert "boxes_lysosome-constrained" not in found.tables
-    found.remove_table("boxes_mitochondrion-constrained")  # as a kill leaves it
+    constrain_boxes(detected_sample)
+    assert "boxes_lysosome-constrained" not in detected_sample.tables
+    detected_sample.remove_table("boxes_mitochondrion-constrained")  # as a kill leaves it
     with pytest.raises(
         SampleError, match=r"interrupted; run 'sparsem detect constrain S01.zarr' again"
     ):
-        read_detected_boxes(found, "mitochondrion")
-    assert len(read_detected_boxes(found, "mitochondrion", as_predicted=True).boxes) == 3
+        read_detected_boxes(detected_sample, "mitochondrion")
+    assert len(read_detected_boxes(detected_sample, "mitochondrion", as_predicted=True).boxes) == 3
 
 
-def test_scores_of_other_boxes_are_outdated(found: Sample) -> None:
-    score_boxes([found])
-    assert not are_scores_outdated(found)
-    constrain_boxes(found)
-    assert not are_scores_outdated(found)  # of boxes as they were predicted they still are
-    score_boxes([found])
-    remove_constrained_boxes(found)
-    assert are_scores_outdated(found)
+def test_scores_of_other_boxes_are_outdated(detected_sample: Sample) -> None:
+    score_boxes([detected_sample])
+    assert not are_scores_outdated(detected_sample)
+    constrain_boxes(detected_sample)
+    # The scores are still those of the boxes as they were predicted.
+    assert not are_scores_outdated(detected_sample)
+    score_boxes([detected_sample])
+    remove_constrained_boxes(detected_sample)
+    assert are_scores_outdated(detected_sample)
 
 
-def test_constraints_need_two_structures(tissue: Sample, found: Sample) -> None:
+def test_constraints_need_two_structures(tissue: Sample, detected_sample: Sample) -> None:
     with pytest.raises(
         SampleError,
         match=r"at least two of nucleus, nucleolus, mitochondrion.*has boxes of no structure",
@@ -238,16 +251,16 @@ def test_constraints_need_two_structures(tissue: Sample, found: Sample) -> None:
         SampleError,
         match=r"at least two of nucleus, nucleolus; .*has boxes of mitochondrion, nucleus",
     ):
-        constrain_boxes(found, StructureRoles(cytoplasm=()))
+        constrain_boxes(detected_sample, StructureRoles(cytoplasm=()))
 
 
 # counts with metadata of the samples
 
 
-def test_counts_and_sizes_are_joined_with_metadata(found: Sample, tmp_path: Path) -> None:
+def test_counts_and_sizes_are_joined_with_metadata(detected_sample: Sample, tmp_path: Path) -> None:
     table = tmp_path / "samples.csv"
     table.write_text("sample,subtype,grade\nS01.zarr,TNBC,3\nS02,ER+,1\n")
-    rows = count_boxes([found], CountSettings(metadata=str(table))).counts.to_pylist()
+    rows = count_boxes([detected_sample], CountSettings(metadata=str(table))).counts.to_pylist()
     assert [
         (row["sample"], row["structure"], row["subtype"], row["grade"], row["objects"])
         for row in rows
@@ -259,12 +272,16 @@ def test_counts_and_sizes_are_joined_with_metadata(found: Sample, tmp_path: Path
     assert nuclei["diameter_um_median"] == pytest.approx(2.0)  # 200 px of 10 nm
     assert nuclei["objects_per_image"] == 1
     assert nuclei["objects_per_mm2"] == pytest.approx(2 / (2 * 3.2e-3 * 4e-3))
-    assert count_boxes([found], CountSettings(structures=("nucleus",))).counts.num_rows == 1
+    assert (
+        count_boxes([detected_sample], CountSettings(structures=("nucleus",))).counts.num_rows == 1
+    )
     table.write_text(
         "sample;subtype;grade\nS01;TNBC;2,5\n"
     )  # as a spreadsheet writes it where numbers have commas
     assert (
-        count_boxes([found], CountSettings(metadata=str(table))).counts.to_pylist()[0]["grade"]
+        count_boxes([detected_sample], CountSettings(metadata=str(table))).counts.to_pylist()[0][
+            "grade"
+        ]
         == "2,5"
     )
 
@@ -285,11 +302,11 @@ def test_counts_and_sizes_are_joined_with_metadata(found: Sample, tmp_path: Path
     ],
 )
 def test_invalid_metadata_are_refused(
-    found: Sample, tmp_path: Path, content: str, sentence: str
+    detected_sample: Sample, tmp_path: Path, content: str, sentence: str
 ) -> None:
     (tmp_path / "samples.csv").write_text(content)
     with pytest.raises(InputError, match=sentence):
-        count_boxes([found], CountSettings(metadata=str(tmp_path / "samples.csv")))
+        count_boxes([detected_sample], CountSettings(metadata=str(tmp_path / "samples.csv")))
 
 
 def test_unreadable_metadata_are_refused(tmp_path: Path, tissue: Sample) -> None:

@@ -95,12 +95,12 @@ def test_images_have_the_names_of_their_files(sample: Sample) -> None:
 
 
 def test_coco_boxes_reach_their_images(sample: Sample, tmp_path: Path) -> None:
-    found = import_boxes([sample], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
-    assert found.boxes == {"nucleus": 1, "mitochondrion": 1}
-    assert (found.images, found.small) == (2, 1)  # 12 x 9 px is a slip of the hand
-    kept = read_annotated_boxes(sample, "mitochondrion")
-    assert kept.boxes.corners.tolist() == [[50, 10, 75, 31]]
-    assert kept.slices == (0, 1)  # the second one is known to hold none
+    summary = import_boxes([sample], BoxesSettings(source=str(written(tmp_path, COCO))), on=QUIET)
+    assert summary.boxes == {"nucleus": 1, "mitochondrion": 1}
+    assert (summary.images, summary.small) == (2, 1)  # 12 x 9 px is a slip of the hand
+    stored = read_annotated_boxes(sample, "mitochondrion")
+    assert stored.boxes.corners.tolist() == [[50, 10, 75, 31]]
+    assert stored.slices == (0, 1)  # the second one is known to hold none
     assert annotated_box_structures(sample) == ["mitochondrion", "nucleus"]
     assert sample.history()[-1]["stage"].startswith("annotate-boxes-")
 
@@ -116,14 +116,14 @@ def test_coco_boxes_reach_their_images(sample: Sample, tmp_path: Path) -> None:
 def test_csv_of_several_kinds_is_read(
     sample: Sample, tmp_path: Path, header: str, row: str
 ) -> None:
-    found = import_boxes(
+    summary = import_boxes(
         [sample],
         BoxesSettings(source=str(written(tmp_path, f"{header}\n{row}\n", "b.csv"))),
         on=QUIET,
     )
-    assert found.boxes == {"mitochondrion": 1}
-    kept = read_annotated_boxes(sample, "mitochondrion")
-    assert (kept.boxes.corners.tolist(), kept.slices) == ([[10, 20, 40, 50]], (1,))
+    assert summary.boxes == {"mitochondrion": 1}
+    stored = read_annotated_boxes(sample, "mitochondrion")
+    assert (stored.boxes.corners.tolist(), stored.slices) == ([[10, 20, 40, 50]], (1,))
 
 
 def test_a_name_continues_only_after_a_separator(sample: Sample, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_exported_boxes_can_be_imported(sample: Sample, tmp_path: Path, ending: 
     np.testing.assert_allclose(after.boxes.corners, before.boxes.corners, atol=1e-3)
     assert after.slices == (
         before.slices if ending != "out.csv" else (0,)
-    )  # a row a box says nothing of empty sample
+    )  # a CSV has a row for each box, and so lists no empty images
 
 
 def test_an_interrupted_export_of_yolo_labels_leaves_nothing_that_reads(
@@ -204,28 +204,28 @@ def test_other_boxes_are_replaced_only_on_request(sample: Sample, tmp_path: Path
 
 def test_boxes_reach_the_samples_of_their_images(sample: Sample, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "other.tif", np.ones((90, 90), np.uint8), photometric="minisblack")
-    other = import_stack(
+    second_sample = import_stack(
         tmp_path / "other.tif", tmp_path / "S02.zarr", ImportSettings(voxel_nm=(50, 4, 4)), on=QUIET
     )
     file = written(
         tmp_path, "image,class,x0,y0,x1,y1\ncell_1,a,0,0,30,30\nother.tif,a,60,0,90,30\n", "b.csv"
     )
-    found = import_boxes([sample, other], BoxesSettings(source=str(file)), on=QUIET)
-    assert (found.boxes, found.images) == ({"a": 2}, 2)
-    assert read_annotated_boxes(other, "a").boxes.corners.tolist() == [[60, 0, 90, 30]]
+    summary = import_boxes([sample, second_sample], BoxesSettings(source=str(file)), on=QUIET)
+    assert (summary.boxes, summary.images) == ({"a": 2}, 2)
+    assert read_annotated_boxes(second_sample, "a").boxes.corners.tolist() == [[60, 0, 90, 30]]
 
 
 def test_boxes_around_labels(own_tissue: Sample) -> None:
-    found = import_boxes(
+    summary = import_boxes(
         [own_tissue],
         BoxesSettings(from_labels=("truth/mitochondrion", "nucleus"), min_px=3),
         on=QUIET,
     )
-    assert set(found.boxes) == {"mitochondrion", "nucleus"}
-    kept = read_annotated_boxes(own_tissue, "mitochondrion")
-    z = int(kept.boxes.z[0])
+    assert set(summary.boxes) == {"mitochondrion", "nucleus"}
+    stored = read_annotated_boxes(own_tissue, "mitochondrion")
+    z = int(stored.boxes.z[0])
     truth = own_tissue.volume("truth", "mitochondrion").read(slice(z, z + 1))[0] > 0
-    for x0, y0, x1, y1 in kept.boxes.of_image(z).corners.astype(int):
+    for x0, y0, x1, y1 in stored.boxes.of_image(z).corners.astype(int):
         for edge in (
             truth[y0, x0:x1],
             truth[y1 - 1, x0:x1],
@@ -415,10 +415,10 @@ def test_yolo_classes_need_names(
 
 
 def test_yolo_names_may_stand_in_a_yaml(tmp_path: Path) -> None:
-    found = read_boxes(
+    result = read_boxes(
         yolo(tmp_path, "1 0.5 0.5 0.5 0.5\n\n", None, "names:\n  0: nucleus\n  1: mitochondrion\n")
     )
-    assert [box.class_name for box in found.boxes] == ["mitochondrion"]
+    assert [box.class_name for box in result.boxes] == ["mitochondrion"]
 
 
 def test_all_faults_are_reported_at_once_and_can_be_skipped(sample: Sample, tmp_path: Path) -> None:
@@ -432,12 +432,12 @@ def test_all_faults_are_reported_at_once_and_can_be_skipped(sample: Sample, tmp_
         match=r"1 boxes outside of their image .*; 1 boxes without area .*--on-invalid skip",
     ):
         import_boxes([sample], BoxesSettings(source=str(file)), on=QUIET)
-    found = import_boxes([sample], BoxesSettings(source=str(file), on_invalid="skip"), on=QUIET)
+    summary = import_boxes([sample], BoxesSettings(source=str(file), on_invalid="skip"), on=QUIET)
     assert (
-        found.boxes["nucleus"] == 1
+        summary.boxes["nucleus"] == 1
     )  # the third box of the second image is right, but its image lacks two others
-    assert len(found.left_out) == 2
-    assert found.incomplete == {"nucleus": 1}
+    assert len(summary.left_out) == 2
+    assert summary.incomplete == {"nucleus": 1}
     assert read_annotated_boxes(sample, "nucleus").slices == (0,)
     assert read_annotated_boxes(sample, "mitochondrion").slices == (
         0,
@@ -546,16 +546,16 @@ def test_images_of_any_size_are_slices(montage: Sample) -> None:
     assert image.sizes == ((30, 30), (60, 80), (40, 90))
     assert image.size_of(2) == (40, 90)
     voxels = image.read(slice(None))
-    assert [int((one > 0).sum()) for one in voxels] == [900, 4800, 3600]
+    assert [int((pixels > 0).sum()) for pixels in voxels] == [900, 4800, 3600]
     assert voxels[2, :40].all()
     assert not voxels[2, 40:].any()
 
 
 def test_images_of_a_montage_are_listed(montage: Sample) -> None:
-    told = CliRunner().invoke(app, ["info", str(montage.path)]).stdout
-    assert "3 images of 4 x 4 nm per pixel, uint8" in told
-    assert "0: overview, 30 x 30" in told
-    assert "um;" not in told  # a montage has no depth, and so no size
+    printed = CliRunner().invoke(app, ["info", str(montage.path)]).stdout
+    assert "3 images of 4 x 4 nm per pixel, uint8" in printed
+    assert "0: overview, 30 x 30" in printed
+    assert "um;" not in printed  # a montage has no depth, and so no size
 
 
 def test_labels_of_a_montage_belong_to_separate_images(montage: Sample, tmp_path: Path) -> None:
@@ -569,9 +569,9 @@ def test_labels_of_a_montage_belong_to_separate_images(montage: Sample, tmp_path
     table = montage.read_table("nucleus")
     assert table.num_rows == 2
     assert "area_um2" in table.column_names
-    for chosen in (None, "nucleus=1"):
+    for shown_object in (None, "nucleus=1"):
         with pytest.raises(SampleError, match=r"S03\.zarr holds separate images \(a montage\)"):
-            render(montage, tmp_path / "x.png", object=chosen, on=QUIET)
+            render(montage, tmp_path / "x.png", object=shown_object, on=QUIET)
     with pytest.raises(SampleError, match=r"S03\.zarr holds separate images \(a montage\)"):
         export(montage, "nucleus", tmp_path / "x.glb", on=QUIET)
 
@@ -600,8 +600,8 @@ def test_boxes_at_the_border_are_cut_on_request(sample: Sample, tmp_path: Path) 
     )
     with pytest.raises(InputError, match="2 boxes outside of their image"):
         import_boxes([sample], BoxesSettings(source=str(file)), on=QUIET)
-    found = import_boxes([sample], BoxesSettings(source=str(file), on_invalid="clip"), on=QUIET)
-    assert len(found.left_out) == 1  # what lies beyond as a whole
+    summary = import_boxes([sample], BoxesSettings(source=str(file), on_invalid="clip"), on=QUIET)
+    assert len(summary.left_out) == 1  # the box that lies completely outside
     assert read_annotated_boxes(sample, "a").boxes.corners.tolist() == [
         [0, 10, 50, 40],
         [10, 10, 40, 40],
@@ -628,9 +628,9 @@ def test_many_small_boxes_and_numbers_as_names_are_reported(
         tmp_path, "image,class,x0,y0,x1,y1\ncell_1,0,5,10,50,40\ncell_1,0,5,10,20,40\n", "b.csv"
     )
     import_boxes([sample], BoxesSettings(source=str(file)), on=Execution())
-    told = capsys.readouterr().err
-    assert "1 of 2 boxes are less than 20 px wide or high and were dropped" in told
-    assert "--classes 0=NAME gives it a name" in told
+    printed = capsys.readouterr().err
+    assert "1 of 2 boxes are less than 20 px wide or high and were dropped" in printed
+    assert "--classes 0=NAME gives it a name" in printed
     remove_pieces(sample, ["tables/annotated_boxes_0"])
     assert not annotated_box_structures(sample)
 
@@ -665,7 +665,7 @@ def test_a_box_beyond_its_own_image_is_reported(montage: Sample, tmp_path: Path)
     import_boxes([montage], BoxesSettings(source=str(file), on_invalid="clip"), on=QUIET)
     export_boxes(montage, tmp_path / "out.json", drawn=True)
     listed = json.loads((tmp_path / "out.json").read_text())["images"]
-    assert [(one["file_name"], one["width"], one["height"]) for one in listed] == [
+    assert [(image["file_name"], image["width"], image["height"]) for image in listed] == [
         ("overview", 30, 30),
         ("tile_r1-c1", 80, 60),
     ]
@@ -730,8 +730,8 @@ def test_images_of_another_size_are_left_out_with_their_boxes(
     images = [COCO["images"][0], {**COCO["images"][1], "width": 40, "height": 30}]
     file = written(tmp_path, {**with_annotation(bbox=[0, 0, 25, 25]), "images": images})
     import_boxes([sample], BoxesSettings(source=str(file), on_invalid="skip"), on=QUIET)
-    kept = read_annotated_boxes(sample, "nucleus")
-    assert (kept.slices, kept.boxes.z.tolist()) == ((0,), [0])
+    stored = read_annotated_boxes(sample, "nucleus")
+    assert (stored.slices, stored.boxes.z.tolist()) == ((0,), [0])
 
 
 def test_nothing_is_written_if_a_part_is_invalid(sample: Sample, tmp_path: Path) -> None:

@@ -87,10 +87,10 @@ def imported(sample: Sample, path: Path, on: Execution = QUIET, **settings: Any)
 
 
 def starts_of(sample: Sample, name: str = "mito") -> dict[int, list[float]]:
-    """Where boxes begin along x, by the images that are completely annotated."""
-    kept = read_annotated_boxes(sample, name)
-    assert set(kept.boxes.z.tolist()) <= set(kept.slices)
-    return {z: kept.boxes.of_image(z).corners[:, 0].tolist() for z in kept.slices}
+    """Return the x at which boxes begin, by the images that are completely annotated."""
+    stored = read_annotated_boxes(sample, name)
+    assert set(stored.boxes.z.tolist()) <= set(stored.slices)
+    return {z: stored.boxes.of_image(z).corners[:, 0].tolist() for z in stored.slices}
 
 
 ALL = {0: [10.0], 1: [20.0], 2: [30.0]}
@@ -118,9 +118,9 @@ def test_an_id_is_one_however_it_is_written(
         annotation |= {"image_id": drawn(value), "id": drawn(value), "category_id": drawn(kinds[0])}
     for category, value in zip(content["categories"], kinds, strict=True):
         category["id"] = drawn(value)
-    found = read_box_json(written(tmp_path_factory.mktemp("ids"), content))
-    assert not found.faults
-    assert [(box.image, box.class_name, box.corners[0]) for box in found.boxes] == [
+    result = read_box_json(written(tmp_path_factory.mktemp("ids"), content))
+    assert not result.faults
+    assert [(box.image, box.class_name, box.corners[0]) for box in result.boxes] == [
         (0, "mito", 10),
         (1, "mito", 20),
         (2, "mito", 30),
@@ -129,9 +129,9 @@ def test_an_id_is_one_however_it_is_written(
 
 def test_ids_may_be_text_or_whole_numbers_of_any_size(cells: Sample, tmp_path: Path) -> None:
     content = coco()
-    for index, own in enumerate((2**63 + 1, "a7", -5)):
-        content["images"][index]["id"] = own
-        content["annotations"][index]["image_id"] = own
+    for index, image_id in enumerate((2**63 + 1, "a7", -5)):
+        content["images"][index]["id"] = image_id
+        content["annotations"][index]["image_id"] = image_id
     imported(cells, written(tmp_path, content))
     assert starts_of(cells) == ALL
 
@@ -158,7 +158,7 @@ def test_an_annotation_of_no_image_may_be_of_any(
 
 
 def test_rounded_ids_do_not_join_boxes_and_images(cells: Sample, tmp_path: Path) -> None:
-    """As floats, 2**53 and 2**53 + 1 are one number."""
+    """The floats of 2**53 and 2**53 + 1 are the same number."""
     content = coco()
     for index in range(3):
         content["images"][index]["id"] = 2**53 + index
@@ -337,16 +337,16 @@ LOST: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("what", LOST)
 def test_an_image_that_lost_a_box_is_unknown(cells: Sample, tmp_path: Path, what: str) -> None:
-    """It is neither empty nor complete, also where all other images are empty."""
+    """The image is neither empty nor complete, even where all other images are empty."""
     values, sentence = LOST[what]
     path = written(tmp_path, changed("annotations", 1, **values))
     with pytest.raises(InputError, match=sentence) as error:
         imported(cells, path)
     assert "\n" not in str(error.value)
-    found = imported(cells, path, on_invalid="skip", unlisted_images="empty")
+    summary = imported(cells, path, on_invalid="skip", unlisted_images="empty")
     assert starts_of(cells) == {0: [10.0], 2: [30.0]}
-    assert found.incomplete["mito"] == 1
-    assert found.images == (2 if "er" in found.incomplete else 3)
+    assert summary.incomplete["mito"] == 1
+    assert summary.images == (2 if "er" in summary.incomplete else 3)
 
 
 def test_lost_boxes_of_one_class_leave_others_complete(
@@ -354,15 +354,15 @@ def test_lost_boxes_of_one_class_leave_others_complete(
 ) -> None:
     content = coco()
     content["annotations"].append({"id": 9, "image_id": 2, "category_id": 2, "bbox": [1, 2, 3]})
-    found = imported(cells, written(tmp_path, content), SHOWN, on_invalid="skip")
+    summary = imported(cells, written(tmp_path, content), SHOWN, on_invalid="skip")
     assert starts_of(cells) == ALL
     assert starts_of(cells, "er") == {0: [], 2: []}
-    assert found.incomplete == {"er": 1}
+    assert summary.incomplete == {"er": 1}
     assert "1 image is not completely annotated with er" in capsys.readouterr().err
 
 
 def test_faults_that_hide_no_object_keep_the_image(cells: Sample, tmp_path: Path) -> None:
-    """A box twice, one below the minimum size, and one of a class that has no name here."""
+    """A duplicate box, a box below the minimum size, and a box of a class without a valid name."""
     content = coco(categories=[{"id": 1, "name": "mito"}, {"id": 2, "name": "cell body"}])
     content["annotations"] += [
         {**content["annotations"][0]},
@@ -370,9 +370,9 @@ def test_faults_that_hide_no_object_keep_the_image(cells: Sample, tmp_path: Path
         {"id": 11, "image_id": 3, "category_id": 1, "bbox": [5, 5, 1, 1]},
         {"id": 12, "image_id": 3, "category_id": 2, "bbox": [5, 5, 20, 20]},
     ]
-    found = imported(cells, written(tmp_path, content), on_invalid="skip")
+    summary = imported(cells, written(tmp_path, content), on_invalid="skip")
     assert starts_of(cells) == ALL
-    assert (found.incomplete, found.small) == ({}, 1)
+    assert (summary.incomplete, summary.small) == ({}, 1)
 
 
 def test_clipped_boxes_keep_the_image(cells: Sample, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line as people meet it: every command, its words, its exit codes, its JSON.
+"""The command line as users see it: every command, its words, its exit codes, its JSON.
 
 The README's commands.
 """
@@ -32,7 +32,7 @@ from sparsem.study.settings import read_study
 from sparsem.study.study import run
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import HERE, Execution
-from tests.conftest import LABELED, files_in, truth_of, untaught_model, write_liver
+from tests.conftest import LABELED, files_in, random_model, truth_of, write_liver
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,7 +58,7 @@ def outside(*words: str, folder: Path) -> "subprocess.CompletedProcess[str]":
 def entered(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
 ) -> tuple[object, str, str]:
-    """What the program's entry point returns and says, in this process: its code, stdout and stderr."""
+    """Exit code, stdout and stderr of the program's entry point, run in this process."""
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["sparsem", *words])
     with pytest.raises(SystemExit) as left:
@@ -134,7 +134,7 @@ def test_the_main_job_by_commands(
         assert expected in result.output
     assert (
         Path("m.safetensors").stat().st_mode == Path("raw.tif").stat().st_mode
-    )  # whoever may read the stack may read the model
+    )  # all users who may read the stack may read the model
     sample = Sample.open("s.zarr")
     assert np.array_equal(
         tifffile.imread("out/nucleoli.tif"), sample.volume("labels", "nucleolus").read(slice(None))
@@ -151,17 +151,25 @@ def test_the_main_job_by_commands(
             "score", "s.zarr", "nucleolus", "truth.tif", "--slices", "all", "--json", "--quiet"
         ).output
     )
-    unseen = np.setdiff1d(np.arange(19), LABELED)
-    dice = 2 * (predicted & true)[unseen].sum() / (predicted[unseen].sum() + true[unseen].sum())
+    unlabeled = np.setdiff1d(np.arange(19), LABELED)
+    dice = (
+        2
+        * (predicted & true)[unlabeled].sum()
+        / (predicted[unlabeled].sum() + true[unlabeled].sum())
+    )
     assert data["nucleolus"]["unseen"]["dice_3d"] == pytest.approx(dice)
     assert data["nucleolus"]["unseen"]["slices"] == 16
     assert json.loads(sparsem("info", "s.zarr", "--json").output)["shape"] == [19, 96, 128]
 
 
-def test_what_looks_wrong_is_told(
+def test_suspicious_input_is_reported(
     tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A voxel size that the file contradicts, slices lost, masks inverted, an image replaced, a network that learnt other grays."""
+    """Suspicious input of five kinds.
+
+    A voxel size that the file contradicts, missing slices, inverted masks, a replaced image, and
+    a network that was trained on other gray levels.
+    """
     monkeypatch.chdir(tmp_path)
     image, nuclei = (
         tissue.image().read(slice(None)),
@@ -174,14 +182,14 @@ def test_what_looks_wrong_is_told(
         resolution=(0.05, 0.05),
         metadata={"spacing": 20, "unit": "nm", "axes": "ZYX"},
     )
-    told = sparsem("import", "raw.tif", "file.zarr", "--voxel-nm", "8000", "4000", "4000").stderr
+    printed = sparsem("import", "raw.tif", "file.zarr", "--voxel-nm", "8000", "4000", "4000").stderr
     assert (
         "raw.tif states a voxel of 20 x 20 x 20 nm (z y x); the 8000 x 4000 x 4000 nm that were "
-        "given are used" in told
+        "given are used" in printed
     )
     assert (
         "a voxel of 8000 x 4000 x 4000 nm (z y x) is unusual for electron microscopy; is it in nm?"
-        in told
+        in printed
     )
     Path("series").mkdir()
     Path("masks").mkdir()
@@ -190,22 +198,22 @@ def test_what_looks_wrong_is_told(
             tifffile.imwrite(f"series/s{z + 1:03d}.tif", plane)
     for z in LABELED:
         tifffile.imwrite(f"masks/s{z + 1:03d}.tif", np.where(nuclei[z], 0, 255).astype(np.uint8))
-    told = sparsem(
+    printed = sparsem(
         "import", "series", "s.zarr", "--voxel-nm", "20", "20", "20", "--missing", "repeat"
     ).stderr
-    assert "missing in the series, and replaced by a copy of the slice before: 8, 9" in told
+    assert "missing in the series, and replaced by a copy of the slice before: 8, 9" in printed
     assert "2, 4, 6" not in sparsem("annotate", "suggest", "s.zarr", "-n", "7", "--quiet").stdout
     suggested = sparsem("annotate", "suggest", "s.zarr", "-n", "17", "--quiet").stdout
     assert "slices 0, 1, 2, 3, 4, 5, 6, 9, 10" in suggested  # and not the copies
     assert "in file names 1, 2, 3, 4, 5, 6, 7, 10, 11" in suggested
-    told = sparsem("annotate", "import", "s.zarr", "nucleus", "masks").stdout
-    assert "nucleus: slices 0, 9, 18 (the first slice is 0; in file names 1, 10, 19)" in told
-    assert "is the mask inverted?" in told
+    printed = sparsem("annotate", "import", "s.zarr", "nucleus", "masks").stdout
+    assert "nucleus: slices 0, 9, 18 (the first slice is 0; in file names 1, 10, 19)" in printed
+    assert "is the mask inverted?" in printed
     assert (
         "Slices were found by the numbers of the stack's files: 1 is slice 0. If masks count "
-        "slices from 0, use --first-slice-number 0." in told
+        "slices from 0, use --first-slice-number 0." in printed
     )
-    untaught_model(Path("m.safetensors"), pixel_nm=20)
+    random_model(Path("m.safetensors"), pixel_nm=20)
     assert "may find little" not in sparsem("predict", "s.zarr", "m.safetensors").stderr
     dark = np.array(image // 4 + 5, np.uint8)
     tifffile.imwrite("dark.tif", dark, photometric="minisblack")
@@ -268,11 +276,12 @@ def test_numbers_of_labels_on_the_command_line(
     code, _, sentence = entered(monkeypatch, capsys, *words)
     assert code == 2
     assert "give --ignore -1 if these pixels are unlabeled" in " ".join(sentence.split())
-    told = sparsem(*words, "--ignore", "-1").stdout
+    printed = sparsem(*words, "--ignore", "-1").stdout
     assert (
-        "0.0% to 5.5% of each, of what is labeled there; nothing is drawn on slices 9, 18" in told
+        "0.0% to 5.5% of each, of what is labeled there; nothing is drawn on slices 9, 18"
+        in printed
     )
-    assert "Numbers beyond 32 bits were replaced; tables/annotation_ids_lyso holds both" in told
+    assert "Numbers beyond 32 bits were replaced; tables/annotation_ids_lyso holds both" in printed
     assert json.loads(sparsem(*words, "--ignore", "-1", "--json").stdout)["origin"] == {
         "0": "manual",
         "9": "manual",
@@ -283,8 +292,8 @@ def test_numbers_of_labels_on_the_command_line(
         "Wrote s.zarr/labels/er (a mask (value 2), on the image 'raw')"
         in sparsem("import", "mask.tif", "s.zarr", "--as-labels", "er").stdout
     )
-    told = sparsem(*words, "--ignore", "-1", "--origin", "corrected-prediction").stdout
-    assert "Corrected predictions, on which scores are too high: slices 0, 9, 18" in told
+    printed = sparsem(*words, "--ignore", "-1", "--origin", "corrected-prediction").stdout
+    assert "Corrected predictions, on which scores are too high: slices 0, 9, 18" in printed
     assert sparsem("remove", "s.zarr", "annotations/lyso").exit_code == 0
     assert "annotation_ids_lyso" not in Sample.open("s.zarr").tables
 
@@ -310,11 +319,11 @@ def test_pieces_are_taken_away_but_not_what_others_stand_on(
         ("tables/phantom_slices", "that can be removed"),
     ]
     for piece, sentence in refused:
-        code, _, told = entered(
+        code, _, message = entered(
             monkeypatch, capsys, "remove", "own.zarr", "annotations/nucleus", piece
         )
         assert code == 2
-        assert sentence in told
+        assert sentence in message
         assert files_in(own_tissue.path) == before
     assert (
         sparsem(
@@ -372,9 +381,9 @@ def test_pieces_are_taken_away_but_not_what_others_stand_on(
         ).exit_code
         == 0
     )
-    code, _, told = entered(monkeypatch, capsys, "remove", "bare.zarr", "labels/vesicle")
+    code, _, message = entered(monkeypatch, capsys, "remove", "bare.zarr", "labels/vesicle")
     assert code == 2
-    assert "bare.zarr holds nothing else; remove its whole folder" in told
+    assert "bare.zarr holds nothing else; remove its whole folder" in message
     assert sparsem("info", "bare.zarr").exit_code == 0
 
 
@@ -421,9 +430,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     )
     (tmp_path / "broken.toml").write_text("sample = \n")
     before = files_in(tmp_path)
-    code, shown, told = entered(monkeypatch, capsys, *shlex.split(command))
+    code, shown, message = entered(monkeypatch, capsys, *shlex.split(command))
     assert code == 2
-    assert sentence in " ".join(told.split())
+    assert sentence in " ".join(message.split())
     assert shown == ""
     assert files_in(tmp_path) == before
 
@@ -461,12 +470,12 @@ def test_the_demo_is_the_main_job_from_files_and_runs_again_in_no_time(tmp_path:
         "masks/nucleolus/nucleolus_z0011.png",
     ):
         assert (tmp_path / name).stat().st_size > 0
-    made = [
+    label_names = [
         f"{name}{step}"
         for name in ("nucleolus", "nucleus")
         for step in ("", "-constrained", "-objects")
     ]
-    assert result.sample.names("labels") == made
+    assert result.sample.names("labels") == label_names
     assert "nucleolus: every feature" in (tmp_path / "report.html").read_text(encoding="utf-8")
     before = files_in(result.sample.path)
     again = run(tmp_path / "study.toml")
@@ -498,12 +507,12 @@ def test_the_demo_ends_with_cells(tmp_path: Path) -> None:
     assert (tmp_path / "cells.png").stat().st_size > 0
     assert (tmp_path / "results" / "cells.tif").exists()
     assert not (tmp_path / "results" / "cells-interior.tif").exists()
-    found = tifffile.imread(tmp_path / "results" / "cells.tif")
+    exported = tifffile.imread(tmp_path / "results" / "cells.tif")
     labeled = cv2.imread(
         str(tmp_path / "masks" / "cells" / "cells_z0011.png"), cv2.IMREAD_UNCHANGED
     )
     assert labeled is not None
-    assert np.array_equal(found[11], labeled)
+    assert np.array_equal(exported[11], labeled)
     scores = result.scores["cells"].of_cells()
     assert 0 < scores["dice_cells"] <= 1  # type: ignore[operator]
     again = run(tmp_path / "study.toml")
@@ -578,7 +587,7 @@ def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(
         "input_px = 32",
         "batch = 2",
     ]
-    pictures = [
+    renderings = [
         "[export]",
         'onto = "raw"',
         "[render]",
@@ -587,7 +596,7 @@ def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(
         'out = "nuclei.png"',
     ]
     study = tmp_path / "study.toml"
-    study.write_text("\n".join([*words, "folds = 3", *pictures]))
+    study.write_text("\n".join([*words, "folds = 3", *renderings]))
     first = run(study)
     assert (
         tifffile.imread(tmp_path / "results" / "nucleus.tif").shape
@@ -610,10 +619,10 @@ def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(
     )
     assert first.sample.read_table("quality_raw").num_rows == 19
     assert first.alignment is not None
-    assert [len(one.dice) for one in first.validations] == [3]
+    assert [len(validation.dice) for validation in first.validations] == [3]
     equalize(
         first.sample, EqualizeSettings(method="clahe", out="test", image="raw")
-    )  # somebody has a look
+    )  # a user reviews another image
     before = files_in(tmp_path)
     run(study)
     assert files_in(tmp_path) == before
@@ -632,7 +641,10 @@ def test_a_study_works_on_its_own_images_whatever_else_the_sample_holds(
 def test_the_readme_commands_run(
     tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each ``sparsem`` line of the README, word for word but for a smaller training, on a small stack of that name."""
+    """Each ``sparsem`` line of the README runs as it stands, on a small stack of that name.
+
+    Only the training is made smaller.
+    """
     write_liver(tissue, tmp_path)
     cells = tissue.volume("truth", "cells").read(slice(None)).astype(np.uint16)
     (tmp_path / "corrected").mkdir()

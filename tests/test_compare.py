@@ -32,7 +32,7 @@ NONE = float("nan")
 
 
 def test_holm_follows_the_worked_example() -> None:
-    """0.01, 0.04, 0.03, 0.005 times 4, 3, 2 and 1 by rank, never decreasing.
+    """The p values are multiplied by 4, 3, 2 and 1 by rank, and never decrease.
 
     NaN do not count as tests.
     """
@@ -53,21 +53,21 @@ def test_correlations_and_their_intervals() -> None:
     random = np.random.default_rng(1)
     x = random.normal(size=30)
     y = 0.6 * x + 0.8 * random.normal(size=30)
-    found = pearson_correlation(x, y)
+    pearson = pearson_correlation(x, y)
     r = float(np.corrcoef(x, y)[0, 1])
     half = 1.959964 / math.sqrt(27)
-    assert found.value == pytest.approx(r)
-    assert (found.low, found.high) == pytest.approx(
+    assert pearson.value == pytest.approx(r)
+    assert (pearson.low, pearson.high) == pytest.approx(
         (math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)), abs=1e-5
     )
-    ranks = [stats.rankdata(one) for one in (x, y)]
+    ranks = [stats.rankdata(values) for values in (x, y)]
     assert spearman_correlation(x, y).value == pytest.approx(float(np.corrcoef(*ranks)[0, 1]))
     true = 6 / math.pi * math.asin(0.6 / 2)  # of the normal distribution
     held = 0
     for _ in range(400):
         x = random.normal(size=40)
-        one = spearman_correlation(x, 0.6 * x + 0.8 * random.normal(size=40))
-        held += one.low <= true <= one.high
+        spearman = spearman_correlation(x, 0.6 * x + 0.8 * random.normal(size=40))
+        held += spearman.low <= true <= spearman.high
     assert held / 400 == pytest.approx(0.95, abs=0.03)
 
 
@@ -79,19 +79,19 @@ def test_too_few_or_constant_values_have_no_correlation() -> None:
 
 
 def test_differences() -> None:
-    """Every number of the second group is larger: delta is 1, and p is 2 of all permutations of the ranks."""
-    one, other = np.array([1.0, 2, 3, NONE]), np.array([4.0, 5, 6, 7])
-    found = group_difference(one, other)
-    assert found.n == (3, 4)
-    assert found.medians == (2, 5.5)
-    assert found.delta == 1
+    """Every number of the second group is larger: delta is 1, and p is 2 of all permutations."""
+    first, second = np.array([1.0, 2, 3, NONE]), np.array([4.0, 5, 6, 7])
+    difference = group_difference(first, second)
+    assert difference.n == (3, 4)
+    assert difference.medians == (2, 5.5)
+    assert difference.delta == 1
     assert (
-        found.p
+        difference.p
         == pytest.approx(2 / len(list(combinations(range(7), 3))))
         == pytest.approx(smallest_p((3, 4)))
     )
-    assert group_difference(other, one).delta == -1
-    alone = group_difference(one[:1], other)
+    assert group_difference(second, first).delta == -1
+    alone = group_difference(first[:1], second)
     assert math.isnan(alone.p)
     assert alone.delta == 1
     tied = group_difference(np.ones(3), np.full(3, 2.0))
@@ -105,7 +105,7 @@ def test_differences() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two protocols on two microscopes, five images each: the first has twice the noise of the second."""
+    """Two protocols on two microscopes, five images each; the first has twice the noise."""
     where = tmp_path_factory.mktemp("protocols")
     settings = PhantomSettings(
         shape=(12, 160, 192),
@@ -123,18 +123,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for protocol, noise in (("bench", 20), ("asp", 10)):
         for microscope in ("sbf", "fib"):
             (where / protocol / microscope).mkdir(parents=True)
-            for place in range(5):
-                image = slices[2 * place + (microscope == "fib")].copy()
+            for number in range(5):
+                image = slices[2 * number + (microscope == "fib")].copy()
                 image[:50, :60] = 150
                 image += random.normal(0, noise, image.shape)
-                name = where / protocol / microscope / f"p{place}.tif"
+                name = where / protocol / microscope / f"p{number}.tif"
                 tifffile.imwrite(
                     name,
                     np.clip(np.round(image), 1, 255).astype(np.uint8),
                     photometric="minisblack",
                 )
                 tifffile.imwrite(
-                    name.with_name(f"resin{place}.png.tif"), mask, photometric="minisblack"
+                    name.with_name(f"resin{number}.png.tif"), mask, photometric="minisblack"
                 )
     return where
 
@@ -155,31 +155,32 @@ ALL = "".join(
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path) -> ProtocolComparison:
+def comparison(folder: Path) -> ProtocolComparison:
     return compare_protocols(
         study(folder, f'denoise = "nlm"\nout = "whole"\n{ALL}'), QUIET
     ).comparison
 
 
-def test_a_study_finds_the_noisier_protocol(found: ProtocolComparison) -> None:
-    assert list(found.groups) == ["sbf · bench", "fib · bench", "sbf · asp", "fib · asp"]
-    assert all(one.resin == "marked" for own in found.groups.values() for one in own)
+def test_a_study_finds_the_noisier_protocol(comparison: ProtocolComparison) -> None:
+    assert list(comparison.groups) == ["sbf · bench", "fib · bench", "sbf · asp", "fib · asp"]
+    assert all(image.resin == "marked" for images in comparison.groups.values() for image in images)
     noise = {
-        name: 255 * float(np.median(values)) for name, values in found.values["resin_noise"].items()
+        name: 255 * float(np.median(values))
+        for name, values in comparison.values["resin_noise"].items()
     }
     assert noise == pytest.approx(
         {"sbf · bench": 20, "fib · bench": 20, "sbf · asp": 10, "fib · asp": 10}, rel=0.1
     )
-    after = found.values["resin_noise_reference"]
-    assert all(after[name].max() < found.values["resin_noise"][name].min() for name in after)
-    pairs = {test.groups for test in found.tests}
+    after = comparison.values["resin_noise_reference"]
+    assert all(after[name].max() < comparison.values["resin_noise"][name].min() for name in after)
+    pairs = {test.groups for test in comparison.tests}
     assert pairs == {
         ("sbf · bench", "fib · bench"),
         ("sbf · bench", "sbf · asp"),
         ("fib · bench", "fib · asp"),
         ("sbf · asp", "fib · asp"),
     }
-    by_pair = {test.groups: test for test in found.tests if test.metric == "resin_noise"}
+    by_pair = {test.groups: test for test in comparison.tests if test.metric == "resin_noise"}
     protocols, microscopes = (
         by_pair["sbf · bench", "sbf · asp"],
         by_pair["sbf · bench", "fib · bench"],
@@ -188,24 +189,25 @@ def test_a_study_finds_the_noisier_protocol(found: ProtocolComparison) -> None:
     assert protocols.difference.delta == -1
     assert microscopes.difference.p > 0.05
     assert protocols.corrected > protocols.difference.p
-    both = {one.metrics: one for one in found.correlations}
+    both = {correlation.metrics: correlation for correlation in comparison.correlations}
     assert both["resin_noise", "noise"].pearson.value > 0.9
     assert both["resin_noise", "ssim"].pearson.value < -0.8
     assert both["resin_noise", "ssim"].corrected[0] < 0.001
     assert any(
-        "No difference can be significant here: the smallest p" in one for one in found.notices
+        "No difference can be significant here: the smallest p" in notice
+        for notice in comparison.notices
     )
 
 
-def test_tables_hold_everything(found: ProtocolComparison) -> None:
-    tables = comparison_tables(found)
+def test_tables_hold_everything(comparison: ProtocolComparison) -> None:
+    tables = comparison_tables(comparison)
     assert tables["images"].num_rows == 20
-    assert set(tables["images"]["group"].to_pylist()) == set(found.groups)
-    assert tables["groups"].num_rows == 4 * len(found.values)
+    assert set(tables["images"]["group"].to_pylist()) == set(comparison.groups)
+    assert tables["groups"].num_rows == 4 * len(comparison.values)
     first = tables["groups"].to_pylist()[0]
     assert first["n"] == 5
     assert first["lower_quartile"] <= first["median"] <= first["upper_quartile"]
-    assert tables["tests"].num_rows == 4 * len(found.values)
+    assert tables["tests"].num_rows == 4 * len(comparison.values)
     assert {"pearson_low", "spearman_high", "spearman_p_corrected", "n"} <= set(
         tables["correlations"].column_names
     )
@@ -213,22 +215,22 @@ def test_tables_hold_everything(found: ProtocolComparison) -> None:
 
 def test_the_page(
     folder: Path,
-    found: ProtocolComparison,
+    comparison: ProtocolComparison,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Written by the command; nothing is measured again, and the page is complete."""
-    kept = {file: file.stat().st_mtime_ns for file in (folder / "whole").rglob("measured/*.json")}
+    """The command writes a complete page and measures no image again."""
+    times = {file: file.stat().st_mtime_ns for file in (folder / "whole").rglob("measured/*.json")}
     monkeypatch.setattr(
         "sys.argv", ["sparsem", "quality", "compare", str(folder / "study.toml"), "--quiet"]
     )
     with pytest.raises(SystemExit) as ended:
         run_command_line()
     assert ended.value.code == 0
-    told = capsys.readouterr().out
-    assert "Wrote" in told
-    assert "sbf · asp" in told
-    assert kept == {
+    printed = capsys.readouterr().out
+    assert "Wrote" in printed
+    assert "sbf · asp" in printed
+    assert times == {
         file: file.stat().st_mtime_ns for file in (folder / "whole").rglob("measured/*.json")
     }
     page = (folder / "whole" / "comparison.html").read_text(encoding="utf-8")
@@ -257,12 +259,14 @@ def test_by_tile_images_may_differ_in_size(folder: Path) -> None:
     sentence = "x: p0 has 160 x 192 px, large 300 x 300; images of a group must have one size"
     with pytest.raises(InputError, match=sentence):
         compare_protocols(study(folder, f'out = "sizes"\n{both}', "sizes.toml"), QUIET)
-    made = compare_protocols(
+    result = compare_protocols(
         study(folder, f'by = "tile"\ntile = 128\nout = "tiles"\n{both}', "tiles.toml"), QUIET
     )
-    assert len(made.comparison.values["noise"]["x"]) == 1 + 4
-    assert any("Tiles of one image are not independent" in one for one in made.comparison.notices)
-    assert any("a proposal" in one for one in made.comparison.notices)
+    assert len(result.comparison.values["noise"]["x"]) == 1 + 4
+    assert any(
+        "Tiles of one image are not independent" in notice for notice in result.comparison.notices
+    )
+    assert any("a proposal" in notice for notice in result.comparison.notices)
 
 
 def test_files_belong_together_by_their_numbers(folder: Path) -> None:
@@ -277,8 +281,8 @@ def test_files_belong_together_by_their_numbers(folder: Path) -> None:
         tifffile.imwrite(where / f"a_{number}.tif", image, photometric="minisblack")
         tifffile.imwrite(where / f"a_{number}_resin.png.tif", mask, photometric="minisblack")
     text = '[[group]]\nprotocol = "x"\nimages = ["a_?.tif", "a_??.tif"]\nresin = ["a_*_resin*"]\n'
-    found = compare_protocols(study(where, text), QUIET).comparison
-    assert [one.values["resin_noise"] for one in found.groups["x"]] == [0, 0, 0]
+    result = compare_protocols(study(where, text), QUIET).comparison
+    assert [measured.values["resin_noise"] for measured in result.groups["x"]] == [0, 0, 0]
 
 
 def test_slices_of_one_stack_and_single_images_are_reported(folder: Path) -> None:
@@ -288,43 +292,44 @@ def test_slices_of_one_stack_and_single_images_are_reported(folder: Path) -> Non
         photometric="minisblack",
     )
     text = '[[group]]\nprotocol = "stack"\nimages = ["stack.tif"]\n'
-    found = compare_protocols(
+    result = compare_protocols(
         study(folder, f'out = "stacks"\n{text}', "stacks.toml"), QUIET
     ).comparison
     assert any(
-        one.startswith("'stack' is 3 slices of 1 stack: slices of a stack are not independent")
-        for one in found.notices
+        notice.startswith("'stack' is 3 slices of 1 stack: slices of a stack are not independent")
+        for notice in result.notices
     )
     alone = compare_protocols(
         study(folder, f'out = "alone"\n{text}slices = [0]', "alone.toml"), QUIET
     )
     assert "No difference was tested" in alone.files[0].read_text(encoding="utf-8")
     assert any(
-        "in them is as featureless as resin" in one or "a proposal" in one
-        for one in alone.comparison.notices
+        "in them is as featureless as resin" in notice or "a proposal" in notice
+        for notice in alone.comparison.notices
     )
     marked = compare_protocols(
         study(folder, f'out = "box"\n{text}box = [0, 0, 40, 40]', "box.toml"), QUIET
     )
-    assert not any("check that it is resin" in one for one in marked.comparison.notices)
+    assert not any("check that it is resin" in notice for notice in marked.comparison.notices)
     assert any(
-        one.startswith("Not measured: PSNR") and one.endswith("they need a reference, or denoise.")
-        for one in alone.comparison.notices
+        notice.startswith("Not measured: PSNR")
+        and notice.endswith("they need a reference, or denoise.")
+        for notice in alone.comparison.notices
     )
 
 
 def test_a_group_of_one_is_shown_and_not_tested(folder: Path) -> None:
-    one = '[[group]]\nprotocol = "alone"\nimages = ["asp/fib/p0.tif"]\n[[group]]\nprotocol = "other"\nimages = ["bench/fib/p*.tif"]\n'
-    made = compare_protocols(study(folder, f'out = "one"\n{one}', "one.toml"), QUIET)
+    groups = '[[group]]\nprotocol = "alone"\nimages = ["asp/fib/p0.tif"]\n[[group]]\nprotocol = "other"\nimages = ["bench/fib/p*.tif"]\n'
+    result = compare_protocols(study(folder, f'out = "one"\n{groups}', "one.toml"), QUIET)
     assert (
         "'alone' is one image: it has no spread, and differences from it are not tested."
-        in made.comparison.notices
+        in result.comparison.notices
     )
     assert all(
         math.isnan(test.difference.p) and math.isnan(test.corrected)
-        for test in made.comparison.tests
+        for test in result.comparison.tests
     )
-    assert made.files[0].stat().st_size > 10_000
+    assert result.files[0].stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
@@ -385,16 +390,16 @@ def test_groups_are_named_by_tissue_microscope_and_protocol(folder: Path) -> Non
             "names.toml",
         )
     )
-    assert [one.name for one in read.group] == ["brain · a"]
+    assert [entry.name for entry in read.group] == ["brain · a"]
 
 
-def values_of(found: ProtocolComparison, metric: str) -> NDArray[Any]:
-    return np.concatenate(list(found.values[metric].values()))
+def values_of(comparison: ProtocolComparison, metric: str) -> NDArray[Any]:
+    return np.concatenate(list(comparison.values[metric].values()))
 
 
-def test_a_second_run_gives_the_same_numbers(folder: Path, found: ProtocolComparison) -> None:
+def test_a_second_run_gives_the_same_numbers(folder: Path, comparison: ProtocolComparison) -> None:
     again = compare_protocols(folder / "study.toml", QUIET).comparison
     assert all(
-        np.array_equal(values_of(found, metric), values_of(again, metric), equal_nan=True)
-        for metric in found.values
+        np.array_equal(values_of(comparison, metric), values_of(again, metric), equal_nan=True)
+        for metric in comparison.values
     )

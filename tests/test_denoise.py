@@ -47,7 +47,7 @@ together = pytest.mark.xdist_group("careamics")
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(6, 160, 168) without and with noise."""
+    """Stacks of the shape (6, 160, 168) without and with noise."""
     settings = PhantomSettings(
         shape=(8, 160, 168),
         voxel_nm=(16, 16, 16),
@@ -59,8 +59,8 @@ def pair() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     )
     clean = np.stack([phantom_slice(settings, z).image for z in range(6)]).astype(np.float64)
     noisy = clean + np.random.default_rng(0).normal(0, 20, clean.shape)
-    made = [np.clip(np.round(one), 1, 255).astype(np.uint8) for one in (clean, noisy)]
-    return made[0], made[1]
+    images = [np.clip(np.round(image), 1, 255).astype(np.uint8) for image in (clean, noisy)]
+    return images[0], images[1]
 
 
 @pytest.fixture
@@ -72,10 +72,10 @@ def sample(own_tissue: Sample, pair: tuple[Any, Any]) -> Sample:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_nonlocal_means_removes_noise(pair: tuple[Any, Any], dtype: Any) -> None:
     scale = 1 if dtype == np.uint8 else 257
-    clean, noisy = (one[0].astype(dtype) * dtype(scale) for one in pair)
-    found = denoise_nonlocal_means(noisy, 0.7)
-    assert found.dtype == dtype
-    assert psnr(clean, found) > psnr(clean, noisy) + 5
+    clean, noisy = (stack[0].astype(dtype) * dtype(scale) for stack in pair)
+    result = denoise_nonlocal_means(noisy, 0.7)
+    assert result.dtype == dtype
+    assert psnr(clean, result) > psnr(clean, noisy) + 5
     assert (
         psnr(clean, denoise_nonlocal_means(clean, 0.7)) > 30
     )  # without noise the image hardly changes
@@ -95,11 +95,11 @@ def test_black_areas_stay_and_black_pixels_do_not(pair: tuple[Any, Any]) -> None
         assert np.array_equal(black_areas(rim), rim == 0)
     wedge = (np.arange(80)[None] >= np.arange(60)[:, None] / 6).astype(np.uint8)
     assert np.array_equal(black_areas(wedge), wedge == 0)
-    for found in (
+    for result in (
         denoise_nonlocal_means(image, 0.7),
         denoise_slice(image, Identity(), (100.0, 30.0), CPU),
     ):
-        assert np.array_equal(found == 0, area)
+        assert np.array_equal(result == 0, area)
     assert not denoise_nonlocal_means(np.zeros((64, 64), np.uint8), 0.7).any()
     assert np.array_equal(
         denoise_nonlocal_means(image[:20, :20], 0.7), image[:20, :20]
@@ -107,15 +107,15 @@ def test_black_areas_stay_and_black_pixels_do_not(pair: tuple[Any, Any]) -> None
 
 
 class Amplified(torch.nn.Module):
-    """A network with random weights returns nearly the same value everywhere: differences are enlarged."""
+    """A network with random weights, whose nearly constant output is amplified."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.network(x)
-        return 1000 * (found + 0.1325)
+        output: torch.Tensor = self.network(x)
+        return 1000 * (output + 0.1325)
 
 
 class Identity(torch.nn.Module):
@@ -148,10 +148,10 @@ def test_tiles_give_the_same_numbers_as_the_whole_slice(
 def test_a_pixel_depends_on_no_pixel_beyond_the_halo() -> None:
     torch.manual_seed(0)
     x = torch.randn(1, 1, 128, 128, requires_grad=True)
-    found = new_network().eval()(x)
-    for place in ((64, 64), (65, 66), (67, 65)):
-        (slope,) = torch.autograd.grad(found[0, 0, place[0], place[1]], x, retain_graph=True)
-        reach = (torch.nonzero(slope[0, 0]) - torch.tensor(place)).abs().max()
+    output = new_network().eval()(x)
+    for pixel in ((64, 64), (65, 66), (67, 65)):
+        (slope,) = torch.autograd.grad(output[0, 0, pixel[0], pixel[1]], x, retain_graph=True)
+        reach = (torch.nonzero(slope[0, 0]) - torch.tensor(pixel)).abs().max()
         assert 8 < reach <= noise2void.HALO_PX
 
 
@@ -172,15 +172,18 @@ def test_noise2void_removes_noise_without_a_clean_image(
     assert state is not None
     network, levels = load_network(state["network"], CPU)
     assert levels == pytest.approx((noisy.mean(), noisy.std()), rel=0.1)
-    found = denoise_slice(noisy[2], network, levels, CPU)
-    assert psnr(clean[2], found) > psnr(clean[2], noisy[2]) + 1.5
+    result = denoise_slice(noisy[2], network, levels, CPU)
+    assert psnr(clean[2], result) > psnr(clean[2], noisy[2]) + 1.5
     assert loss < 1
 
 
 @careamics
 @together
 def test_a_training_continues_as_if_it_had_not_stopped(pair: tuple[Any, Any]) -> None:
-    """To the bit: the state holds the network, the moments of Adam and the gray levels."""
+    """The results are identical to the bit.
+
+    The state holds the network, the moments of Adam and the gray levels.
+    """
 
     def after(pieces: list[range]) -> dict[str, NDArray[np.uint8]]:
         state = None
@@ -190,11 +193,11 @@ def test_a_training_continues_as_if_it_had_not_stopped(pair: tuple[Any, Any]) ->
         assert state is not None
         return state
 
-    one, other = after([range(2), range(2, 4)]), after([range(2), range(2, 4)])
-    assert {name: value.tobytes() for name, value in one.items()} == {
-        name: value.tobytes() for name, value in other.items()
+    first, second = after([range(2), range(2, 4)]), after([range(2), range(2, 4)])
+    assert {name: value.tobytes() for name, value in first.items()} == {
+        name: value.tobytes() for name, value in second.items()
     }
-    assert after([range(2)])["network"].tobytes() != one["network"].tobytes()
+    assert after([range(2)])["network"].tobytes() != first["network"].tobytes()
     half = after([range(2)])
     patches = patch_sampler([pair[1]])
     for lost in half:  # both parts of the state have an effect
@@ -202,7 +205,7 @@ def test_a_training_continues_as_if_it_had_not_stopped(pair: tuple[Any, Any]) ->
             name: noise2void.train_part(patches, None, range(1), TRAINING)[0][name] for name in half
         }
         without, _ = train_part(patches, {**half, lost: empty[lost]}, range(2, 4), TRAINING)
-        assert without["network"].tobytes() != one["network"].tobytes(), lost
+        assert without["network"].tobytes() != first["network"].tobytes(), lost
 
 
 def test_patches_are_drawn_where_the_slice_was_imaged() -> None:
@@ -224,7 +227,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
     sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "UPDATES_PER_PART", 2)
-    other = copy_of(sample, tmp_path / "other.zarr")
+    interrupted = copy_of(sample, tmp_path / "other.zarr")
     assert denoise(sample, SHORT, on=QUIET).image == "denoised"
     calls: list[range] = []
 
@@ -237,8 +240,8 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
     monkeypatch.setattr(noise2void, "train_part", stopped)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            denoise(other, SHORT, on=QUIET)
-    denoise(other, SHORT, on=QUIET)
+            denoise(interrupted, SHORT, on=QUIET)
+    denoise(interrupted, SHORT, on=QUIET)
     assert calls == [
         range(2),
         range(2),
@@ -248,7 +251,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
     ]  # finished parts are not computed again
     assert all(
         np.array_equal(*both)
-        for both in zip(voxels(sample.image()), voxels(other.image()), strict=True)
+        for both in zip(voxels(sample.image()), voxels(interrupted.image()), strict=True)
     )
 
 
@@ -256,45 +259,45 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
 @together
 def test_block_depth_changes_nothing_that_noise2void_does(sample: Sample, tmp_path: Path) -> None:
     stack = sample.image("raw").read(slice(None))
-    made = []
+    results = []
     for depth in (1, 4):
-        other = copy_of(sample, tmp_path / f"{depth}.zarr")
-        put(other, "", stack, depth)
-        denoise(other, SHORT, on=QUIET)
-        made.append(other.image("denoised").read(slice(None)))
-    assert np.array_equal(made[0], made[1])
-    assert not np.array_equal(made[0], stack)
+        sample_copy = copy_of(sample, tmp_path / f"{depth}.zarr")
+        put(sample_copy, "", stack, depth)
+        denoise(sample_copy, SHORT, on=QUIET)
+        results.append(sample_copy.image("denoised").read(slice(None)))
+    assert np.array_equal(results[0], results[1])
+    assert not np.array_equal(results[0], stack)
 
 
 def test_block_depth_and_workers_change_nothing(sample: Sample, tmp_path: Path) -> None:
     stack = sample.image("raw").read(slice(None))
-    made = []
+    results = []
     for depth in (1, 4, 6):
-        other = copy_of(sample, tmp_path / f"{depth}.zarr")
-        put(other, "", stack, depth)
+        sample_copy = copy_of(sample, tmp_path / f"{depth}.zarr")
+        put(sample_copy, "", stack, depth)
         denoise(
-            other,
+            sample_copy,
             DenoiseSettings(method="nlm"),
             on=Execution(workers=2 if depth == 4 else 0, quiet=True),
         )
-        made.append(other.image("denoised").read(slice(None)))
-    assert all(np.array_equal(one, made[0]) for one in made)
+        results.append(sample_copy.image("denoised").read(slice(None)))
+    assert all(np.array_equal(result, results[0]) for result in results)
     assert sample.image("raw").made_on is None
 
 
 def test_a_killed_run_ends_in_the_same_bytes(sample: Sample, tmp_path: Path) -> None:
     put(sample, "", sample.image("raw").read(slice(None)), 1)
-    other = copy_of(sample, tmp_path / "other.zarr")
+    killed = copy_of(sample, tmp_path / "other.zarr")
     denoise(sample, DenoiseSettings(method="nlm"), on=QUIET)
     assert (
         kill_ten_times(
-            "denoise", {"sample": str(other.path), "settings": {"method": "nlm"}, "seconds": 0.6}
+            "denoise", {"sample": str(killed.path), "settings": {"method": "nlm"}, "seconds": 0.6}
         )
         > 0
     )
     assert all(
         np.array_equal(*both)
-        for both in zip(voxels(sample.image()), voxels(other.image()), strict=True)
+        for both in zip(voxels(sample.image()), voxels(killed.image()), strict=True)
     )
 
 

@@ -1,4 +1,4 @@
-"""Detectors: training, resuming, detection with any number of workers, held-out images and scores."""
+"""Detectors: training, resuming, detection with any number of workers, held-out images, scores."""
 
 import json
 import re
@@ -92,19 +92,19 @@ def model(spots: Sample) -> Path:
 
 
 def without_boxes(sample: Sample, folder: Path) -> Sample:
-    """Return a copy of a sample of the same name without the boxes that other tests detected in it."""
+    """Return a copy of a sample, of the same name, without the boxes that other tests detected."""
     folder.mkdir(exist_ok=True)
-    made = copy_of(sample, folder / sample.path.name)
-    for name in detected_box_structures(made):
-        made.remove_table(f"boxes_{name}")
-    shutil.rmtree(made.path / ".sparsem" / "work", ignore_errors=True)
-    for record in (made.path / ".sparsem").rglob("detect-*.json"):
+    copy = copy_of(sample, folder / sample.path.name)
+    for name in detected_box_structures(copy):
+        copy.remove_table(f"boxes_{name}")
+    shutil.rmtree(copy.path / ".sparsem" / "work", ignore_errors=True)
+    for record in (copy.path / ".sparsem").rglob("detect-*.json"):
         record.unlink()
-    return made
+    return copy
 
 
 @pytest.fixture
-def own(spots: Sample, tmp_path: Path) -> Sample:
+def spots_copy(spots: Sample, tmp_path: Path) -> Sample:
     return without_boxes(spots, tmp_path)
 
 
@@ -116,24 +116,25 @@ def test_every_detector_has_a_loss_and_an_answer(name: str) -> None:
     torch.manual_seed(0)
     network = build_detector(name, 2, 128, 20)
     images = torch.randn(2, 1, 128, 128)
-    some = DetectionTarget(
+    target = DetectionTarget(
         torch.tensor([[10.0, 10, 40, 50], [60, 60, 100, 90]]), torch.tensor([0, 1])
     )
-    nothing = DetectionTarget(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
-    loss = network.train().loss(images, [some, nothing])
+    empty_target = DetectionTarget(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
+    loss = network.train().loss(images, [target, empty_target])
     assert loss.isfinite()
     loss.backward()
-    learning = [one for one in network.parameters() if one.requires_grad]
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     assert sum(
-        one.grad is not None and bool(one.grad.abs().sum() > 0) for one in learning
-    ) > 0.8 * len(learning)
+        parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+        for parameter in trainable
+    ) > 0.8 * len(trainable)
     with torch.inference_mode():
         answers = network.eval().detect(images)
     assert len(answers) == 2
-    for one in answers:
-        assert one.corners.shape == (len(one.score), 4)
-        assert ((one.kind >= 0) & (one.kind < 2)).all()
-        assert (one.score >= MIN_SCORE).all()
+    for detections in answers:
+        assert detections.corners.shape == (len(detections.score), 4)
+        assert ((detections.kind >= 0) & (detections.kind < 2)).all()
+        assert (detections.score >= MIN_SCORE).all()
 
 
 def test_starting_points_of_queries_are_trained_for_any_structure() -> None:
@@ -157,33 +158,38 @@ def test_the_large_ones_are_those_of_the_papers() -> None:
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
     plain = retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=91)
-    assert sum(one.numel() for one in plain.parameters()) == 38_198_935  # as torchvision states
+    assert (
+        sum(parameter.numel() for parameter in plain.parameters()) == 38_198_935
+    )  # as torchvision states
     assert count_parameters(build_detector("retinanet", 91, 128, 10)) == sum(
-        one.numel() for one in plain.parameters()
+        parameter.numel() for parameter in plain.parameters()
     )
     config: Any = DeformableDetrConfig
     detr = DeformableDetrForObjectDetection(config(num_labels=91))
-    ours, frozen = (
+    detector, frozen = (
         build_detector("deformable-detr", 91, 128, 300),
-        sum(one.numel() for one in detr.parameters()),
+        sum(parameter.numel() for parameter in detr.parameters()),
     )
     norms = sum(
-        2 * one.num_features
-        for one in ours.backbone().modules()
-        if isinstance(one, torch.nn.BatchNorm2d)
+        2 * module.num_features
+        for module in detector.backbone().modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
     )
     assert (
-        count_parameters(ours) == frozen + norms
-    )  # norms that learn, where the library's are frozen
+        count_parameters(detector) == frozen + norms
+    )  # norms that are trained; those of the library are frozen
 
 
-def test_a_fresh_deformable_detr_is_sure_of_nothing() -> None:
-    """As in the authors' code: the library leaves class scores at 0.5, and reducing them would take days of training."""
+def test_a_fresh_deformable_detr_gives_low_scores() -> None:
+    """The authors' code does the same.
+
+    The library leaves class scores at 0.5, and reducing them would take days of training.
+    """
     torch.manual_seed(0)
     network: Any = build_detector("deformable-detr-small", 2, 128, 20).eval()
     with torch.inference_mode():
-        said: Any = network.net(pixel_values=torch.randn(1, 3, 128, 128))
-    assert said.logits.sigmoid().mean() < 0.05
+        output: Any = network.net(pixel_values=torch.randn(1, 3, 128, 128))
+    assert output.logits.sigmoid().mean() < 0.05
 
 
 @pytest.mark.parametrize("name", ["retinanet", "deformable-detr"])
@@ -191,22 +197,26 @@ def test_a_detector_begins_with_weights_of_other_classes(name: str, tmp_path: Pa
     torch.manual_seed(1)
     coco: Any = build_detector(name, 91, 128, 30)
     file = tmp_path / "coco.safetensors"
-    save_file({key: one.contiguous().clone() for key, one in coco.net.state_dict().items()}, file)
+    save_file(
+        {key: tensor.contiguous().clone() for key, tensor in coco.net.state_dict().items()}, file
+    )
     torch.manual_seed(2)
-    ours = build_detector(name, 2, 128, 30)
-    load_initial_weights(ours, name, str(file))
+    detector = build_detector(name, 2, 128, 30)
+    load_initial_weights(detector, name, str(file))
     same = [
         key
-        for key, one in network_state(ours).items()
-        if one.shape == network_state(coco)[key].shape
-        and torch.equal(one, network_state(coco)[key])
+        for key, tensor in network_state(detector).items()
+        if tensor.shape == network_state(coco)[key].shape
+        and torch.equal(tensor, network_state(coco)[key])
     ]
-    assert len(same) > 0.95 * len(network_state(ours))
+    assert len(same) > 0.95 * len(network_state(detector))
     norms = [
-        one for one in ours.train().backbone().modules() if isinstance(one, torch.nn.BatchNorm2d)
+        module
+        for module in detector.train().backbone().modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
     ]
     assert norms
-    assert not any(one.training for one in norms)  # statistics of COCO stay
+    assert not any(module.training for module in norms)  # statistics of COCO stay
 
 
 def test_weights_are_fetched_by_the_names_of_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,11 +278,11 @@ def test_unknown_detectors_are_refused() -> None:
 # tiles
 
 
-@pytest.mark.parametrize("way", range(8))
-def test_boxes_turn_with_their_tile(way: int) -> None:
+@pytest.mark.parametrize("symmetry", range(8))
+def test_boxes_turn_with_their_tile(symmetry: int) -> None:
     image = np.zeros((1, 12, 12), np.float32)
     image[0, 2:5, 1:9] = 1
-    turned_image, corners = turn_tile(image, np.array([[1, 2, 9, 5]], np.float32), way)
+    turned_image, corners = turn_tile(image, np.array([[1, 2, 9, 5]], np.float32), symmetry)
     y, x = np.nonzero(turned_image[0])
     assert corners.tolist() == [[x.min(), y.min(), x.max() + 1, y.max() + 1]]
 
@@ -295,20 +305,20 @@ def test_a_batch_is_a_function_of_seed_and_update_and_sees_rare_structures(spots
         [[10, 10, 30, 30], *[[60, 60 + n, 80, 80 + n] for n in range(30)]], np.float32
     )
     kind = np.array([1, *[0] * 30], np.int64)
-    picture = TrainingImage(
+    training_image = TrainingImage(
         "spots:0", image, 0, corners, kind, sample_gray_statistics(image), (64, 64)
     )
     empty = TrainingImage(
         "spots:1", image, 1, corners[:0], kind[:0], sample_gray_statistics(image), (64, 64)
     )
-    sampler = DetectionSampler([picture, empty], 128, 4, 0.2, 7)
-    one, same, other = sampler.draw(3), sampler.draw(3), sampler.draw(4)
-    assert np.array_equal(one.images, same.images)
-    assert not np.array_equal(one.images, other.images)
-    assert one.images.shape == (4, 1, 128, 128)
+    sampler = DetectionSampler([training_image, empty], 128, 4, 0.2, 7)
+    batch, repeated, later = sampler.draw(3), sampler.draw(3), sampler.draw(4)
+    assert np.array_equal(batch.images, repeated.images)
+    assert not np.array_equal(batch.images, later.images)
+    assert batch.images.shape == (4, 1, 128, 128)
     rare = [1 in kinds for update in range(40) for kinds in sampler.draw(update).kinds]
     assert 0.3 < np.mean(rare) < 0.8  # one box of 31
-    for boxes in one.corners:
+    for boxes in batch.corners:
         assert boxes.min(initial=0) >= 0
         assert boxes.max(initial=0) <= 128
 
@@ -331,12 +341,12 @@ def image_ids(samples: int, images: int) -> list[ImageId]:
 def test_whole_samples_are_held_out() -> None:
     roles = split_images(image_ids(20, 5), "sample", set(), set(), set(), seed=3)
     by_sample = {
-        name: {role for place, role in roles.items() if place.sample == name}
-        for name in {place.sample for place in roles}
+        name: {role for image_id, role in roles.items() if image_id.sample == name}
+        for name in {image_id.sample for image_id in roles}
     }
-    assert all(len(own) == 1 for own in by_sample.values())
+    assert all(len(roles_of_sample) == 1 for roles_of_sample in by_sample.values())
     counted = [
-        sum(own == {role} for own in by_sample.values())
+        sum(roles_of_sample == {role} for roles_of_sample in by_sample.values())
         for role in (ImageRole.TRAIN, ImageRole.VALIDATE, ImageRole.TEST)
     ]
     assert counted == [16, 2, 2]
@@ -357,7 +367,7 @@ def test_only_named_images_are_held_out() -> None:
     roles = split_images(
         every, "none", named_images(every, ["S00:39"], "--validation"), test, set(), 0
     )
-    assert [role.value for place, role in roles.items() if place == ImageId("S00", 39)] == [
+    assert [role.value for image_id, role in roles.items() if image_id == ImageId("S00", 39)] == [
         "validate"
     ]
     assert sum(role is ImageRole.TRAIN for role in roles.values()) == 39
@@ -418,7 +428,12 @@ def test_objects_get_a_size_that_the_detector_finds_well(spots: Sample, model: P
     recipe = read_detector(model)
     boxes = [read_annotated_boxes(spots, name).boxes for name in NAMES]
     edges = np.concatenate(
-        [np.sqrt(np.prod(one.corners[:, 2:] - one.corners[:, :2], axis=1)) for one in boxes]
+        [
+            np.sqrt(
+                np.prod(structure_boxes.corners[:, 2:] - structure_boxes.corners[:, :2], axis=1)
+            )
+            for structure_boxes in boxes
+        ]
     )
     smallest: float = DETECTORS["retinanet-small"].min_object_px  # type: ignore[attr-defined]
     shrunk = np.percentile(edges, 10) * 10 / recipe.pixel_nm[0]
@@ -542,39 +557,42 @@ def test_damaged_detectors(
 
 
 def test_weights_that_are_shared_are_kept_once(tmp_path: Path) -> None:
-    """Heads of Deformable DETR are one and the same in several places."""
+    """Heads of Deformable DETR share their weights."""
     torch.manual_seed(0)
     network = build_detector("deformable-detr", 2, 128, 20)
     recipe = DetectorRecipe("deformable-detr", NAMES, 128, (10.0, 10.0), 20)
     save_detector(tmp_path / "d.safetensors", network, recipe)
     again, _ = load_detector(tmp_path / "d.safetensors")
     assert all(
-        torch.equal(one, two)
-        for one, two in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
+        torch.equal(saved, loaded)
+        for saved, loaded in zip(
+            network.state_dict().values(), again.state_dict().values(), strict=True
+        )
     )
     assert len(network_state(network)) < len(network.state_dict())
     with pytest.raises(RuntimeError, match="is missing"):
         load_state(network, {})
 
 
-# finding
+# detection
 
 
 def test_boxes_are_where_objects_are(spots: Sample, model: Path) -> None:
-    kept = detect(spots, model, DetectSettings(device="cpu"), on=QUIET).boxes
+    detected = detect(spots, model, DetectSettings(device="cpu"), on=QUIET).boxes
     assert sorted(detected_box_structures(spots)) == sorted(NAMES)
     scores = score_boxes([spots], DetectScoreSettings())
-    assert {name: one.images for name, one in scores.of_kind("predicted").items()} == dict.fromkeys(
-        NAMES, 2
-    )  # nobody learnt or chose by them
-    assert np.mean([one.scores.ap50 for one in scores.boxes]) > 0.3
+    assert {
+        name: entry.images for name, entry in scores.of_kind("predicted").items()
+    } == dict.fromkeys(NAMES, 2)  # held-out images: neither training nor validation uses them
+    assert np.mean([entry.scores.ap50 for entry in scores.boxes]) > 0.3
     everywhere = score_boxes([spots], DetectScoreSettings(images="all"))
-    assert [one.images for one in everywhere.boxes] == [8, 8]
+    assert [entry.images for entry in everywhere.boxes] == [8, 8]
     for name in NAMES:
         assert (
-            kept[name].counts == (kept[name].boxes.score >= read_detector(model).threshold(name))
+            detected[name].counts
+            == (detected[name].boxes.score >= read_detector(model).threshold(name))
         ).all()
-        assert ((kept[name].confidence >= 0) & (kept[name].confidence <= 1)).all()
+        assert ((detected[name].confidence >= 0) & (detected[name].confidence <= 1)).all()
     assert spots.read_table("box_scores").num_rows == 2
 
 
@@ -590,12 +608,12 @@ def test_found_boxes_do_not_depend_on_workers_or_batch(
         on=Execution(workers=2, quiet=True),
     )
     for name in NAMES:
-        one, two = (read_detected_boxes(sample, name).boxes for sample in samples)
-        np.testing.assert_array_equal(one.z, two.z)
+        first, second = (read_detected_boxes(sample, name).boxes for sample in samples)
+        np.testing.assert_array_equal(first.z, second.z)
         np.testing.assert_allclose(
-            one.corners, two.corners, atol=0.011
+            first.corners, second.corners, atol=0.011
         )  # a batch of another size rounds otherwise
-        np.testing.assert_allclose(one.score, two.score, atol=2e-4)
+        np.testing.assert_allclose(first.score, second.score, atol=2e-4)
 
 
 def test_a_killed_run_finds_the_same(spots: Sample, model: Path, tmp_path: Path) -> None:
@@ -615,7 +633,7 @@ def test_a_killed_run_finds_the_same(spots: Sample, model: Path, tmp_path: Path)
 
 
 def test_a_mosaic_is_searched_as_its_parts_are(model: Path, tmp_path: Path) -> None:
-    """What is found away from the cuts is the same, and what lies at a cut is found once."""
+    """Boxes away from the cuts are the same, and an object at a cut has one box."""
     mosaic, truth = sample_of(
         tmp_path / "mosaic.zarr", (1, 420, 600), seed=5, annotate=False, count=40
     )
@@ -636,9 +654,9 @@ def test_a_mosaic_is_searched_as_its_parts_are(model: Path, tmp_path: Path) -> N
         1,
         device,
     )
-    moved = part.corners + np.array([step, 0, step, 0], np.float32)
+    part_corners = part.corners + np.array([step, 0, step, 0], np.float32)
     edge = recipe.tile_shape(voxel)[1]
-    away = [one[one[:, 0] > step + edge] for one in (whole.corners, moved)]
+    away = [corners[corners[:, 0] > step + edge] for corners in (whole.corners, part_corners)]
     assert len(away[0]) > 5
     np.testing.assert_allclose(
         sorted(map(tuple, away[0].tolist())), sorted(map(tuple, away[1].tolist())), atol=0.02
@@ -647,66 +665,68 @@ def test_a_mosaic_is_searched_as_its_parts_are(model: Path, tmp_path: Path) -> N
     twice = 0
     for kind in (0, 1):
         of_kind = sure.corners[sure.kind == kind]
-        is_alike = np.triu(intersection_over_union(of_kind, of_kind), 1) > 0.6
-        twice += int(is_alike.any(axis=0).sum())
+        is_similar = np.triu(intersection_over_union(of_kind, of_kind), 1) > 0.6
+        twice += int(is_similar.any(axis=0).sum())
     assert twice < 0.1 * len(
         sure.kind
-    )  # what a certain and an uncertain box found at a cut may stay two
+    )  # a certain and an uncertain box at a cut may remain two boxes
     assert len(sure.kind) > 0.5 * len(truth)
 
 
 def test_boxes_of_another_detector_are_replaced_only_on_request(
-    own: Sample, model: Path, tmp_path: Path
+    spots_copy: Sample, model: Path, tmp_path: Path
 ) -> None:
-    detect(own, model, DetectSettings(device="cpu"), on=QUIET)
+    detect(spots_copy, model, DetectSettings(device="cpu"), on=QUIET)
     shutil.copy(model, tmp_path / "same.safetensors")
     detect(
-        own, tmp_path / "same.safetensors", DetectSettings(device="cpu"), on=QUIET
+        spots_copy, tmp_path / "same.safetensors", DetectSettings(device="cpu"), on=QUIET
     )  # the same detector under another name
     with pytest.raises(ResumeError, match=r"overlap: 0.2 -> 0.4"):
-        detect(own, model, DetectSettings(device="cpu", overlap=0.4), on=QUIET)
-    own.remove_table("boxes_disc")
-    detect(own, model, DetectSettings(device="cpu"), on=QUIET)
-    assert "boxes_disc" in own.tables  # somebody took it away; it is made again
+        detect(spots_copy, model, DetectSettings(device="cpu", overlap=0.4), on=QUIET)
+    spots_copy.remove_table("boxes_disc")
+    detect(spots_copy, model, DetectSettings(device="cpu"), on=QUIET)
+    assert "boxes_disc" in spots_copy.tables  # a removed table is written again
 
 
 def test_boxes_that_another_detector_found_are_not_taken_for_its_own(
-    own: Sample, model: Path, tmp_path: Path
+    spots_copy: Sample, model: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "disc.safetensors"
-    train_detector([own], other, changed(SHORT, {"structures": ("disc",)}), on=QUIET)
-    both = detect(own, model, DetectSettings(device="cpu"), on=QUIET).boxes
+    disc_model = tmp_path / "disc.safetensors"
+    train_detector([spots_copy], disc_model, changed(SHORT, {"structures": ("disc",)}), on=QUIET)
+    both = detect(spots_copy, model, DetectSettings(device="cpu"), on=QUIET).boxes
     with pytest.raises(
         ResumeError, match=r"boxes of 'disc' that another detector found; use --overwrite"
     ):
-        detect(own, other, DetectSettings(device="cpu"), on=QUIET)
-    alone = detect(own, other, DetectSettings(device="cpu"), on=AGAIN).boxes
+        detect(spots_copy, disc_model, DetectSettings(device="cpu"), on=QUIET)
+    alone = detect(spots_copy, disc_model, DetectSettings(device="cpu"), on=AGAIN).boxes
     assert len(alone["disc"].boxes) != len(both["disc"].boxes)
     with pytest.raises(ResumeError, match=r"boxes of 'disc' that another detector found"):
-        detect(own, model, DetectSettings(device="cpu"), on=QUIET)
-    again = detect(own, model, DetectSettings(device="cpu"), on=AGAIN).boxes
+        detect(spots_copy, model, DetectSettings(device="cpu"), on=QUIET)
+    again = detect(spots_copy, model, DetectSettings(device="cpu"), on=AGAIN).boxes
     assert np.array_equal(again["disc"].boxes.corners, both["disc"].boxes.corners)
 
 
 def test_training_images_are_recognized_in_another_sample(
-    own: Sample, model: Path, tmp_path: Path
+    spots_copy: Sample, model: Path, tmp_path: Path
 ) -> None:
-    """Whatever its name, and however it is imported again."""
-    voxels = own.image().read(slice(None))
+    """The name of the sample and the settings of its import make no difference."""
+    voxels = spots_copy.image().read(slice(None))
     tifffile.imwrite(tmp_path / "again.tif", voxels[::-1], photometric="minisblack")
     settings = ImportSettings(voxel_nm=(50, 10, 10), block_depth=3)
-    other = import_stack(tmp_path / "again.tif", tmp_path / "other.zarr", settings, on=QUIET)
+    second_sample = import_stack(
+        tmp_path / "again.tif", tmp_path / "other.zarr", settings, on=QUIET
+    )
     for name in NAMES:
-        boxes = read_annotated_boxes(own, name).boxes
+        boxes = read_annotated_boxes(spots_copy, name).boxes
         write_annotated_boxes(
-            other,
+            second_sample,
             Boxes.from_arrays((name,), 7 - boxes.z, 0, boxes.corners),
             range(8),
             "raw",
             overwrite=False,
         )
-    detect(other, model, DetectSettings(device="cpu"), on=QUIET)
-    counted = score_boxes([other]).of_kind("predicted")["disc"].counts
+    detect(second_sample, model, DetectSettings(device="cpu"), on=QUIET)
+    counted = score_boxes([second_sample]).of_kind("predicted")["disc"].counts
     assert counted.images == (("other", 0), ("other", 1))  # 7 and 6 of the first one
 
 
@@ -720,18 +740,18 @@ def test_no_boxes_are_found_in_black(model: Path, tmp_path: Path) -> None:
     )
     black = sample.image().read(slice(0, 1))[0].copy()
     black[:, 150:] = 0
-    found = []
+    detections = []
     for gray in (black, np.zeros_like(black)):
 
         def window(x0: int, y0: int, x1: int, y1: int, gray: Any = gray) -> Any:
             return gray[y0:y1, x0:x1]
 
-        found.append(
+        detections.append(
             detect_in_image(window, slicing, network, recipe, levels, 4, torch.device("cpu"))
         )
-    assert len(found[0].kind) > 5
-    assert (found[0].corners[:, 0] < 150).all()
-    assert len(found[1].kind) == 0
+    assert len(detections[0].kind) > 5
+    assert (detections[0].corners[:, 0] < 150).all()
+    assert len(detections[1].kind) == 0
 
 
 def test_excluded_images_are_not_scored(spots: Sample, tmp_path: Path) -> None:
@@ -749,22 +769,24 @@ def test_excluded_images_are_not_scored(spots: Sample, tmp_path: Path) -> None:
 
 def test_an_image_smaller_than_a_tile_is_searched(model: Path, tmp_path: Path) -> None:
     small, truth = sample_of(tmp_path / "small.zarr", (1, 70, 90), seed=9, annotate=False, count=3)
-    found = detect(small, model, DetectSettings(device="cpu"), on=QUIET).boxes
-    for kept in found.values():
-        assert (kept.boxes.corners >= 0).all()
-        assert (kept.boxes.corners <= [90, 70, 90, 70]).all()
-    assert len(truth) == sum(len(kept.slices) * 3 for kept in list(found.values())[:1])
+    detected = detect(small, model, DetectSettings(device="cpu"), on=QUIET).boxes
+    for stored in detected.values():
+        assert (stored.boxes.corners >= 0).all()
+        assert (stored.boxes.corners <= [90, 70, 90, 70]).all()
+    assert len(truth) == sum(len(stored.slices) * 3 for stored in list(detected.values())[:1])
 
 
-def test_a_score_needs_unseen_images(own: Sample, model: Path) -> None:
-    detect(own, model, DetectSettings(device="cpu"), on=QUIET)
+def test_a_score_needs_held_out_images(spots_copy: Sample, model: Path) -> None:
+    detect(spots_copy, model, DetectSettings(device="cpu"), on=QUIET)
     for name in NAMES:
-        boxes = read_annotated_boxes(own, name).boxes
-        write_annotated_boxes(own, boxes[boxes.z < 3], range(3), "raw", overwrite=True)
+        boxes = read_annotated_boxes(spots_copy, name).boxes
+        write_annotated_boxes(spots_copy, boxes[boxes.z < 3], range(3), "raw", overwrite=True)
     with pytest.raises(SampleError, match=r"trained on every annotated image.*--images all"):
-        score_boxes([own])
+        score_boxes([spots_copy])
     assert isinstance(
-        score_boxes([own], DetectScoreSettings(images="all")).score_table().to_pylist()[0]["map"],
+        score_boxes([spots_copy], DetectScoreSettings(images="all"))
+        .score_table()
+        .to_pylist()[0]["map"],
         float,
     )
 
@@ -785,10 +807,10 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
         tmp_path / "raw.tif", spots.image().read(slice(None)), photometric="minisblack"
     )
     rows = [
-        f"{z},{name},{','.join(f'{one:g}' for one in corners)}"
+        f"{z},{name},{','.join(f'{corner:g}' for corner in corners)}"
         for name in NAMES
-        for kept in (read_annotated_boxes(spots, name).boxes,)
-        for z, corners in zip(kept.z, kept.corners, strict=True)
+        for boxes in (read_annotated_boxes(spots, name).boxes,)
+        for z, corners in zip(boxes.z, boxes.corners, strict=True)
     ]
     (tmp_path / "boxes.csv").write_text("\n".join(["z,class,x0,y0,x1,y1", *rows]))
     study = """
@@ -814,7 +836,7 @@ def test_a_study_of_boxes(spots: Sample, tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(study)
     result = run(tmp_path / "study.toml", on=QUIET)
     assert result.boxes is not None
-    assert [one.images for one in result.boxes.boxes] == [1, 1]
+    assert [entry.images for entry in result.boxes.boxes] == [1, 1]
     assert set(result.volumes) == {"labels/disc", "labels/square"}
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "disc, boxes" in page
@@ -878,10 +900,10 @@ def test_the_commands_of_boxes(
         result = CliRunner().invoke(app, ["detect", *words.split()])
         assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception}"
         assert re.search(sentence, result.output), result.output
-    told = json.loads(
+    printed = json.loads(
         CliRunner().invoke(app, ["detect", "score", "spots.zarr", "--json", "--quiet"]).stdout
     )
-    assert {row["structure"] for row in told["scores"]} == set(NAMES)
+    assert {row["structure"] for row in printed["scores"]} == set(NAMES)
     assert (
         (tmp_path / "counts.csv")
         .read_text()

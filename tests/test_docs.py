@@ -1,4 +1,7 @@
-"""The pages of the documentation: every command runs as it stands, every link leads somewhere, every command has its page."""
+"""The pages of the documentation.
+
+Every command runs as it stands, every link has a target, and every command has its page.
+"""
 
 import re
 import shlex
@@ -61,16 +64,16 @@ def run_page(page: str) -> int:
 
 
 def write_protocols(tissue: Sample, folder: Path) -> None:
-    """Pictures of the same tissue, prepared in two ways."""
+    """Write images of the same tissue, prepared by two methods."""
     random = np.random.default_rng(0)
     for protocol, noise in (("bench", 12), ("asp", 4)):
         (folder / protocol).mkdir()
-        for place, z in enumerate((2, 8, 14)):
+        for position, z in enumerate((2, 8, 14)):
             noisy = tissue.image().read(slice(z, z + 1))[0] + random.normal(
                 0, noise, tissue.image().shape[1:]
             )
             tifffile.imwrite(
-                folder / protocol / f"{place}.tif",
+                folder / protocol / f"{position}.tif",
                 np.clip(noisy, 1, 255).astype(np.uint8),
                 photometric="minisblack",
             )
@@ -82,7 +85,7 @@ def write_boxes(tissue: Sample, folder: Path) -> None:
     for z in range(tissue.image().shape[0]):
         labels = tissue.volume("truth", "mitochondrion").read(slice(z, z + 1))[0]
         rows += [
-            f"{z},mitochondrion,{','.join(f'{one:g}' for one in corners)}"
+            f"{z},mitochondrion,{','.join(f'{coordinate:g}' for coordinate in corners)}"
             for corners in boxes_of_labels(labels)[1]
         ]
     (folder / "boxes.csv").write_text("\n".join(rows) + "\n")
@@ -104,7 +107,7 @@ def test_the_pages_run_one_after_the_other(
 
 
 @pytest.mark.usefixtures("few_plots")
-def test_the_way_from_a_microscope_to_a_result_can_be_walked(
+def test_the_page_from_a_microscope_to_a_result_runs(
     tissue: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -27,49 +27,51 @@ METHODS: tuple[EqualizeMethod, ...] = get_args(EqualizeMethod)
 
 
 def gray(seed: int, dtype: Any = np.uint8, low: float = 60, spread: float = 20) -> NDArray[Any]:
-    made = np.random.default_rng(seed).normal(low, spread, (64, 96))
+    grain = np.random.default_rng(seed).normal(low, spread, (64, 96))
     scale = 1 if dtype == np.uint8 else 200
-    return np.clip(made * scale, 1, np.iinfo(dtype).max).astype(dtype)
+    return np.clip(grain * scale, 1, np.iinfo(dtype).max).astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_equalization_curve_is_the_cumulative_histogram(dtype: Any) -> None:
     image = gray(1, dtype)
-    ours = apply_curve(image, build_equalization_curve(gray_histogram(image), image.dtype))
+    result = apply_curve(image, build_equalization_curve(gray_histogram(image), image.dtype))
     top = np.iinfo(dtype).max
     expected = skimage.exposure.equalize_hist(image, nbins=top + 1) * (top - 1) + 1
-    assert np.abs(ours - expected).max() <= (
+    assert np.abs(result - expected).max() <= (
         2.5 if dtype == np.uint8 else 600
     )  # scikit-image spreads its bins over the range of the image
-    assert ours.min() >= 1
+    assert result.min() >= 1
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_matching_brings_a_slice_to_the_levels_of_another(dtype: Any) -> None:
-    own, other = gray(1, dtype), gray(2, dtype, 110, 35)
+    image, reference = gray(1, dtype), gray(2, dtype, 110, 35)
     curve = build_matching_curve(
-        gray_quantiles(gray_histogram(own)), gray_quantiles(gray_histogram(other)), own.dtype
+        gray_quantiles(gray_histogram(image)),
+        gray_quantiles(gray_histogram(reference)),
+        image.dtype,
     )
-    ours = apply_curve(own, curve).astype(float)
-    expected = skimage.exposure.match_histograms(own, other).astype(float)
+    result = apply_curve(image, curve).astype(float)
+    expected = skimage.exposure.match_histograms(image, reference).astype(float)
     inner = (expected > np.percentile(expected, 1)) & (expected < np.percentile(expected, 99))
-    assert np.abs(ours - expected)[inner].max() <= 0.012 * np.iinfo(dtype).max
+    assert np.abs(result - expected)[inner].max() <= 0.012 * np.iinfo(dtype).max
     assert np.all(np.diff(curve.astype(int)) >= 0)
 
 
 def shaded(dtype: Any = np.uint8) -> NDArray[Any]:
     """Grain with a gradient of brightness."""
-    made = np.random.default_rng(2).normal(0, 12, (240, 320)) + np.linspace(60, 180, 320)
-    return np.clip(made * (1 if dtype == np.uint8 else 257), 1, np.iinfo(dtype).max).astype(dtype)
+    grain = np.random.default_rng(2).normal(0, 12, (240, 320)) + np.linspace(60, 180, 320)
+    return np.clip(grain * (1 if dtype == np.uint8 else 257), 1, np.iinfo(dtype).max).astype(dtype)
 
 
 @pytest.mark.parametrize("clip", [1.0, 2.0, 4.0])
 def test_clahe_agrees_with_opencv(clip: float) -> None:
     image = shaded()
-    ours = equalize_locally(image, clip, (80, 80)).astype(float)
-    theirs = cv2.createCLAHE(clip, (4, 3)).apply(image).astype(float)
-    assert np.abs(ours - theirs).mean() < 3
-    assert np.abs(ours - theirs).max() < 16  # OpenCV clips whole pixels, and pads its tiles
+    result = equalize_locally(image, clip, (80, 80)).astype(float)
+    expected = cv2.createCLAHE(clip, (4, 3)).apply(image).astype(float)
+    assert np.abs(result - expected).mean() < 3
+    assert np.abs(result - expected).max() < 16  # OpenCV clips whole pixels, and pads its tiles
 
 
 def test_clahe_of_16_bit_agrees_with_8_bit_and_the_clip_limit_has_an_effect() -> None:
@@ -136,9 +138,9 @@ def flickering(sample: Sample, dtype: Any = np.uint8) -> NDArray[Any]:
     clean = sample.image("raw").read(slice(None)).astype(float)
     random = np.random.default_rng(5)
     gain, offset = np.exp(random.normal(0, 0.12, len(clean))), random.normal(0, 14, len(clean))
-    made = (clean - 128) * gain[:, None, None] + 128 + offset[:, None, None]
+    levels = (clean - 128) * gain[:, None, None] + 128 + offset[:, None, None]
     scale = 1 if dtype == np.uint8 else 256
-    return np.clip(made * scale, 1, np.iinfo(dtype).max).astype(dtype)
+    return np.clip(levels * scale, 1, np.iinfo(dtype).max).astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -160,7 +162,7 @@ def test_block_depth_and_workers_change_nothing(
     own_tissue: Sample, tmp_path: Any, method: EqualizeMethod
 ) -> None:
     stack = own_tissue.image("raw").read(slice(None))
-    made = []
+    images = []
     for depth in (1, 4, 19):
         sample = copy_of(own_tissue, tmp_path / f"{depth}.zarr")
         put(sample, "", stack, depth)
@@ -169,20 +171,21 @@ def test_block_depth_and_workers_change_nothing(
             EqualizeSettings(method=method),
             on=Execution(workers=2 if depth == 4 and method == "flicker" else 0, quiet=True),
         )
-        made.append(sample.image("equalized").read(slice(None)))
-    assert all(np.array_equal(one, made[0]) for one in made)
-    assert not np.array_equal(made[0], stack)
+        images.append(sample.image("equalized").read(slice(None)))
+    assert all(np.array_equal(image, images[0]) for image in images)
+    assert not np.array_equal(images[0], stack)
 
 
 def test_a_killed_run_ends_in_the_same_bytes(own_tissue: Sample, tmp_path: Any) -> None:
-    other = copy_of(own_tissue, tmp_path / "other.zarr")
+    resumed = copy_of(own_tissue, tmp_path / "other.zarr")
     equalize(own_tissue)
     assert (
-        kill_ten_times("equalize", {"sample": str(other.path), "settings": {}, "seconds": 0.6}) > 0
+        kill_ten_times("equalize", {"sample": str(resumed.path), "settings": {}, "seconds": 0.6})
+        > 0
     )
     assert all(
         np.array_equal(*pair)
-        for pair in zip(voxels(own_tissue.image()), voxels(other.image()), strict=True)
+        for pair in zip(voxels(own_tissue.image()), voxels(resumed.image()), strict=True)
     )
 
 

@@ -1,4 +1,7 @@
-"""How many slices must be labeled, and which network: experiments measure on what no network saw, and go on where they were."""
+"""Experiments on the number of labeled slices and on the network.
+
+They measure on slices on which no network was trained, and resume where they stopped.
+"""
 
 import re
 from pathlib import Path
@@ -33,9 +36,9 @@ def test_slices_are_drawn_evenly_and_differently_each_time() -> None:
     first, second, third = (select_slices(pool, 7, repeat) for repeat in range(3))
     assert first == (100, 113, 126, 140, 153, 166, 179)
     assert len({first, second, third}) == 3
-    for one in (second, third):
-        assert len(one) == 7
-        assert np.ptp(np.diff(one)) <= 1
+    for selection in (second, third):
+        assert len(selection) == 7
+        assert np.ptp(np.diff(selection)) <= 1
     assert select_slices([4, 9, 11], 1, 0) == (9,)
     assert select_slices([4, 9, 11], 2, 5) in ((4, 9), (4, 11), (9, 11))
 
@@ -49,30 +52,30 @@ def labeled(own_tissue: Sample) -> Sample:
 
 
 def test_every_kind_is_measured_where_it_was_not_trained(labeled: Sample, tmp_path: Path) -> None:
-    found = compare_slice_counts(labeled, "nucleus", tmp_path / "e", None, SETTINGS)
-    assert [(run.n_slices, run.tile_px, run.repeat) for run in found.runs] == [
+    comparison = compare_slice_counts(labeled, "nucleus", tmp_path / "e", None, SETTINGS)
+    assert [(run.n_slices, run.tile_px, run.repeat) for run in comparison.runs] == [
         (n, t, r) for t in (64, 96) for n in (3, 5) for r in (0, 1)
     ]
-    for run in found.runs:
+    for run in comparison.runs:
         assert len(run.training_slices) == run.n_slices
         assert set(run.test_slices) == set(range(19)) - set(
             run.training_slices
-        )  # the phantom has a truth of every slice
+        )  # the phantom has ground truth of every slice
         assert 0 <= run.dice <= 1
-    summary = found.summary()
-    ofthree = [run.dice for run in found.runs if (run.n_slices, run.tile_px) == (3, 96)]
+    summary = comparison.summary()
+    ofthree = [run.dice for run in comparison.runs if (run.n_slices, run.tile_px) == (3, 96)]
     assert summary[3, 96] == pytest.approx((np.mean(ofthree), np.std(ofthree, ddof=1)))
     table = labeled.read_table("experiment_slices_nucleus")
-    assert table["dice_3d"].to_pylist() == [run.dice for run in found.runs]
+    assert table["dice_3d"].to_pylist() == [run.dice for run in comparison.runs]
     assert labeled.read_table("experiment_slices_nucleus_z").num_rows == sum(
-        len(run.test_slices) for run in found.runs
+        len(run.test_slices) for run in comparison.runs
     )
-    for file in found.files:
+    for file in comparison.files:
         assert np.ptp(np.asarray(cv2.imread(str(file)))) > 100
     models = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "e").glob("*.safetensors")}
     assert len(models) == 8
     again = compare_slice_counts(labeled, "nucleus", tmp_path / "e", None, SETTINGS)
-    assert again.runs == found.runs
+    assert again.runs == comparison.runs
     assert models == {
         path.name: path.stat().st_mtime_ns for path in (tmp_path / "e").glob("*.safetensors")
     }
@@ -109,30 +112,30 @@ def test_networks_side_by_side(own_tissue: Sample, tmp_path: Path) -> None:
         n_slices=(2, 3),
         networks=("resunet", "unet+cps"),
     )
-    found = compare_models(own_tissue, "nucleus", tmp_path, settings=settings)
-    assert [(one.network, one.n_slices) for one in found.runs] == [
+    comparison = compare_models(own_tissue, "nucleus", tmp_path, settings=settings)
+    assert [(run.network, run.n_slices) for run in comparison.runs] == [
         ("resunet", 2),
         ("resunet", 3),
         ("unet+cps", 2),
         ("unet+cps", 3),
     ]
-    assert found.runs[0].training_slices == (0, 18)
-    assert found.runs[0].test_slices == tuple(z for z in range(19) if z not in (0, 18))
-    summary = found.summary()
-    for way, (mean, spread, rank) in summary.items():
-        dice = [one.dice for one in found.runs if one.network == way]
+    assert comparison.runs[0].training_slices == (0, 18)
+    assert comparison.runs[0].test_slices == tuple(z for z in range(19) if z not in (0, 18))
+    summary = comparison.summary()
+    for network, (mean, spread, rank) in summary.items():
+        dice = [run.dice for run in comparison.runs if run.network == network]
         assert mean == pytest.approx(np.mean(dice))
         assert spread == pytest.approx(np.std(dice, ddof=1))
         assert 1 <= rank <= 2
     table = own_tissue.read_table("experiment_models_nucleus")
-    assert table["dice_3d"].to_pylist() == [one.dice for one in found.runs]
-    text = found.files[0].read_text(encoding="utf-8")
+    assert table["dice_3d"].to_pylist() == [run.dice for run in comparison.runs]
+    text = comparison.files[0].read_text(encoding="utf-8")
     assert text.splitlines()[0].startswith(
         "| network | parameters | training s | memory GB | 2 labeled | 3 labeled | mean |"
     )
     assert len(text.splitlines()) == 4
-    assert found.files[1].stat().st_size > 10_000
-    _is_on_the_page(own_tissue, found.runs[3], tmp_path / "page.html")
+    assert comparison.files[1].stat().st_size > 10_000
+    _is_on_the_page(own_tissue, comparison.runs[3], tmp_path / "page.html")
     before = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
     compare_models(own_tissue, "nucleus", tmp_path, settings=settings)
     assert {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")} == before
@@ -172,12 +175,12 @@ def test_equal_minutes_become_updates_that_stay(own_tissue: Sample, tmp_path: Pa
         networks=("resunet", "resunet+cps"),
         minutes=0.005,
     )
-    found = compare_models(own_tissue, "nucleus", tmp_path, settings=settings)
-    alone, pair = found.runs
+    comparison = compare_models(own_tissue, "nucleus", tmp_path, settings=settings)
+    alone, pair = comparison.runs
     assert min(alone.updates, pair.updates) >= 1
     assert [int(file.read_text()) for file in sorted(tmp_path.glob("*.updates"))] == [
         pair.updates,
         alone.updates,
     ]
     again = compare_models(own_tissue, "nucleus", tmp_path, settings=settings)
-    assert [one.updates for one in again.runs] == [alone.updates, pair.updates]
+    assert [run.updates for run in again.runs] == [alone.updates, pair.updates]

@@ -1,4 +1,4 @@
-"""Faults during a run: kills, dead workers, full disks, read-only folders, moved samples, two runs."""
+"""Faults during a run: kills, dead workers, full disks, read-only folders, moved samples."""
 
 import errno
 import os
@@ -149,8 +149,8 @@ def drifting_grain(folder: Path, slices: int = 30) -> Path:
         for size in (1.5, 3, 6)
     )
     plane = np.clip(128 + 25 * grain, 0, 255).astype(np.uint8)
-    made = np.stack([plane[z : z + 440, 2 * z : 2 * z + 440] for z in range(slices)])
-    tifffile.imwrite(folder / "grain.tif", made, photometric="minisblack")
+    image = np.stack([plane[z : z + 440, 2 * z : 2 * z + 440] for z in range(slices)])
+    tifffile.imwrite(folder / "grain.tif", image, photometric="minisblack")
     return folder / "grain.tif"
 
 
@@ -160,28 +160,28 @@ def test_a_killed_run_ends_in_the_same_bytes(
 ) -> None:
     settings = ImportSettings(voxel_nm=(8, 8, 8), block_depth=1)
     source = drifting_grain(tmp_path)
-    whole, other = (
+    whole, killed = (
         import_stack(source, tmp_path / f"{name}.zarr", settings) for name in ("whole", "other")
     )
-    given = {"sample": str(other.path), "source": str(source), "workers": workers}
+    given = {"sample": str(killed.path), "source": str(source), "workers": workers}
     given |= {
         "settings": settings.model_dump(mode="json") if what == "import" else {},
         "seconds": 4.0 if workers else 0.5,
     }
     if what == "import":
-        other.path.rename(tmp_path / "put-by.zarr")
+        killed.path.rename(tmp_path / "put-by.zarr")
     else:
         equalize(whole)
     assert kill_ten_times(what, given, kills=kills) > 0
-    ours, theirs = files_in(other.path), files_in(whole.path)
-    assert list(ours) == list(theirs)
-    assert [name for name in ours if ours[name] != theirs[name]] == []
+    killed_files, whole_files = files_in(killed.path), files_in(whole.path)
+    assert list(killed_files) == list(whole_files)
+    assert [name for name in killed_files if killed_files[name] != whole_files[name]] == []
 
 
 def test_a_worker_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) -> None:
     settings = ImportSettings(voxel_nm=(8, 8, 8), block_depth=1)
     source = drifting_grain(tmp_path)
-    whole, other = (
+    whole, killed = (
         import_stack(source, tmp_path / f"{name}.zarr", settings) for name in ("whole", "other")
     )
     align(whole, on=Execution(quiet=True))  # links of a chain and then blocks
@@ -189,7 +189,7 @@ def test_a_worker_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) -
     left: list[int] = []
 
     def kill_one(process: int) -> None:
-        markers = other.path / ".sparsem" / "work"
+        markers = killed.path / ".sparsem" / "work"
         while not (done := list(markers.glob("*/*/done/*.json"))):
             time.sleep(0.001)
         os.kill(process, signal.SIGKILL)
@@ -200,13 +200,13 @@ def test_a_worker_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) -
         before = set(client.run(os.getpid).values())
         killer = threading.Thread(target=kill_one, args=(min(before),), daemon=True)
         killer.start()
-        align(other, on=on)
+        align(killed, on=on)
         killer.join(10)
         assert left[0] > 0
         assert min(before) not in client.run(os.getpid).values()
-    ours, theirs = files_in(other.path), files_in(whole.path)
-    assert list(ours) == list(theirs)
-    assert [name for name in ours if ours[name] != theirs[name]] == []
+    killed_files, whole_files = files_in(killed.path), files_in(whole.path)
+    assert list(killed_files) == list(whole_files)
+    assert [name for name in killed_files if killed_files[name] != whole_files[name]] == []
 
 
 @pytest.mark.parametrize(

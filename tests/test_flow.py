@@ -1,4 +1,4 @@
-"""Optical flow between slices: known motions, composition, consistency, and labels carried along."""
+"""Optical flow between slices: known motions, composition, consistency, and warped labels."""
 
 from typing import Any
 
@@ -42,18 +42,18 @@ def constant(shape: tuple[int, int], dx: float, dy: float) -> NDArray[np.float32
 
 @pytest.mark.parametrize("method", ["farneback", "dis"])
 def test_a_known_shift_is_found(method: Any) -> None:
-    here = texture()
-    there = shifted(here, dy=2, dx=-3)
-    flow = flow_between(here, there, FlowSettings(flow=method))[20:-20, 20:-20]
+    image = texture()
+    moved = shifted(image, dy=2, dx=-3)
+    flow = flow_between(image, moved, FlowSettings(flow=method))[20:-20, 20:-20]
     assert np.median(flow[..., 0]) == pytest.approx(-3, abs=0.15)
     assert np.median(flow[..., 1]) == pytest.approx(2, abs=0.15)
 
 
 def test_the_parameters_of_the_paper_work() -> None:
     paper = FlowSettings(flow_pyramid_scale=0.2, flow_levels=6, flow_window=30)
-    here = texture()
+    image = texture()
     assert np.median(
-        flow_between(here, shifted(here, 0, 2), paper)[20:-20, 20:-20, 0]
+        flow_between(image, shifted(image, 0, 2), paper)[20:-20, 20:-20, 0]
     ) == pytest.approx(2, abs=0.2)
 
 
@@ -62,13 +62,13 @@ def test_two_steps_composed_are_one_step_of_their_sum() -> None:
     # The flow from the neighbor to the labeled slice is (2, 1); the step to the neighbor is (0.5,
     # -3).
     before = identity_flow(shape)._replace(flow=constant(shape, 2, 1))
-    there, back = constant(shape, 0.5, -3), constant(shape, -0.5, 3)
-    total = compose_flow(there, back, before)
+    forward, backward = constant(shape, 0.5, -3), constant(shape, -0.5, 3)
+    total = compose_flow(forward, backward, before)
     assert np.allclose(total.flow, [2.5, -2])
     assert np.allclose(total.error, 0)
-    disagreeing = compose_flow(there, constant(shape, -0.5, 7), total)
+    disagreeing = compose_flow(forward, constant(shape, -0.5, 7), total)
     assert np.allclose(disagreeing.error, 4)
-    assert np.allclose(inconsistency(there, back), 0)
+    assert np.allclose(inconsistency(forward, backward), 0)
 
 
 def test_composition_samples_the_far_flow_where_the_step_leads() -> None:

@@ -69,37 +69,50 @@ def noisy(image: Image, noise: float, seed: int = 0) -> Image:
 def test_psnr_and_ssim_are_those_of_scikit_image(clean: Image, scale: int) -> None:
     """The factor 257 turns 8 into 16 bit: the same image, the same numbers."""
     kind = np.uint8 if scale == 1 else np.uint16
-    one, other = (gray(each.astype(float) * scale, kind) for each in (noisy(clean, 12), clean))
-    found, top = full_reference_metrics(one, other), np.iinfo(kind).max
-    assert found["psnr_db"] == pytest.approx(
-        peak_signal_noise_ratio(other, one, data_range=top), abs=1e-6
+    image, reference = (
+        gray(each.astype(float) * scale, kind) for each in (noisy(clean, 12), clean)
+    )
+    metrics, top = full_reference_metrics(image, reference), np.iinfo(kind).max
+    assert metrics["psnr_db"] == pytest.approx(
+        peak_signal_noise_ratio(reference, image, data_range=top), abs=1e-6
     )
     expected = structural_similarity(
-        one, other, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=top
+        image,
+        reference,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=top,
     )
-    assert found["ssim"] == pytest.approx(expected, abs=1e-3)
+    assert metrics["ssim"] == pytest.approx(expected, abs=1e-3)
 
 
-def plain_ssim_maps(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float, float]:
-    """Means of SSIM and of its contrast and structure alone, where the window of 11 px lies within (Wang et al. 2003)."""
+def plain_ssim_maps(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
+    """Means of SSIM and of its contrast and structure alone (Wang et al. 2003).
+
+    Only pixels whose window of 11 px lies within the image count.
+    """
     line = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
     window = np.outer(line, line) / line.sum() ** 2
 
     def smooth(image: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(ndimage.correlate(image, window)[5:-5, 5:-5])
 
-    mean, mean_other = smooth(one), smooth(other)
-    variance, variance_other = smooth(one * one) - mean**2, smooth(other * other) - mean_other**2
-    together = smooth(one * other) - mean * mean_other
-    contrast = (2 * together + 0.03**2) / (variance + variance_other + 0.03**2)
-    light = (2 * mean * mean_other + 0.01**2) / (mean**2 + mean_other**2 + 0.01**2)
+    mean, mean_second = smooth(first), smooth(second)
+    variance, variance_second = (
+        smooth(first * first) - mean**2,
+        smooth(second * second) - mean_second**2,
+    )
+    together = smooth(first * second) - mean * mean_second
+    contrast = (2 * together + 0.03**2) / (variance + variance_second + 0.03**2)
+    light = (2 * mean * mean_second + 0.01**2) / (mean**2 + mean_second**2 + 0.01**2)
     return float((light * contrast).mean()), float(contrast.mean())
 
 
 def test_multi_scale_ssim_follows_the_paper(clean: Image) -> None:
-    """Wang et al.
+    """The value is that of Wang et al. (2003).
 
-    2003: contrast and structure at five scales, light at the last, to the powers of its table.
+    Contrast and structure at five scales, light at the last, to the powers of its table.
     """
     pair = [each[:352, :352].astype(float) / 255 for each in (noisy(clean, 20), clean)]
     product = 1.0
@@ -111,15 +124,15 @@ def test_multi_scale_ssim_follows_the_paper(clean: Image) -> None:
             each.reshape(each.shape[0] // 2, 2, each.shape[1] // 2, 2).mean(axis=(1, 3))
             for each in pair
         ]
-    found = full_reference_metrics(noisy(clean, 20)[:352, :352], clean[:352, :352])["ms_ssim"]
-    assert found == pytest.approx(product, abs=1e-3)
+    measured = full_reference_metrics(noisy(clean, 20)[:352, :352], clean[:352, :352])["ms_ssim"]
+    assert measured == pytest.approx(product, abs=1e-3)
 
 
 def test_gmsd_follows_the_paper(clean: Image) -> None:
-    """Xue et al.
+    """The value is that of Xue et al. (2014).
 
-    2014: means of 2 x 2, Prewitt's gradients, the standard deviation of their similarity; T is 170
-    of 255 squared.
+    Means of 2 x 2, Prewitt's gradients, the standard deviation of their similarity; T is 170 of
+    255 squared.
     """
     smaller = [
         each.astype(float).reshape(200, 2, 180, 2).mean(axis=(1, 3))
@@ -140,7 +153,11 @@ def test_gmsd_follows_the_paper(clean: Image) -> None:
 
 
 def test_sr_sim_follows_the_paper(clean: Image) -> None:
-    """Zhang & Li 2012: similarity of spectral residual saliency and of Scharr's gradients, weighted by the larger saliency."""
+    """The value is that of Zhang & Li (2012).
+
+    Similarity of spectral residual saliency and of Scharr's gradients, weighted by the larger
+    saliency.
+    """
     pair = [each.astype(float)[:256, :256] for each in (noisy(clean, 20), clean)]
     saliency = [plain_saliency(each) for each in pair]
     scharr = np.array([[3, 0, -3], [10, 0, -10], [3, 0, -3]]) / 16
@@ -161,7 +178,10 @@ def test_sr_sim_follows_the_paper(clean: Image) -> None:
 
 
 def plain_saliency(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Spectral residual (Hou & Zhang 2007) at a quarter of the size, and enlarged again, both cubic; the paper does not say how."""
+    """Spectral residual (Hou & Zhang 2007) at a quarter of the size, then enlarged.
+
+    Both interpolations are cubic; the paper does not specify them.
+    """
     small = resized(image, tuple(length // 4 for length in image.shape))
     spectrum = np.fft.fft2(small)
     height = np.log(np.abs(spectrum))
@@ -171,12 +191,12 @@ def plain_saliency(image: NDArray[np.float64]) -> NDArray[np.float64]:
     window = np.outer(line, line) / line.sum() ** 2
     smooth = ndimage.correlate(
         saliency, window, mode="constant", origin=-1
-    )  # an even window has its middle beside it
+    )  # the middle of an even window lies between two pixels
     return resized((smooth - smooth.min()) / (smooth.max() - smooth.min()), image.shape)
 
 
 def resized(image: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """By Keys' cubic kernel, as wide as an output pixel where it shrinks.
+    """The image resized by Keys' cubic kernel, as wide as an output pixel where it shrinks.
 
     Beyond the border lies the mirror image.
     """
@@ -185,10 +205,12 @@ def resized(image: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.fl
         width = max(1.0, 1 / scale)
         weights = np.zeros((length, image.shape[axis]))
         for out, center in enumerate((np.arange(length) + 0.5) / scale - 0.5):
-            for place in range(math.floor(center - 2 * width), math.ceil(center + 2 * width) + 1):
-                x = abs(center - place) / width
+            for position in range(
+                math.floor(center - 2 * width), math.ceil(center + 2 * width) + 1
+            ):
+                x = abs(center - position) / width
                 near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-                mirrored = place % (2 * image.shape[axis])
+                mirrored = position % (2 * image.shape[axis])
                 weights[out, min(mirrored, 2 * image.shape[axis] - 1 - mirrored)] += (
                     near if x <= 1 else far if x < 2 else 0
                 )
@@ -203,21 +225,21 @@ def resized(image: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.fl
 def test_directions(clean: Image) -> None:
     """More noise is worse by every metric, in the direction that its entry states.
 
-    What is identical is best.
+    Identical images are best.
     """
     rows = [full_reference_metrics(noisy(clean, noise), clean) for noise in (4, 10, 25)]
     same = full_reference_metrics(clean, clean)
     for name, values in same.items():
-        own = [row[name] * METRICS[name].better for row in rows]
-        assert own == sorted(own, reverse=True), name
-        assert values * METRICS[name].better > own[0], name
+        scores = [row[name] * METRICS[name].better for row in rows]
+        assert scores == sorted(scores, reverse=True), name
+        assert values * METRICS[name].better > scores[0], name
     assert [same["psnr_db"], same["ssim"], same["gmsd"]] == pytest.approx([100, 1, 0], abs=1e-6)
     assert psnr_from_error(0.01) == pytest.approx(20)
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files as those that are fetched, with random numbers."""
+    """Weight files like the downloaded ones, with random numbers."""
     folder, random = tmp_path_factory.mktemp("weights"), torch.Generator().manual_seed(0)
     torch.save(
         (torch.randn(774, 1, generator=random), torch.randn(774, 36, generator=random)),
@@ -234,13 +256,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_trained_metrics_agree_with_piq(
     weights: Path, clean: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """piq, which loads the same files in its own way, gives the same numbers.
+    """piq, which loads the same files by another method, gives the same numbers.
 
     DISTS of identical images is 0.
     """
     files = find_weight_files(weights).files
     assert not find_weight_files(weights).missing
-    kept = {
+    stored = {
         name: torch.load(weights / name, weights_only=True)
         for name in ("brisque_svm_weights.pt", "dists_weights.pt")
     }
@@ -248,7 +270,9 @@ def test_trained_metrics_agree_with_piq(
     monkeypatch.setattr(
         module,
         "load_url",
-        lambda url, map_location: tuple(one.clone() for one in kept["brisque_svm_weights.pt"]),
+        lambda url, map_location: tuple(
+            tensor.clone() for tensor in stored["brisque_svm_weights.pt"]
+        ),
     )
     assert brisque(noisy(clean, 9), files["brisque"]) == pytest.approx(
         float(piq.brisque(as_tensor(noisy(clean, 9)))), abs=1e-3
@@ -256,81 +280,86 @@ def test_trained_metrics_agree_with_piq(
     network = vgg16(weights=None)
     network.load_state_dict(torch.load(weights / "vgg16-397923af.pth", weights_only=True))
     monkeypatch.setattr(
-        torch.hub, "load_state_dict_from_url", lambda url, progress: kept["dists_weights.pt"]
+        torch.hub, "load_state_dict_from_url", lambda url, progress: stored["dists_weights.pt"]
     )
     monkeypatch.setattr("piq.perceptual.vgg16", lambda pretrained, progress: network)
-    one, other = (
+    image, reference = (
         as_tensor(each[:256, :256]).expand(1, 3, 256, 256) for each in (noisy(clean, 9), clean)
     )
-    found = dists(noisy(clean, 9)[:256, :256], clean[:256, :256], files["dists"])
-    assert found == pytest.approx(float(piq.DISTS()(one, other)), abs=1e-3)
+    distance = dists(noisy(clean, 9)[:256, :256], clean[:256, :256], files["dists"])
+    assert distance == pytest.approx(float(piq.DISTS()(image, reference)), abs=1e-3)
     assert dists(clean[:256, :256], clean[:256, :256], files["dists"]) == pytest.approx(0, abs=1e-5)
-    assert found > 0
+    assert distance > 0
 
 
 def test_dists_follows_the_paper(weights: Path, clean: Image) -> None:
-    """Ding et al.
+    """The value is that of Ding et al. (2020).
 
-    2020: 1 less the weighted similarity of means and of covariance in five stages of VGG16.
+    1 minus the weighted similarity of means and of covariance in five stages of VGG16.
     """
     layers = torch.load(weights / "vgg16-397923af.pth", weights_only=True)
     factors = torch.load(weights / "dists_weights.pt", weights_only=True)
     mean, spread = (
-        torch.tensor(one).reshape(1, 3, 1, 1)
-        for one in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        torch.tensor(values).reshape(1, 3, 1, 1)
+        for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
     line = torch.tensor([0.5, 1, 0.5]) / 2
 
     def stages(image: Image) -> list[torch.Tensor]:
         x = as_tensor(image).expand(1, 3, *image.shape)
-        found, x = [x], (x - mean) / spread
-        for number, places in enumerate(((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))):
+        features, x = [x], (x - mean) / spread
+        for number, layer_numbers in enumerate(
+            ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+        ):
             if number:
                 window = torch.outer(line, line).expand(x.shape[1], 1, 3, 3)
                 x = torch.sqrt(
                     torch.nn.functional.conv2d(x**2, window, stride=2, padding=1, groups=x.shape[1])
                     + 1e-12
                 )
-            for place in places:
-                weight, bias = layers[f"features.{place}.weight"], layers[f"features.{place}.bias"]
+            for layer in layer_numbers:
+                weight, bias = layers[f"features.{layer}.weight"], layers[f"features.{layer}.bias"]
                 x = torch.relu(torch.nn.functional.conv2d(x, weight, bias, padding=1))
-            found.append(x)
-        return found
+            features.append(x)
+        return features
 
     similarity, first = 0.0, 0
-    for one, other in zip(
+    for image_features, reference_features in zip(
         stages(noisy(clean, 9)[:128, :128]), stages(clean[:128, :128]), strict=True
     ):
-        a, b = (each[0].flatten(1).double() for each in (one, other))
+        a, b = (each[0].flatten(1).double() for each in (image_features, reference_features))
         light = (2 * a.mean(1) * b.mean(1) + 1e-6) / (a.mean(1) ** 2 + b.mean(1) ** 2 + 1e-6)
         together = ((a - a.mean(1, keepdim=True)) * (b - b.mean(1, keepdim=True))).mean(1)
         texture = (2 * together + 1e-6) / (a.var(1, correction=0) + b.var(1, correction=0) + 1e-6)
-        own = slice(first, first + len(a))
+        channels = slice(first, first + len(a))
         similarity += float(
-            (factors["alpha"][0, own, 0, 0] * light + factors["beta"][0, own, 0, 0] * texture).sum()
+            (
+                factors["alpha"][0, channels, 0, 0] * light
+                + factors["beta"][0, channels, 0, 0] * texture
+            ).sum()
         )
         first += len(a)
-    found = dists(
+    distance = dists(
         noisy(clean, 9)[:128, :128], clean[:128, :128], find_weight_files(weights).files["dists"]
     )
-    assert found == pytest.approx(1 - similarity, abs=1e-3)
+    assert distance == pytest.approx(1 - similarity, abs=1e-3)
 
 
 def test_missing_weights_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path
 ) -> None:
-    def offline(url: str, place: str, progress: bool) -> None:
+    def offline(url: str, path: str, progress: bool) -> None:
         raise URLError("no route to host")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    found = find_weight_files(None)
-    assert not found.files
+    result = find_weight_files(None)
+    assert not result.files
     assert (
         "BRISQUE is not measured: brisque_svm_weights.pt cannot be downloaded (https://"
-        in found.missing[0]
+        in result.missing[0]
     )
-    assert "dists_weights.pt and vgg16-397923af.pth" in found.missing[1]
+    assert "dists_weights.pt and vgg16-397923af.pth" in result.missing[1]
     assert "they are not in" in find_weight_files(tmp_path).missing[0]
     with pytest.raises(
         InputError,
@@ -377,10 +406,10 @@ def test_an_image_and_its_tiles(clean: Image, weights: Path) -> None:
 def test_resin_is_proposed_where_there_is_no_structure(clean: Image) -> None:
     image = noisy(clean, 8)
     image[100:250, 50:200] = noisy(np.full((150, 150), 190.0), 8, seed=1)
-    found = propose_resin(image)
-    assert found.is_proposal
-    assert found.area[100:250, 50:200].sum() >= found.parts[0].sum()
-    assert 255 * found.noise(image) == pytest.approx(8, rel=0.15)
+    proposal = propose_resin(image)
+    assert proposal.is_proposal
+    assert proposal.area[100:250, 50:200].sum() >= proposal.parts[0].sum()
+    assert 255 * proposal.noise(image) == pytest.approx(8, rel=0.15)
 
 
 def test_no_resin_is_proposed_in_tissue() -> None:
@@ -412,59 +441,59 @@ def test_images_from_files(folder: Path, capsys: pytest.CaptureFixture[str], wei
     """Single images and slices of a stack; a second run measures only what changed."""
     sources = [folder / "p0.tif", folder / "p2.tif", folder / "stack.tif"]
     settings = ImagesSettings(box=(0, 0, 50, 50), slices=(0, 2), weights=str(weights))
-    found = measure_image_quality(sources, folder / "out", settings, on=QUIET)
-    assert [one.name for one in found] == ["p0", "p2", "stack_z0000", "stack_z0002"]
-    assert all(one.resin_marked for one in found)
-    assert found[1].values["noise"] > 2 * found[0].values["noise"]
+    images = measure_image_quality(sources, folder / "out", settings, on=QUIET)
+    assert [image.name for image in images] == ["p0", "p2", "stack_z0000", "stack_z0002"]
+    assert all(image.resin_marked for image in images)
+    assert images[1].values["noise"] > 2 * images[0].values["noise"]
     assert (folder / "out" / "resin" / "stack_z0002.png").stat().st_size > 1000
-    kept = folder / "out" / "measured" / "p0.json"
-    before = kept.stat().st_mtime_ns
+    record = folder / "out" / "measured" / "p0.json"
+    before = record.stat().st_mtime_ns
     again = measure_image_quality(sources, folder / "out", settings, on=QUIET)
-    assert repr(again) == repr(found)
-    assert kept.stat().st_mtime_ns == before
+    assert repr(again) == repr(images)
+    assert record.stat().st_mtime_ns == before
     measure_image_quality(sources, folder / "out", changed(settings, {"tile": 128}), on=QUIET)
-    assert kept.stat().st_mtime_ns != before
-    whole, parts = quality_tables(found)
+    assert record.stat().st_mtime_ns != before
+    whole, parts = quality_tables(images)
     assert whole.num_rows == 4
     assert parts.num_rows == 4
     assert all(
         file.read_text().startswith('"image"')
-        for file in write_quality_tables(found, folder / "out")
+        for file in write_quality_tables(images, folder / "out")
     )
 
 
 def test_two_files_of_one_name_are_two_images(folder: Path) -> None:
-    """Also if size and time of change are equal, as after unpacking an archive.
+    """Files of equal size and time of change are distinct, as after unpacking an archive.
 
-    And a slice has a fixed name.
+    A slice has a fixed name.
     """
-    for place, source in (("a", "p0.tif"), ("b", "p2.tif")):
-        (folder / place).mkdir()
-        made = folder / place / "x.tif"
-        tifffile.imwrite(made, tifffile.imread(folder / source), photometric="minisblack")
-        os.utime(made, ns=(10**18, 10**18))
+    for subfolder, source in (("a", "p0.tif"), ("b", "p2.tif")):
+        (folder / subfolder).mkdir()
+        path = folder / subfolder / "x.tif"
+        tifffile.imwrite(path, tifffile.imread(folder / source), photometric="minisblack")
+        os.utime(path, ns=(10**18, 10**18))
     both = measure_image_quality(
         [folder / "a" / "x.tif", folder / "b" / "x.tif"],
         folder / "both",
         ImagesSettings(),
         on=QUIET,
     )
-    assert [one.name for one in both] == ["x", "x-2"]
+    assert [image.name for image in both] == ["x", "x-2"]
     first, second = (
         measure_image_quality(
-            [folder / place / "x.tif"], folder / "out", ImagesSettings(), on=QUIET
+            [folder / subfolder / "x.tif"], folder / "out", ImagesSettings(), on=QUIET
         )[0]
-        for place in "ab"
+        for subfolder in "ab"
     )
     assert second.values["noise"] == both[1].values["noise"] > 2 * first.values["noise"]
-    one, two = (
+    single, double = (
         measure_image_quality(
             [folder / "stack.tif"], folder / "out", ImagesSettings(slices=z), on=QUIET
         )
         for z in ((0,), (0, 1))
     )
-    assert repr(one[0]) == repr(two[0])
-    assert one[0].name == "stack_z0000"
+    assert repr(single[0]) == repr(double[0])
+    assert single[0].name == "stack_z0000"
 
 
 def test_denoised_images_are_replaced_if_the_images_change(folder: Path) -> None:
@@ -473,14 +502,14 @@ def test_denoised_images_are_replaced_if_the_images_change(folder: Path) -> None
         ImagesSettings(denoise="nlm", slices=(0,)),
         ImagesSettings(denoise="nlm", slices=(0, 2)),
     ):
-        found = measure_image_quality([folder / "stack.tif"], folder / "out", settings, on=QUIET)
+        before = measure_image_quality([folder / "stack.tif"], folder / "out", settings, on=QUIET)
     tifffile.imwrite(
         folder / "stack.tif",
         np.stack([tifffile.imread(folder / "p2.tif")] * 3),
         photometric="minisblack",
     )
-    other = measure_image_quality([folder / "stack.tif"], folder / "out", settings, on=QUIET)
-    assert other[0].values["resin_noise"] > 2 * found[0].values["resin_noise"]
+    after = measure_image_quality([folder / "stack.tif"], folder / "out", settings, on=QUIET)
+    assert after[0].values["resin_noise"] > 2 * before[0].values["resin_noise"]
 
 
 def test_images_are_compared_with_references_and_denoised_versions(
@@ -497,12 +526,12 @@ def test_images_are_compared_with_references_and_denoised_versions(
     assert low.values["ssim"] > high.values["ssim"]
     assert low.values["dists"] != high.values["dists"]
     itself = ImagesSettings(denoise="nlm", slices=(0, 2), weights=str(weights))
-    own = measure_image_quality(
+    denoised = measure_image_quality(
         [folder / "p2.tif", folder / "stack.tif"], folder / "b", itself, on=QUIET
     )
-    assert [one.name for one in own] == ["p2", "stack_z0000", "stack_z0002"]
-    assert own[0].values["resin_noise_reference"] < 0.5 * own[0].values["resin_noise"]
-    assert own[0].values["psnr_db"] < own[1].values["psnr_db"]
+    assert [image.name for image in denoised] == ["p2", "stack_z0000", "stack_z0002"]
+    assert denoised[0].values["resin_noise_reference"] < 0.5 * denoised[0].values["resin_noise"]
+    assert denoised[0].values["psnr_db"] < denoised[1].values["psnr_db"]
 
 
 @pytest.mark.parametrize(
@@ -541,7 +570,7 @@ def test_invalid_images_are_refused(
     tifffile.imwrite(folder / "empty.tif", np.zeros((400, 360), np.uint8), photometric="minisblack")
     for name in ("resin", "reference"):
         if name in settings:
-            settings = settings | {name: [str(folder / one) for one in settings[name]]}
+            settings = settings | {name: [str(folder / file) for file in settings[name]]}
     source = folder / (
         "bad.tif" if image is not None else "stack.tif" if "slices" in settings else "p0.tif"
     )
@@ -573,5 +602,5 @@ def test_the_command(
         capsys.readouterr().out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON")
     )
     assert data["images"][0]["ssim"] is None
-    assert [one["image"] for one in data["images"]] == ["p0", "p1"]
+    assert [entry["image"] for entry in data["images"]] == ["p0", "p1"]
     assert (folder / "quality" / "tiles.csv").exists()

@@ -1,4 +1,4 @@
-"""Numbers of label files: read as stored, validated, renumbered where needed, as mask or objects."""
+"""Numbers of label files: read as stored, validated, renumbered, as mask or objects."""
 
 import struct
 import zlib
@@ -172,7 +172,7 @@ def test_palette_indices_and_few_bits_are_class_numbers(
         annotated(sample, folder, "set", classes={"first": (1,), "second": (2,)}), LABELS == 1
     )
     assert [
-        one.max() for one in (read_annotation(sample, "second").mask(index) for index in (0, 1))
+        mask.max() for mask in (read_annotation(sample, "second").mask(index) for index in (0, 1))
     ] == [0, 1]
 
 
@@ -265,7 +265,7 @@ def test_masks_with_white_as_0_have_two_meanings(sample: Sample, tmp_path: Path,
         inside if kind is bool else inside.astype(np.uint8) * 255
     )  # as tifffile, and as Fiji with an inverting lookup table
     folder = folder_of(
-        tmp_path, lambda path, one: tif(path, one, photometric="miniswhite"), labels=labels
+        tmp_path, lambda path, array: tif(path, array, photometric="miniswhite"), labels=labels
     )
     with pytest.raises(
         InputError,
@@ -282,7 +282,7 @@ def test_masks_with_white_as_0_have_two_meanings(sample: Sample, tmp_path: Path,
 
 
 def test_labels_with_white_as_0_are_inverted_only_as_masks(sample: Sample, tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, lambda path, one: tif(path, one, photometric="miniswhite"))
+    folder = folder_of(tmp_path, lambda path, array: tif(path, array, photometric="miniswhite"))
     with pytest.raises(
         InputError,
         match=r"m_001.tif holds the number 1, and only masks of 0 and 255 can be inverted; use --min-is",
@@ -328,13 +328,15 @@ def test_images_with_white_as_0_are_taken_as_displayed(
     for z in range(Z):
         tif(tmp_path / "slices" / f"s{z}.tif", stack[z], photometric="miniswhite")
     for source, name in (("a.tif", "a.tif"), ("slices", "s0.tif")):
-        made = import_stack(
+        imported_sample = import_stack(
             tmp_path / source,
             tmp_path / f"{source}.zarr",
             ImportSettings(voxel_nm=(8, 4, 4)),
             on=Execution(),
         )
-        np.testing.assert_array_equal(made.image().read(slice(None)), np.iinfo(kind).max - stack)
+        np.testing.assert_array_equal(
+            imported_sample.image().read(slice(None)), np.iinfo(kind).max - stack
+        )
         assert f"Note: {name} is a 'min is white' TIFF: its gray levels are inverted" in " ".join(
             capsys.readouterr().err.split()
         )
@@ -523,7 +525,7 @@ def test_small_numbers_stay_when_huge_ones_are_added(sample: Sample, tmp_path: P
 
 
 def test_annotations_move_along_with_the_highest_numbers(sample: Sample, tmp_path: Path) -> None:
-    """2^32 - 1 stands for pixels outside the image: an object of that number would be lost."""
+    """An object of number 2^32 - 1 would be lost: the number stands for pixels outside the image."""
     labels = LABELS.astype(np.uint32) * (2**31)
     labels[LABELS == 2] = 2**32 - 1
     import_annotation(sample, "n", folder_of(tmp_path, tif, labels=labels))
@@ -545,14 +547,14 @@ def test_renumbering_is_one_to_one_and_extends(
     marks = set() if ignore is None else {ignore}
     for numbers, mapping in ((first, once), (first | second, more)):
         objects = sorted(numbers - marks - {0})
-        stored = [mapping.stored_number(one) for one in objects]
+        stored = [mapping.stored_number(number) for number in objects]
         assert len(set(stored)) == len(stored)
-        assert not set(stored) & {0, *(mapping.stored_number(one) for one in marks)}
+        assert not set(stored) & {0, *(mapping.stored_number(number) for number in marks)}
         assert max(stored, default=0) < 2**32
         file = np.array([*objects, 0], np.uint64)
         assert mapping.apply(file).tolist() == [*stored, 0]
-    assert [more.stored_number(one) for one in first - marks] == [
-        once.stored_number(one) for one in first - marks
+    assert [more.stored_number(number) for number in first - marks] == [
+        once.stored_number(number) for number in first - marks
     ]
     assert (
         sorted(once.stored.tolist()) == once.stored.tolist()
@@ -608,14 +610,14 @@ def test_floats_that_are_not_labels_are_refused_in_one_sentence(
     with pytest.raises(InputError, match=sentence):
         annotated(sample, folder)
     path = tif(tmp_path / "all.tif", labels)
-    for made in (
+    for command in (
         lambda: import_labels(sample.path, "n", path, on=QUIET),
         lambda: score(sample, "m", path, ScoreSettings(slices="all"), on=QUIET),
     ):
         if "m" not in sample.names("labels"):
             import_labels(sample.path, "m", tif(tmp_path / "m.tif", LABELS), on=QUIET)
         with pytest.raises(InputError, match=sentence.replace(r" of .*", " of .*all.tif.*")):
-            made()
+            command()
 
 
 def test_whole_floats_are_labels(sample: Sample, tmp_path: Path) -> None:
@@ -649,7 +651,7 @@ def test_interpolated_masks_are_refused_everywhere(
     labels = np.stack([interpolated(disc)] * Z).astype(kind)
     path = tif(tmp_path / "all.tif", labels)
     import_labels(sample.path, "n", tif(tmp_path / "n.tif", LABELS), on=QUIET)
-    for made, options in (
+    for command, options in (
         (lambda: annotated(sample, path, slices="all"), "--classes or --ignore"),
         (lambda: import_labels(sample.path, "m", path, on=QUIET), "--label-type objects"),
         (
@@ -661,7 +663,7 @@ def test_interpolated_masks_are_refused_everywhere(
             InputError,
             match=rf"[Ss]lice 0 of .* is a mask of 0 and 255, but .*, or state what its numbers mean with {options}",
         ):
-            made()
+            command()
 
 
 # A mask, or numbers of objects.
@@ -675,14 +677,14 @@ def test_labels_of_every_slice_with_one_number_are_a_mask(
     path = tif(tmp_path / "a.tif", np.where(LABELS > 0, value, 0).astype(kind))
     import_labels(sample.path, "n", path, on=QUIET)
     assert sample.last_settings("import-n")["input reading"] == f"a mask (value {value})"
-    made = sample.volume("labels", "n")
-    assert made.dtype == np.uint8
-    np.testing.assert_array_equal(made.read(slice(None)), LABELS > 0)
+    volume = sample.volume("labels", "n")
+    assert volume.dtype == np.uint8
+    np.testing.assert_array_equal(volume.read(slice(None)), LABELS > 0)
     settings = ImportSettings(label_type="objects")
     import_labels(sample.path, "n", path, settings, on=Execution(quiet=True, overwrite=True))
-    made = sample.volume("labels", "n")
-    assert made.dtype == np.uint32
-    np.testing.assert_array_equal(made.read(slice(None)), (LABELS > 0) * np.uint32(value))
+    volume = sample.volume("labels", "n")
+    assert volume.dtype == np.uint32
+    np.testing.assert_array_equal(volume.read(slice(None)), (LABELS > 0) * np.uint32(value))
 
 
 def test_numbers_can_be_read_as_a_mask(sample: Sample, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""What goes wrong with files: every case below, through the program, is one sentence and exit code 2; nothing is half-written."""
+"""Malformed files: the program ends with one sentence and exit code 2 in every case.
+
+No file is half-written.
+"""
 
 import pickle
 import re
@@ -21,15 +24,16 @@ import zarr
 
 from sparsem.cli.app import run_command_line
 from sparsem.store.sample import Sample
-from tests.conftest import copy_of, files_in, put, untaught_model
+from tests.conftest import copy_of, files_in, put, random_model
 
 STACK = np.random.default_rng(0).integers(0, 255, (5, 40, 60), np.uint8)
 STACKS: "list[Case]" = []  # imported as s.zarr
-OTHERS: "list[Case]" = []  # beside a sample own.zarr: 19 slices of 96 x 128, nuclei annotated on three
+# next to a sample own.zarr: 19 slices of 96 x 128, nuclei annotated on three
+SAMPLE_CASES: "list[Case]" = []
 
 
 class Case(NamedTuple):
-    """What is wrong, the words of the command, what must be told, and what makes the files."""
+    """The fault, the words of the command, the expected message, and the maker of the files."""
 
     wrong: str
     words: str
@@ -43,22 +47,22 @@ def stack(wrong: str, source: str, sentence: str) -> Callable[[Callable[[], Any]
     )
 
 
-def other(wrong: str, words: str, sentence: str) -> Callable[[Callable[[], Any]], None]:
-    return lambda make: OTHERS.append(Case(wrong, words, sentence, make))
+def sample_case(wrong: str, words: str, sentence: str) -> Callable[[Callable[[], Any]], None]:
+    return lambda make: SAMPLE_CASES.append(Case(wrong, words, sentence, make))
 
 
 def nothing() -> None:
     """The command alone is wrong."""
 
 
-def tiff(name: str, made: Any, **options: Any) -> None:
+def tiff(name: str, array: Any, **options: Any) -> None:
     Path(name).parent.mkdir(exist_ok=True)
-    tifffile.imwrite(name, made, **({"photometric": "minisblack"} | options))
+    tifffile.imwrite(name, array, **({"photometric": "minisblack"} | options))
 
 
-def png(name: str, made: Any) -> None:
+def png(name: str, array: Any) -> None:
     Path(name).parent.mkdir(exist_ok=True)
-    assert cv2.imwrite(name, made)
+    assert cv2.imwrite(name, array)
 
 
 def cut(name: str, part: float) -> None:
@@ -182,9 +186,9 @@ def _() -> None:
 
 
 def _floats(value: float) -> None:
-    made = STACK.astype(np.float32)
-    made[2, 3, 4] = value
-    tiff("a.tif", made)
+    floats = STACK.astype(np.float32)
+    floats[2, 3, 4] = value
+    tiff("a.tif", floats)
 
 
 @stack("missing numbers", "a.tif", "Slice 2 of a.tif holds values that are not numbers")
@@ -234,8 +238,8 @@ def _() -> None:
 
 def _hdf5(**datasets: Any) -> None:
     with h5py.File("a.h5", "w") as file:
-        for name, made in datasets.items():
-            file[name] = made
+        for name, array in datasets.items():
+            file[name] = array
 
 
 @stack("half an HDF5 file", "a.h5", "a.h5 cannot be read")
@@ -264,9 +268,9 @@ def _() -> None:
     _hdf5()
 
 
-def _mrc(made: Any) -> None:
+def _mrc(array: Any) -> None:
     with mrcfile.new("a.mrc", overwrite=True) as file:
-        file.set_data(made)
+        file.set_data(array)
 
 
 @stack("half an MRC file", "a.mrc", "a.mrc")
@@ -354,8 +358,8 @@ def _() -> None:
 
 def _zarr(**arrays: Any) -> Any:
     group = zarr.create_group("a.zarr")
-    for name, made in arrays.items():
-        group.create_array(name, data=made, chunks=(1, *made.shape[1:]))
+    for name, array in arrays.items():
+        group.create_array(name, data=array, chunks=(1, *array.shape[1:]))
     return group
 
 
@@ -396,9 +400,9 @@ def _() -> None:
     }
 
 
-def masks(made: Any, numbers: tuple[int, ...] = (0, 9, 18)) -> None:
+def masks(mask: Any, numbers: tuple[int, ...] = (0, 9, 18)) -> None:
     for z in numbers:
-        tiff(f"masks/m_{z}.tif", made)
+        tiff(f"masks/m_{z}.tif", mask)
 
 
 MASK = np.zeros((96, 128), np.uint8)
@@ -406,29 +410,31 @@ MASK[20:40, 30:50] = 1
 ANNOTATE = "annotate import own.zarr nucleolus masks --overwrite --quiet"
 
 
-@other("masks of another shape", ANNOTATE, r"\(96, 120\).*\(96, 128\)|\(96, 128\).*\(96, 120\)")
+@sample_case(
+    "masks of another shape", ANNOTATE, r"\(96, 120\).*\(96, 128\)|\(96, 128\).*\(96, 120\)"
+)
 def _() -> None:
     masks(MASK[:, :120])
 
 
-@other("a mask of a slice that is not there", ANNOTATE, "19")
+@sample_case("a mask of a slice that is not there", ANNOTATE, "19")
 def _() -> None:
     masks(MASK, (0, 19))
 
 
-@other("masks without numbers", ANNOTATE, "Which slices of masks are annotated")
+@sample_case("masks without numbers", ANNOTATE, "Which slices of masks are annotated")
 def _() -> None:
     tiff("masks/first.tif", MASK)
     tiff("masks/second.tif", MASK)
 
 
-@other("two masks of one slice", ANNOTATE, "a_9.tif and b_9.tif carry the same number, 9")
+@sample_case("two masks of one slice", ANNOTATE, "a_9.tif and b_9.tif carry the same number, 9")
 def _() -> None:
     tiff("masks/a_9.tif", MASK)
     tiff("masks/b_9.tif", MASK)
 
 
-@other(
+@sample_case(
     "a gray picture as a mask",
     ANNOTATE,
     "Slice 0 of masks changes from pixel to pixel, as a gray image does",
@@ -437,7 +443,7 @@ def _() -> None:
     masks(np.random.default_rng(1).integers(0, 255, (96, 128), np.uint8))
 
 
-@other(
+@sample_case(
     "a mask that was a JPEG",
     ANNOTATE,
     "Slice 0 of masks is a mask of 0 and 255, but .* pixels have values in between, as JPEG",
@@ -449,7 +455,7 @@ def _() -> None:
     masks(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE))
 
 
-@other(
+@sample_case(
     "masks that are JPEG",
     ANNOTATE,
     "There are no TIFF or PNG slices in the folder masks; save images of other formats, such as "
@@ -459,17 +465,17 @@ def _() -> None:
     png("masks/m_9.jpg", MASK)
 
 
-@other("masks of fractions", ANNOTATE, "whole numbers|fraction")
+@sample_case("masks of fractions", ANNOTATE, "whole numbers|fraction")
 def _() -> None:
     masks(MASK.astype(np.float32) / 2)
 
 
-@other("masks below zero", ANNOTATE, "negative|below 0|-1")
+@sample_case("masks below zero", ANNOTATE, "negative|below 0|-1")
 def _() -> None:
     masks(-MASK.astype(np.int16))
 
 
-@other(
+@sample_case(
     "masks in color", ANNOTATE, "color image .* whose channels are equal; save it as a gray image"
 )
 def _() -> None:
@@ -477,12 +483,12 @@ def _() -> None:
         png(f"masks/m_{z}.png", np.repeat(MASK[..., None], 3, axis=2))
 
 
-@other("classes that cannot be read", f"{ANNOTATE} --classes nucleolus:1", "classes")
+@sample_case("classes that cannot be read", f"{ANNOTATE} --classes nucleolus:1", "classes")
 def _() -> None:
     masks(MASK)
 
 
-@other(
+@sample_case(
     "slices that cannot be read",
     "annotate import own.zarr nucleolus all.tif --slices 1-to-5 --overwrite",
     "1-to-5",
@@ -491,7 +497,7 @@ def _() -> None:
     tiff("all.tif", np.stack([MASK] * 19))
 
 
-@other(
+@sample_case(
     "labels of another number of slices",
     "annotate import own.zarr nucleolus all.tif --slices all --overwrite",
     "18",
@@ -500,25 +506,25 @@ def _() -> None:
     tiff("all.tif", np.stack([MASK] * 18))
 
 
-other("an image that is not there", "predict own.zarr m.safetensors --image aligned", "aligned")(
-    lambda: untaught_model(Path("m.safetensors"))
-)
-other("no sample", "align none.zarr", "There is no sample at none.zarr")(nothing)
+sample_case(
+    "an image that is not there", "predict own.zarr m.safetensors --image aligned", "aligned"
+)(lambda: random_model(Path("m.safetensors")))
+sample_case("no sample", "align none.zarr", "There is no sample at none.zarr")(nothing)
 
 
-@other("a Zarr that is no sample", "align plain.zarr", "plain.zarr is not a sparsem sample")
+@sample_case("a Zarr that is no sample", "align plain.zarr", "plain.zarr is not a sparsem sample")
 def _() -> None:
     zarr.create_array("plain.zarr", data=STACK)
 
 
-@other("a sample whose metadata are damaged", "equalize own.zarr", "own.zarr")
+@sample_case("a sample whose metadata are damaged", "equalize own.zarr", "own.zarr")
 def _() -> None:
     Path("own.zarr/zarr.json").write_text(
         '{"zarr_format": 3, "node_type": "group", "attributes": {'
     )
 
 
-@other("a sample whose history is damaged", "align own.zarr", "history")
+@sample_case("a sample whose history is damaged", "align own.zarr", "history")
 def _() -> None:
     (file,) = Path("own.zarr").rglob("history.json")
     file.write_text("[{")
@@ -533,14 +539,14 @@ def _lose(folder: str) -> None:
     (sorted(path for path in Path(folder, "0", "c").rglob("*") if path.is_file())[-1]).unlink()
 
 
-other(
+sample_case(
     "an image that lost a chunk",
     "align own.zarr --quiet",
     "has lost a chunk of its slices 14 to 18",
 )(lambda: _lose("own.zarr"))
 
 
-@other(
+@sample_case(
     "an annotation that lost a chunk",
     "train own.zarr --structure nucleus --out m.safetensors --quiet",
     "has lost a chunk of its",
@@ -551,13 +557,15 @@ def _() -> None:
     ).unlink()
 
 
-@other("labels that lost a chunk", "measure own.zarr --quiet", "has lost a chunk of its slices")
+@sample_case(
+    "labels that lost a chunk", "measure own.zarr --quiet", "has lost a chunk of its slices"
+)
 def _() -> None:
     shutil.copytree("own.zarr/truth", "own.zarr/labels")
     _lose("own.zarr/labels/nucleus")
 
 
-@other(
+@sample_case(
     "a truth that lost a chunk", "score own.zarr nucleus --quiet", "has lost a chunk of its slices"
 )
 def _() -> None:
@@ -565,7 +573,7 @@ def _() -> None:
     _lose("own.zarr/truth/nucleus")
 
 
-@other(
+@sample_case(
     "a truth that lost a chunk, shown",
     "report own.zarr --structure nucleus -o r.html --quiet",
     "has lost a chunk of its slices",
@@ -574,36 +582,36 @@ def _() -> None:
     _lose("own.zarr/truth/nucleus")
 
 
-other(
+sample_case(
     "an image that lost a chunk, equalized",
     "equalize own.zarr --quiet",
     "has lost a chunk of its slices",
 )(lambda: _lose("own.zarr"))
-other("an image whose chunks are damaged", "align own.zarr --quiet", "own.zarr")(
+sample_case("an image whose chunks are damaged", "align own.zarr --quiet", "own.zarr")(
     lambda: _damage("own.zarr")
 )
-other("an image whose chunks are damaged, equalized", "equalize own.zarr --quiet", "own.zarr")(
-    lambda: _damage("own.zarr")
-)
+sample_case(
+    "an image whose chunks are damaged, equalized", "equalize own.zarr --quiet", "own.zarr"
+)(lambda: _damage("own.zarr"))
 
 
-@other(
+@sample_case(
     "an image whose chunks are damaged, predicted",
     "predict own.zarr m.safetensors --quiet",
     "own.zarr",
 )
 def _() -> None:
-    untaught_model(Path("m.safetensors"))
+    random_model(Path("m.safetensors"))
     _damage("own.zarr")
 
 
-@other("labels whose chunks are damaged", "score own.zarr nucleus --quiet", "nucleus")
+@sample_case("labels whose chunks are damaged", "score own.zarr nucleus --quiet", "nucleus")
 def _() -> None:
     shutil.copytree("own.zarr/truth", "own.zarr/labels")
     _damage("own.zarr/labels/nucleus")
 
 
-@other(
+@sample_case(
     "an annotation whose numbers are damaged",
     "train own.zarr --structure nucleus --out m.safetensors --quiet",
     "nucleus",
@@ -612,61 +620,61 @@ def _() -> None:
     Path("own.zarr/annotations/nucleus/zarr.json").write_text("[]")
 
 
-other("no model", "predict own.zarr none.safetensors", "none.safetensors")(nothing)
+sample_case("no model", "predict own.zarr none.safetensors", "none.safetensors")(nothing)
 
 
-@other("half a model", "predict own.zarr m.safetensors", "m.safetensors")
+@sample_case("half a model", "predict own.zarr m.safetensors", "m.safetensors")
 def _() -> None:
-    untaught_model(Path("m.safetensors"))
+    random_model(Path("m.safetensors"))
     cut("m.safetensors", 0.5)
 
 
-@other("a model that is a pickle", "predict own.zarr m.pt", "m.pt")
+@sample_case("a model that is a pickle", "predict own.zarr m.pt", "m.pt")
 def _() -> None:
     torch.save({"weights": torch.zeros(3)}, "m.pt")
 
 
-@other("a model of another program", "predict own.zarr m.safetensors", "m.safetensors")
+@sample_case("a model of another program", "predict own.zarr m.safetensors", "m.safetensors")
 def _() -> None:
     from safetensors.torch import save_file
 
     save_file({"weights": torch.zeros(3)}, "m.safetensors")
 
 
-other("nothing annotated", "train own.zarr --structure synapse --out m.safetensors", "synapse")(
-    nothing
-)
-other(
+sample_case(
+    "nothing annotated", "train own.zarr --structure synapse --out m.safetensors", "synapse"
+)(nothing)
+sample_case(
     "more folds than labeled slices",
     "train own.zarr --structure nucleus --folds 9 --out m.safetensors",
     "9",
 )(nothing)
-other(
+sample_case(
     "labeled slices that are not",
     "train own.zarr --structure nucleus --slices 5 --out m.safetensors",
     "5",
 )(nothing)
-other(
+sample_case(
     "a tile that does not shrink evenly",
     "train own.zarr --structure nucleus --input-px 33 --out m.safetensors",
     "edge is a multiple of 16 and at least 32; got 33",
 )(nothing)
-other(
+sample_case(
     "a stack that is no stack",
     "align noise.zarr --quiet",
     "No two neighboring slices .* are similar",
 )(lambda: imported("noise"))
-other(
+sample_case(
     "slices too small to align",
     "align small.zarr --quiet",
     r"too small to be aligned; expected at least 32",
 )(lambda: imported("small"))
-other("an image aligned into itself", "align own.zarr --image raw --out raw", "raw")(nothing)
-other("a name that is a path", "align own.zarr --out ../elsewhere", "elsewhere")(nothing)
-other("a reference that is not there", "equalize own.zarr --method reference --reference 99", "99")(
-    nothing
-)
-other(
+sample_case("an image aligned into itself", "align own.zarr --image raw --out raw", "raw")(nothing)
+sample_case("a name that is a path", "align own.zarr --out ../elsewhere", "elsewhere")(nothing)
+sample_case(
+    "a reference that is not there", "equalize own.zarr --method reference --reference 99", "99"
+)(nothing)
+sample_case(
     "a gray picture as truth",
     "score own.zarr nucleus gray.tif --quiet",
     "Slice 0 of gray.tif changes from pixel to pixel",
@@ -680,34 +688,34 @@ other(
         ),
     ]
 )
-other("truth of another shape", "score own.zarr nucleus truth.tif", "truth.tif")(
+sample_case("truth of another shape", "score own.zarr nucleus truth.tif", "truth.tif")(
     lambda: [
         shutil.copytree("own.zarr/truth", "own.zarr/labels"),
         tifffile.imwrite("truth.tif", STACK, photometric="minisblack"),
     ]
 )
-other("an export that is not there", "export own.zarr synapse x.tif", "synapse")(nothing)
-other("an export of an unknown format", "export own.zarr image x.docx", "x.docx")(nothing)
-other("an export into a folder that is not there", "export own.zarr image none/x.tif", "none")(
-    nothing
-)
+sample_case("an export that is not there", "export own.zarr synapse x.tif", "synapse")(nothing)
+sample_case("an export of an unknown format", "export own.zarr image x.docx", "x.docx")(nothing)
+sample_case(
+    "an export into a folder that is not there", "export own.zarr image none/x.tif", "none"
+)(nothing)
 
 
 def imported(what: str) -> None:
-    made = {
+    array = {
         "noise": np.random.default_rng(3).integers(0, 255, (4, 128, 128), np.uint8),
         "small": STACK[:, :20, :20],
     }[what]
     sample = Sample.create(Path(f"{what}.zarr"))
-    put(sample, "", made)
+    put(sample, "", array)
 
 
-@other("a study that is no TOML", "run study.toml", "study.toml is not valid TOML")
+@sample_case("a study that is no TOML", "run study.toml", "study.toml is not valid TOML")
 def _() -> None:
     Path("study.toml").write_text("sample = ")
 
 
-@other(
+@sample_case(
     "a study with a word that is not known",
     "run study.toml",
     "unknown key 'trian'; did you mean 'train'",
@@ -718,7 +726,7 @@ def _() -> None:
     )
 
 
-@other("a study with a number that cannot be", "run study.toml", "study.toml.*updates")
+@sample_case("a study with a number that cannot be", "run study.toml", "study.toml.*updates")
 def _() -> None:
     text = 'sample = "s.zarr"\n[import]\nsource = "a.tif"\n[annotate.a]\nsource = "m"\n[train]\nstructures = ["a"]\nupdates = -3\n'
     Path("study.toml").write_text(text)
@@ -727,17 +735,17 @@ def _() -> None:
 def refused(
     case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Run the program and hold what it tells to the rule."""
+    """Run the program and check what it prints."""
     monkeypatch.setattr(sys, "argv", ["sparsem", *shlex.split(case.words)])
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
         run_command_line()
-    told = capsys.readouterr()
-    assert end.value.code == 2, told
-    last = told.err.strip().splitlines()[-1]
-    assert last.startswith("Error: "), told.err
+    printed = capsys.readouterr()
+    assert end.value.code == 2, printed
+    last = printed.err.strip().splitlines()[-1]
+    assert last.startswith("Error: "), printed.err
     assert re.search(case.sentence, last), last
-    assert "Traceback" not in told.err + told.out
+    assert "Traceback" not in printed.err + printed.out
 
 
 def visible(folder: Path) -> dict[str, bytes]:
@@ -759,7 +767,7 @@ def test_a_malformed_stack(
     assert not Path("s.zarr/zarr.json").exists()
 
 
-@pytest.mark.parametrize("case", OTHERS, ids=names(OTHERS))
+@pytest.mark.parametrize("case", SAMPLE_CASES, ids=names(SAMPLE_CASES))
 def test_malformed_labels_samples_models_and_settings(
     case: Case,
     tissue: Sample,
@@ -776,4 +784,4 @@ def test_malformed_labels_samples_models_and_settings(
 
 
 def test_there_are_sixty_cases_and_more() -> None:
-    assert len({*names(STACKS), *names(OTHERS)}) == len(STACKS) + len(OTHERS) >= 60
+    assert len({*names(STACKS), *names(SAMPLE_CASES)}) == len(STACKS) + len(SAMPLE_CASES) >= 60

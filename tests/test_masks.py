@@ -1,4 +1,7 @@
-"""Masks in boxes: outlines without a model, a Segment Anything Model with random weights, labels for other stages."""
+"""Masks in boxes: outlines without a model, and a Segment Anything Model with random weights.
+
+Masks become labels that other stages read.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +52,7 @@ def ellipse(
 
 
 @pytest.mark.parametrize("degrees", [0, 30, -45, 90])
-@pytest.mark.parametrize("size", [1, 8])  # the large one is looked at on a coarser grid
+@pytest.mark.parametrize("size", [1, 8])  # the large ellipse is outlined on a coarser grid
 @pytest.mark.parametrize("bright", [True, False])
 def test_an_ellipse_is_found_in_its_box(degrees: float, size: int, bright: bool) -> None:
     shape = (90 * size, 100 * size)
@@ -58,9 +61,9 @@ def test_an_ellipse_is_found_in_its_box(degrees: float, size: int, bright: bool)
     image = np.clip(128 + (40 if bright else -40) * true + noise, 0, 255).astype(np.uint8)
     _, corners = boxes_of_labels(true.astype(np.uint8))
     mask, (top, left) = mask_in_box(image, corners[0].tolist())
-    found = np.zeros(shape, bool)
-    found[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
-    assert np.count_nonzero(found & true) / np.count_nonzero(found | true) > 0.9
+    result = np.zeros(shape, bool)
+    result[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+    assert np.count_nonzero(result & true) / np.count_nonzero(result | true) > 0.9
 
 
 def test_a_box_at_the_border_beyond_it_or_without_contrast_gives_a_mask() -> None:
@@ -74,7 +77,7 @@ def test_a_box_at_the_border_beyond_it_or_without_contrast_gives_a_mask() -> Non
 
 
 def test_outlines_of_real_mitochondria(real_data: Any) -> None:
-    """Better than the ellipse that every box has, and than nothing at all."""
+    """Outlines overlap the ground truth more than the ellipse of each box does."""
     z = 30
     image = tifffile.imread(real_data("epfl_fibsem_mitochondria/raw.tif"), key=z)
     labels = tifffile.imread(
@@ -92,11 +95,14 @@ def test_outlines_of_real_mitochondria(real_data: Any) -> None:
             0,
         )
         scores.append(
-            [np.count_nonzero(one & true) / np.count_nonzero(one | true) for one in (mask, upright)]
+            [
+                np.count_nonzero(candidate & true) / np.count_nonzero(candidate | true)
+                for candidate in (mask, upright)
+            ]
         )
-    ours, plain = np.mean(scores, axis=0)
-    assert ours > 0.8
-    assert ours > plain + 0.01
+    outline_score, ellipse_score = np.mean(scores, axis=0)
+    assert outline_score > 0.8
+    assert outline_score > ellipse_score + 0.01
 
 
 # tiles for a model
@@ -119,11 +125,11 @@ def test_every_box_is_whole_in_its_tile_and_few_tiles_are_needed() -> None:
 
 @pytest.fixture(scope="module")
 def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SAM as small as one can be, with random weights, as a folder of transformers."""
+    """A minimal SAM with random weights, as a folder of transformers."""
     from transformers import SamConfig, SamModel
 
     torch.manual_seed(0)
-    looks = {
+    encoder = {
         "hidden_size": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
@@ -132,9 +138,9 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "mlp_dim": 64,
     }
     config: Any = SamConfig
-    made = config(
+    sam_config = config(
         vision_config={
-            **looks,
+            **encoder,
             "output_channels": 256,
             "global_attn_indexes": [1],
             "window_size": 4,
@@ -143,7 +149,7 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mask_decoder_config={"mlp_dim": 64, "num_hidden_layers": 1},
     )
     folder = tmp_path_factory.mktemp("sam")
-    SamModel(made).save_pretrained(folder)
+    SamModel(sam_config).save_pretrained(folder)
     return folder
 
 
@@ -153,9 +159,9 @@ def test_a_model_masks_many_boxes_in_a_tile_that_it_embedded_once(sam: Path) -> 
     tile = np.random.default_rng(0).random((128, 128), np.float32)
     embedding = model.embedding(tile)
     corners = np.array([[10, 10, 40, 50], [60, 60, 100, 90], [0, 0, 128, 128]], np.float32)
-    found = list(model.masks(embedding, corners))
-    assert [one.shape for one in found] == [(128, 128)] * 3
-    # The same as when transformers does it all in one call.
+    masks = list(model.masks(embedding, corners))
+    assert [mask.shape for mask in masks] == [(128, 128)] * 3
+    # The same masks as transformers computes in one call.
     pixels = (
         torch.from_numpy(tile)[None, None].expand(-1, 3, -1, -1)
         - torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
@@ -166,8 +172,8 @@ def test_a_model_masks_many_boxes_in_a_tile_that_it_embedded_once(sam: Path) -> 
         )
     small = whole.pred_masks[0, :, 0].numpy()
     assert small.shape[1:] == (32, 32)
-    for one, plain in zip(found, small, strict=True):
-        assert np.corrcoef(one[2::4, 2::4].ravel(), plain.ravel())[0, 1] > 0.95
+    for mask, expected in zip(masks, small, strict=True):
+        assert np.corrcoef(mask[2::4, 2::4].ravel(), expected.ravel())[0, 1] > 0.95
 
 
 @pytest.mark.parametrize("family", ["sam_hq", "sam2"])
@@ -176,7 +182,7 @@ def test_other_model_families_make_masks(family: str, tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     if family == "sam_hq":
-        looks = {
+        encoder = {
             "hidden_size": 32,
             "num_hidden_layers": 4,
             "num_attention_heads": 2,
@@ -185,9 +191,9 @@ def test_other_model_families_make_masks(family: str, tmp_path: Path) -> None:
             "mlp_dim": 64,
         }
         config: Any = transformers.SamHQConfig
-        made = config(
+        model_config = config(
             vision_config={
-                **looks,
+                **encoder,
                 "output_channels": 256,
                 "global_attn_indexes": [0, 1, 2, 3],
                 "window_size": 4,
@@ -195,7 +201,7 @@ def test_other_model_families_make_masks(family: str, tmp_path: Path) -> None:
             prompt_encoder_config={"image_size": 128, "patch_size": 16},
             mask_decoder_config={"mlp_dim": 64, "num_hidden_layers": 1, "vit_dim": 32},
         )
-        network: Any = transformers.SamHQModel(made)
+        network: Any = transformers.SamHQModel(model_config)
     else:
         backbone = {
             "model_type": "sam2_hiera_det_model",
@@ -214,30 +220,32 @@ def test_other_model_families_make_masks(family: str, tmp_path: Path) -> None:
             "backbone_feature_sizes": sizes,
         }
         config = transformers.Sam2Config
-        made = config(
+        model_config = config(
             vision_config=vision,
             prompt_encoder_config={"image_size": 128, "patch_size": 16},
             mask_decoder_config={},
         )
-        network = transformers.Sam2Model(made)
+        network = transformers.Sam2Model(model_config)
     network.save_pretrained(tmp_path / "model")
     model = load_sam(str(tmp_path / "model"), CPU)
     embedding = model.embedding(np.random.default_rng(0).random((128, 128), np.float32))
-    found = list(
+    masks = list(
         model.masks(embedding, np.array([[10, 10, 40, 50], [60, 60, 100, 90]], np.float32))
     )
-    assert [one.shape for one in found] == [(128, 128)] * 2
-    assert all(np.isfinite(one).all() for one in found)
+    assert [mask.shape for mask in masks] == [(128, 128)] * 2
+    assert all(np.isfinite(mask).all() for mask in masks)
 
 
-def test_embeddings_of_another_image_are_not_used(found: tuple[Sample, Boxes], sam: Path) -> None:
-    sample, _ = found
+def test_embeddings_of_another_image_are_not_used(
+    sample_and_boxes: tuple[Sample, Boxes], sam: Path
+) -> None:
+    sample, _ = sample_and_boxes
     settings = MasksSettings(sam=str(sam), keep_embeddings=True, device="cpu", structures=("disc",))
     box_masks(sample, settings, on=QUIET)
     folders = set((sample.path / ".sparsem" / "embeddings").iterdir())
     equalize(sample, EqualizeSettings(method="clahe"), on=QUIET)
-    kept = read_detected_boxes(sample, "disc")
-    write_detected_boxes(sample, f"{DETECTED_PREFIX}disc", replace(kept, image="equalized"))
+    stored = read_detected_boxes(sample, "disc")
+    write_detected_boxes(sample, f"{DETECTED_PREFIX}disc", replace(stored, image="equalized"))
     box_masks(sample, settings, on=Execution(quiet=True, overwrite=True))
     assert len(set((sample.path / ".sparsem" / "embeddings").iterdir()) - folders) == 1
 
@@ -246,12 +254,12 @@ def test_a_small_image_of_a_montage_is_read_without_its_padding(tmp_path: Path) 
     from tests.spots import spot_image
 
     gray, corners, _ = spot_image(3, (90, 100), 3)
-    made = []
+    labels = []
     for name, others in (("alone", ()), ("beside", (np.full((200, 220), 200, np.uint8),))):
         folder = tmp_path / name
         folder.mkdir()
-        for number, one in enumerate((gray, *others)):
-            tifffile.imwrite(folder / f"p{number}.tif", one, photometric="minisblack")
+        for number, image in enumerate((gray, *others)):
+            tifffile.imwrite(folder / f"p{number}.tif", image, photometric="minisblack")
         sample = import_stack(
             folder,
             tmp_path / f"{name}.zarr",
@@ -259,7 +267,7 @@ def test_a_small_image_of_a_montage_is_read_without_its_padding(tmp_path: Path) 
             on=QUIET,
         )
         boxes = Boxes.from_arrays(("disc",), np.zeros(len(corners), int), 0, corners)
-        kept = StoredBoxes(
+        stored = StoredBoxes(
             boxes,
             (0,),
             "raw",
@@ -267,10 +275,10 @@ def test_a_small_image_of_a_montage_is_read_without_its_padding(tmp_path: Path) 
             boxes.score,
             np.ones(len(boxes), bool),
         )
-        write_detected_boxes(sample, f"{DETECTED_PREFIX}disc", kept)
+        write_detected_boxes(sample, f"{DETECTED_PREFIX}disc", stored)
         box_masks(sample, MasksSettings(), on=QUIET)
-        made.append(volumes(sample)["disc"][0, :90, :100])
-    assert np.array_equal(made[0], made[1])
+        labels.append(volumes(sample)["disc"][0, :90, :100])
+    assert np.array_equal(labels[0], labels[1])
 
 
 def test_objects_at_the_border_of_their_image_are_cut(tmp_path: Path) -> None:
@@ -295,8 +303,8 @@ def test_objects_at_the_border_of_their_image_are_cut(tmp_path: Path) -> None:
         Boxes.from_arrays(("disc",), z, 0, corners),
         {"fingerprint": "by hand", "used_slices": []},
     )
-    kept = StoredBoxes(boxes, (0, 1), "raw", about, boxes.score, np.ones(4, bool))
-    write_detected_boxes(sample, f"{DETECTED_PREFIX}disc", kept)
+    stored = StoredBoxes(boxes, (0, 1), "raw", about, boxes.score, np.ones(4, bool))
+    write_detected_boxes(sample, f"{DETECTED_PREFIX}disc", stored)
     box_masks(sample, MasksSettings(), on=QUIET)
     measure(sample, MeasureSettings(texture=False), on=QUIET)
     rows = sample.read_table("disc").to_pylist()
@@ -343,16 +351,23 @@ def test_unavailable_models_are_refused(
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> tuple[Sample, Boxes]:
-    """Three images with the true boxes as if a detector had found them."""
+def sample_and_boxes(tmp_path: Path) -> tuple[Sample, Boxes]:
+    """Three images whose true boxes are stored as detected boxes."""
     sample, boxes = sample_of(tmp_path / "spots.zarr", (3, 120, 150), count=6)
     for name in boxes.names:
-        own = boxes.of_structure(name)
+        structure_boxes = boxes.of_structure(name)
         about = {"fingerprint": f"by hand {name}"}
         write_detected_boxes(
             sample,
             f"{DETECTED_PREFIX}{name}",
-            StoredBoxes(own, (0, 1, 2), "raw", about, own.score, np.ones(len(own), bool)),
+            StoredBoxes(
+                structure_boxes,
+                (0, 1, 2),
+                "raw",
+                about,
+                structure_boxes.score,
+                np.ones(len(structure_boxes), bool),
+            ),
         )
     return sample, boxes
 
@@ -363,29 +378,29 @@ def volumes(sample: Sample) -> dict[str, NDArray[Any]]:
     }
 
 
-def test_masks_become_labels_that_are_measured(found: tuple[Sample, Boxes]) -> None:
-    sample, boxes = found
-    made = box_masks(sample, MasksSettings(), on=QUIET)
-    assert made.volumes == ["labels/disc", "labels/square"]
+def test_masks_become_labels_that_are_measured(sample_and_boxes: tuple[Sample, Boxes]) -> None:
+    sample, boxes = sample_and_boxes
+    result = box_masks(sample, MasksSettings(), on=QUIET)
+    assert result.volumes == ["labels/disc", "labels/square"]
     assert (
-        made.boxes
-        == made.visible
+        result.boxes
+        == result.visible
         == {name: int((boxes.kind == kind).sum()) for kind, name in enumerate(boxes.names)}
     )
-    assert box_masks(sample, MasksSettings(), on=QUIET) == made  # done before
+    assert box_masks(sample, MasksSettings(), on=QUIET) == result  # done before
     labels = volumes(sample)["disc"]
     discs = boxes.of_structure("disc")
     assert labels.dtype == np.uint32
     assert np.unique(labels).tolist() == list(range(len(discs) + 1))
     for number, (z, corners) in enumerate(zip(discs.z, discs.corners, strict=True), 1):
-        _, own = boxes_of_labels(labels[z] == number)
-        assert intersection_over_union(own, corners[None]).item() > 0.8
+        _, mask_corners = boxes_of_labels(labels[z] == number)
+        assert intersection_over_union(mask_corners, corners[None]).item() > 0.8
     counted = measure(sample, MeasureSettings(texture=False), on=QUIET)
     assert counted.objects["disc"] == len(discs)
 
 
-def test_3d_connectivity_makes_one_mask(found: tuple[Sample, Boxes]) -> None:
-    sample, _ = found
+def test_3d_connectivity_makes_one_mask(sample_and_boxes: tuple[Sample, Boxes]) -> None:
+    sample, _ = sample_and_boxes
     box_masks(sample, MasksSettings(connectivity="3d", structures=("disc",)), on=QUIET)
     labels = volumes(sample)["disc"]
     assert labels.dtype == np.uint8
@@ -419,23 +434,28 @@ def test_images_of_a_montage_are_not_connected(tmp_path: Path) -> None:
         box_masks(sample, MasksSettings(connectivity="3d"), on=QUIET)
 
 
-def test_masks_of_other_boxes_are_outdated(found: tuple[Sample, Boxes]) -> None:
-    sample, boxes = found
+def test_masks_of_other_boxes_are_outdated(sample_and_boxes: tuple[Sample, Boxes]) -> None:
+    sample, boxes = sample_and_boxes
     box_masks(sample, MasksSettings(), on=QUIET)
     assert not are_masks_outdated(sample, "disc")
-    own = boxes.of_structure("disc")[1:]
+    remaining = boxes.of_structure("disc")[1:]
     write_detected_boxes(
         sample,
         f"{DETECTED_PREFIX}disc",
         StoredBoxes(
-            own, (0, 1, 2), "raw", {"fingerprint": "others"}, own.score, np.ones(len(own), bool)
+            remaining,
+            (0, 1, 2),
+            "raw",
+            {"fingerprint": "others"},
+            remaining.score,
+            np.ones(len(remaining), bool),
         ),
     )
     assert are_masks_outdated(sample, "disc")
     assert not are_masks_outdated(sample, "square")
     assert any(
-        "masks of disc were computed from other boxes" in one.text
-        for one in notices(sample, ["disc", "square"], "cells")
+        "masks of disc were computed from other boxes" in notice.text
+        for notice in notices(sample, ["disc", "square"], "cells")
     )
 
 
@@ -456,26 +476,28 @@ def test_the_box_with_the_higher_score_gets_the_pixel() -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_model_masks_every_box(found: tuple[Sample, Boxes], sam: Path, keep: bool) -> None:
-    sample, boxes = found
+def test_a_model_masks_every_box(
+    sample_and_boxes: tuple[Sample, Boxes], sam: Path, keep: bool
+) -> None:
+    sample, boxes = sample_and_boxes
     box_masks(sample, MasksSettings(sam=str(sam), keep_embeddings=keep, device="cpu"), on=QUIET)
     for name, labels in volumes(sample).items():
-        own = boxes.of_structure(name)
-        assert np.unique(labels).tolist() == list(range(len(own) + 1))
+        structure_boxes = boxes.of_structure(name)
+        assert np.unique(labels).tolist() == list(range(len(structure_boxes) + 1))
         for number, (z, (x0, y0, x1, y1)) in enumerate(
-            zip(own.z, own.corners.astype(int), strict=True), 1
+            zip(structure_boxes.z, structure_boxes.corners.astype(int), strict=True), 1
         ):
             outside = labels[z] == number
             outside[y0:y1, x0:x1] = False
             assert not outside.any()
-    kept = list((sample.path / ".sparsem" / "embeddings").rglob("*.safetensors"))
-    assert bool(kept) is keep
+    embeddings = list((sample.path / ".sparsem" / "embeddings").rglob("*.safetensors"))
+    assert bool(embeddings) is keep
 
 
-def test_kept_embeddings_are_used_again(
-    found: tuple[Sample, Boxes], sam: Path, monkeypatch: pytest.MonkeyPatch
+def test_stored_embeddings_are_used_again(
+    sample_and_boxes: tuple[Sample, Boxes], sam: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample, _ = found
+    sample, _ = sample_and_boxes
     settings = MasksSettings(sam=str(sam), keep_embeddings=True, device="cpu")
     box_masks(sample, changed(settings, {"structures": ("disc",)}), on=QUIET)
     before = volumes(sample)["disc"]
@@ -493,9 +515,9 @@ def test_kept_embeddings_are_used_again(
 
 
 def test_a_box_without_a_mask_gets_an_outline(
-    found: tuple[Sample, Boxes], sam: Path, monkeypatch: pytest.MonkeyPatch
+    sample_and_boxes: tuple[Sample, Boxes], sam: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample, _ = found
+    sample, _ = sample_and_boxes
     box_masks(sample, MasksSettings(structures=("disc",)), on=QUIET)
     outlines = volumes(sample)["disc"]
     monkeypatch.setattr(
@@ -512,11 +534,11 @@ def test_a_box_without_a_mask_gets_an_outline(
 
 
 def test_masks_do_not_depend_on_workers_or_kills(
-    found: tuple[Sample, Boxes], tmp_path: Path
+    sample_and_boxes: tuple[Sample, Boxes], tmp_path: Path
 ) -> None:
     samples = [
-        found[0],
-        *(copy_of(found[0], tmp_path / f"{name}.zarr") for name in ("killed", "spread")),
+        sample_and_boxes[0],
+        *(copy_of(sample_and_boxes[0], tmp_path / f"{name}.zarr") for name in ("killed", "spread")),
     ]
     box_masks(samples[0], MasksSettings(), on=QUIET)
     assert (
@@ -526,15 +548,15 @@ def test_masks_do_not_depend_on_workers_or_kills(
         > 0
     )
     box_masks(samples[2], MasksSettings(), on=Execution(workers=2, quiet=True))
-    for other in samples[1:]:
+    for sample in samples[1:]:
         for name, labels in volumes(samples[0]).items():
-            assert np.array_equal(labels, volumes(other)[name])
+            assert np.array_equal(labels, volumes(sample)[name])
 
 
 def test_impossible_masks_are_refused(
-    found: tuple[Sample, Boxes], tissue: Sample, sam: Path
+    sample_and_boxes: tuple[Sample, Boxes], tissue: Sample, sam: Path
 ) -> None:
-    sample, _ = found
+    sample, _ = sample_and_boxes
     with pytest.raises(SampleError, match=r"has no boxes; find some"):
         box_masks(tissue)
     with pytest.raises(SampleError, match=r"has no boxes of 'disk'; did you mean 'disc'"):

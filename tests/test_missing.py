@@ -1,4 +1,4 @@
-"""Missing chunks, pages and files: for any set of them the stack is refused, or filling is reported."""
+"""Missing chunks, pages and files: the stack is refused, or filling is reported, for any set."""
 
 import itertools
 import json
@@ -56,8 +56,8 @@ def write_zarr(
         **options,
     )
     array[:] = STACK
-    for place in lost:
-        (path / array.metadata.encode_chunk_key(place)).unlink()
+    for chunk_index in lost:
+        (path / array.metadata.encode_chunk_key(chunk_index)).unlink()
 
 
 def write_sharded_zarr(path: Path, lost: Sequence[tuple[int, ...]]) -> None:
@@ -105,7 +105,7 @@ def write_virtual_hdf5(path: Path, lost: Sequence[tuple[int, ...]]) -> None:
             layout[z] = h5py.VirtualSource(f"part{z}.h5", "d", STACK.shape[1:])
         file.create_virtual_dataset("data", layout)
     for z, plane in enumerate(STACK):
-        if z not in {place[0] for place in lost}:
+        if z not in {chunk_index[0] for chunk_index in lost}:
             with h5py.File(path.with_name(f"part{z}.h5"), "w") as file:
                 file["d"] = plane
 
@@ -168,7 +168,7 @@ def test_any_set_of_missing_sources_is_refused_or_filled(lost: set[int]) -> None
         assert_refused_or_filled(path, expected)
 
 
-def ome_xml(files: Sequence[str], own: int | None) -> str:
+def ome_xml(files: Sequence[str], file_number: int | None) -> str:
     """Return the OME-XML of a set of files, each with two planes."""
     planes = ""
     for number, name in enumerate(files):
@@ -177,7 +177,7 @@ def ome_xml(files: Sequence[str], own: int | None) -> str:
             planes += f'<UUID FileName="{name}">{uuid(number)}</UUID></TiffData>'
     pixels = f'<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="10" SizeY="8" SizeZ="{len(STACK)}" SizeC="1" SizeT="1">'
     image = f'<Image ID="Image:0">{pixels}<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{planes}</Pixels></Image>'
-    return f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{uuid(own)}">{image}</OME>'
+    return f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{uuid(file_number)}">{image}</OME>'
 
 
 def uuid(number: int | None) -> str:
@@ -243,12 +243,12 @@ def zero_tags(path: Path, page: int, strip: int) -> None:
             tag for code in (273, 279, 324, 325) if (tag := page_tags.tags.get(code)) is not None
         ]
         width = {3: 2, 4: 4, 16: 8}
-        places = [
+        positions = [
             (tag.valueoffset + strip * width[int(tag.dtype)], width[int(tag.dtype)]) for tag in tags
         ]
     with path.open("r+b") as file:
-        for place, length in places:
-            file.seek(place)
+        for position, length in positions:
+            file.seek(position)
             file.write(bytes(length))
 
 
@@ -313,10 +313,10 @@ def test_a_truncated_list_of_pages_is_refused(tmp_path: Path, options: dict[str,
         tiff.write(STACK, photometric="minisblack", compression="zlib", metadata={"axes": "ZYX"})
     content = bytearray((tmp_path / "a.tif").read_bytes())
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
-        here, following = (int(tiff.pages[page].offset) for page in (3, 4))
-    (entries,) = struct.unpack_from("<H", content, here)
-    assert struct.unpack_from("<I", content, here + 2 + 12 * entries) == (following,)
-    struct.pack_into("<I", content, here + 2 + 12 * entries, 0)
+        position, following = (int(tiff.pages[page].offset) for page in (3, 4))
+    (entries,) = struct.unpack_from("<H", content, position)
+    assert struct.unpack_from("<I", content, position + 2 + 12 * entries) == (following,)
+    struct.pack_into("<I", content, position + 2 + 12 * entries, 0)
     (tmp_path / "a.tif").write_bytes(content)
     with pytest.raises(
         InputError,

@@ -279,7 +279,7 @@ def test_cross_entropy_equals_torch_on_known_pixels() -> None:
 
 
 def test_every_architecture_trains_at_small_odd_widths() -> None:
-    """In a separate process, since a library that writes beyond its memory ends it, or hangs."""
+    """Run in a separate process: a library that writes beyond its memory ends it, or hangs."""
     script = Path(__file__).parent.parent / "benchmarks" / "small_widths.py"
     options = [
         "--trainings",
@@ -361,11 +361,11 @@ def test_tanimoto_loss_equals_its_formula_and_ignores_unknown_pixels() -> None:
     loss = tanimoto_loss(torch.from_numpy(probability), torch.from_numpy(target))
     assert float(loss) == pytest.approx(expected, abs=1e-4)
     target[:, :, :4] = UNKNOWN
-    other = probability.copy()
-    other[:, :, :4] = 1 - other[:, :, :4]
+    changed_probability = probability.copy()
+    changed_probability[:, :, :4] = 1 - changed_probability[:, :, :4]
     losses = [
         float(tanimoto_loss(torch.from_numpy(p), torch.from_numpy(target)))
-        for p in (probability, other)
+        for p in (probability, changed_probability)
     ]
     assert losses[0] == pytest.approx(losses[1])
     blank = torch.full((2, 1, 8, 8), UNKNOWN, dtype=torch.uint8)
@@ -425,18 +425,18 @@ def test_memory_of_a_network_is_estimated_without_computing(name: str) -> None:
         Recipe(name, SMALL[name], ("nucleus",), 64, (8.0, 8.0), 0.5, 0.2),
         torch.device("cpu"),
     )
-    one, two = (training_bytes([recipe], batch, cpu, "float32") for batch in (2, 4))
+    bytes_of_2, bytes_of_4 = (training_bytes([recipe], batch, cpu, "float32") for batch in (2, 4))
     weights = 4 * count_parameters(recipe.build())
-    assert 7 * weights <= one <= two < 2.2 * one
+    assert 7 * weights <= bytes_of_2 <= bytes_of_4 < 2.2 * bytes_of_2
     assert training_bytes([recipe], 64, cpu, "bfloat16") < 0.8 * training_bytes(
         [recipe], 64, cpu, "float32"
     )
     small = Recipe("unet", 4, ("nucleus",), 64, (8.0, 8.0), 0.5, 0.2)
-    own = 4 * count_parameters(small.build())
+    small_weights = 4 * count_parameters(small.build())
     assert (
-        training_bytes([recipe, small], 2, cpu, "float32") == one + 4 * own
+        training_bytes([recipe, small], 2, cpu, "float32") == bytes_of_2 + 4 * small_weights
     )  # their batches do not exist at the same time
-    assert weights < prediction_bytes(recipe, 2, cpu, "float32") < one
+    assert weights < prediction_bytes(recipe, 2, cpu, "float32") < bytes_of_2
 
 
 @pytest.mark.parametrize("name", ["senformer", "fractalresnet"])
@@ -488,7 +488,7 @@ def test_combined_outputs_have_a_loss_each(name: str) -> None:
     assert each.std(dim=0).max() > 1e-4  # they differ
     loss, dice = labeled_loss(network, (image, target), settings, torch.device("cpu"))
     assert loss.item() == pytest.approx(
-        np.mean([dice_loss(one.sigmoid(), truth).item() for one in each]), abs=1e-5
+        np.mean([dice_loss(logits.sigmoid(), truth).item() for logits in each]), abs=1e-5
     )
     mean = each.mean(0).sigmoid() if name == "unet++-averaged" else each.sigmoid().mean(0)
     assert torch.allclose(network(seen).sigmoid(), mean, atol=1e-4)
@@ -508,13 +508,13 @@ def test_an_encoder_starts_from_pretrained_weights(
     )
     network = build_network("unet++-shallow", 2, 1, 64, inputs)
     load_pretrained_weights(network, "unet++-shallow")
-    own = network.network.encoder.state_dict()  # type: ignore[union-attr]
-    assert torch.equal(own["layer1.0.conv1.weight"], pretrained["layer1.0.conv1.weight"])
+    weights = network.network.encoder.state_dict()  # type: ignore[union-attr]
+    assert torch.equal(weights["layer1.0.conv1.weight"], pretrained["layer1.0.conv1.weight"])
     first = pretrained["conv1.weight"]
     expected = {1: first.sum(1, keepdim=True), 3: first, 5: first[:, [0, 1, 2, 0, 1]] * 3 / 5}[
         inputs
     ]
-    assert torch.allclose(own["conv1.weight"], expected, atol=1e-6)
+    assert torch.allclose(weights["conv1.weight"], expected, atol=1e-6)
 
 
 def test_a_transformer_starts_from_pretrained_weights(
@@ -528,14 +528,14 @@ def test_a_transformer_starts_from_pretrained_weights(
     )
     network = build_network("setr-naive", 768, 1, 64)
     load_pretrained_weights(network, "setr-naive")
-    own = network.transformer.state_dict()  # type: ignore[union-attr]
-    assert torch.equal(own["blocks.3.attn.qkv.weight"], pretrained["blocks.3.attn.qkv.weight"])
+    weights = network.transformer.state_dict()  # type: ignore[union-attr]
+    assert torch.equal(weights["blocks.3.attn.qkv.weight"], pretrained["blocks.3.attn.qkv.weight"])
     assert torch.allclose(
-        own["patch_embed.proj.weight"],
+        weights["patch_embed.proj.weight"],
         pretrained["patch_embed.proj.weight"].sum(1, keepdim=True),
         atol=1e-5,
     )
-    assert own["pos_embed"].shape == (1, 1 + 16, 768)  # 64 px: four patches a side
+    assert weights["pos_embed"].shape == (1, 1 + 16, 768)  # 64 px: four patches a side
     with pytest.raises(SettingsError, match="of width 768 or 1024; got 128"):
         load_pretrained_weights(build_network("setr-naive", 128, 1, 64), "setr-naive")
 

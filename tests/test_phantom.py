@@ -21,7 +21,7 @@ ORGANELLES = ("mitochondrion", "endosome", "lysosome")
 def test_block_depth_and_workers_change_nothing(
     tissue: Sample, tmp_path: Path, depth: int, workers: int
 ) -> None:
-    other = phantom(
+    result = phantom(
         tmp_path / "p.zarr",
         changed(TISSUE, {"block_depth": depth}),
         on=Execution(workers=workers, quiet=True),
@@ -30,20 +30,20 @@ def test_block_depth_and_workers_change_nothing(
         expected = voxels(tissue.volume("truth", name))
         assert all(
             np.array_equal(a, b)
-            for a, b in zip(voxels(other.volume("truth", name)), expected, strict=True)
+            for a, b in zip(voxels(result.volume("truth", name)), expected, strict=True)
         )
     assert np.array_equal(
-        other.image("raw").read(slice(None)), tissue.image("raw").read(slice(None))
+        result.image("raw").read(slice(None)), tissue.image("raw").read(slice(None))
     )
     if depth == 7:
-        assert files_in(other.path / "0") == files_in(tissue.path / "0")
+        assert files_in(result.path / "0") == files_in(tissue.path / "0")
 
 
 def test_another_seed_is_another_tissue(tissue: Sample) -> None:
-    other = phantom_slice(changed(TISSUE, {"seed": 6}), 3)
-    assert (other.labels["nucleus"] > 0).mean() > 0
+    result = phantom_slice(changed(TISSUE, {"seed": 6}), 3)
+    assert (result.labels["nucleus"] > 0).mean() > 0
     assert not np.array_equal(
-        other.labels["cells"], tissue.volume("truth", "cells").read(slice(3, 4))[0]
+        result.labels["cells"], tissue.volume("truth", "cells").read(slice(3, 4))[0]
     )
 
 
@@ -51,27 +51,29 @@ def truth(sample: Sample) -> dict[str, np.ndarray]:
     return {name: sample.volume("truth", name).read(slice(None)) for name in sample.names("truth")}
 
 
-def test_everything_is_there_and_lies_where_it_belongs(tissue: Sample) -> None:
-    found = truth(tissue)
-    assert all((labels > 0).any() for labels in found.values())
-    nucleus, cells = found["nucleus"], found["cells"]
+def test_every_structure_is_present_and_lies_where_it_belongs(tissue: Sample) -> None:
+    volumes = truth(tissue)
+    assert all((labels > 0).any() for labels in volumes.values())
+    nucleus, cells = volumes["nucleus"], volumes["cells"]
     assert np.array_equal(
         nucleus[nucleus > 0], cells[nucleus > 0]
     )  # a nucleus carries the number of its cell
-    inside = found["nucleolus"] > 0
-    assert (nucleus[inside] == found["nucleolus"][inside] // 1000).all()
+    inside = volumes["nucleolus"] > 0
+    assert (nucleus[inside] == volumes["nucleolus"][inside] // 1000).all()
     for name in ORGANELLES:
-        there = found[name] > 0
-        assert (cells[there] == found[name][there] // 1000).all()
-        assert not (nucleus[there] > 0).any()
-    kinds = sum((found[name] > 0).astype(int) for name in ORGANELLES)
+        is_organelle = volumes[name] > 0
+        assert (cells[is_organelle] == volumes[name][is_organelle] // 1000).all()
+        assert not (nucleus[is_organelle] > 0).any()
+    kinds = sum((volumes[name] > 0).astype(int) for name in ORGANELLES)
     assert kinds.max() == 1  # type: ignore[union-attr]
 
 
-def test_neighbors_touch_and_look_alike(tissue: Sample) -> None:
+def test_neighbors_touch_and_have_similar_brightness(tissue: Sample) -> None:
     cells, image = truth(tissue)["cells"], tissue.image("raw").read(slice(None)).astype(float)
-    beside = (cells[:, :, 1:] != cells[:, :, :-1]) & (cells[:, :, 1:] > 0) & (cells[:, :, :-1] > 0)
-    assert beside.sum() > 100
+    is_boundary = (
+        (cells[:, :, 1:] != cells[:, :, :-1]) & (cells[:, :, 1:] > 0) & (cells[:, :, :-1] > 0)
+    )
+    assert is_boundary.sum() > 100
     free = (cells > 0) & (
         sum((truth(tissue)[name] > 0).astype(int) for name in ("nucleus", *ORGANELLES)) == 0
     )
@@ -81,22 +83,23 @@ def test_neighbors_touch_and_look_alike(tissue: Sample) -> None:
         if (free & (cells == cell)).sum() > 2000
     ]
     assert len(means) >= 3
-    assert np.ptp(means) < image[free].std()  # brightness does not tell them apart
+    assert np.ptp(means) < image[free].std()  # brightness does not separate them
 
 
 def test_nuclei_are_concave_and_nucleoli_have_holes() -> None:
     settings = PhantomSettings(shape=(6, 320, 320), voxel_nm=(40, 12, 12), cells=3, seed=1)
     slices = [phantom_slice(settings, z).labels for z in range(6)]
     holes = [
-        ndimage.binary_fill_holes(one["nucleolus"] > 0) & (one["nucleolus"] == 0) for one in slices
+        ndimage.binary_fill_holes(labels["nucleolus"] > 0) & (labels["nucleolus"] == 0)
+        for labels in slices
     ]
     assert sum(hole.sum() for hole in holes) > 20
     from skimage.measure import regionprops
 
     solidity = [
         region.solidity
-        for one in slices
-        for region in regionprops(one["nucleus"].astype(int))
+        for labels in slices
+        for region in regionprops(labels["nucleus"].astype(int))
         if region.area > 500
     ]
     assert min(solidity) < 0.93
@@ -135,7 +138,8 @@ def test_each_fault_can_be_switched_off_and_its_truth_is_kept(tmp_path: Path) ->
     )  # stripes run down the slice
     many = {"shape": (40, 64, 64)}
     charged, blurred = (
-        changed(clean, many | {fault: most}) for fault, most in (("charging", 30), ("defocus", 4))
+        changed(clean, many | {fault: strength})
+        for fault, strength in (("charging", 30), ("defocus", 4))
     )
     charge, blur = draw_faults(charged).charge, draw_faults(blurred).blur_px
     assert 2 <= np.count_nonzero(charge) <= 16
@@ -147,8 +151,8 @@ def test_each_fault_can_be_switched_off_and_its_truth_is_kept(tmp_path: Path) ->
         )
         assert patches.std() == pytest.approx(charge[z], rel=0.2)
     fine = [
-        np.diff(phantom_slice(one, int(blur.argmax())).image.astype(float)).std()
-        for one in (blurred, changed(clean, many))
+        np.diff(phantom_slice(settings, int(blur.argmax())).image.astype(float)).std()
+        for settings in (blurred, changed(clean, many))
     ]
     assert fine[0] < 0.6 * fine[1]
     bright = changed(clean, {"flicker": 8})

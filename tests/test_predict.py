@@ -34,8 +34,8 @@ from tests.conftest import (
     copy_of,
     files_in,
     kill_ten_times,
+    random_model,
     truth_of,
-    untaught_model,
     voxels,
 )
 
@@ -107,9 +107,9 @@ def test_it_equals_a_plain_prediction_and_finds_the_structures(
             (probability >= 128).astype(np.uint8),
         )
     truth = own_tissue.volume("truth", "nucleolus").read(slice(None)) > 0
-    found = own_tissue.volume("labels", "nucleolus").read(slice(None)) > 0
+    predicted_mask = own_tissue.volume("labels", "nucleolus").read(slice(None)) > 0
     assert (
-        2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.5
+        2 * (truth & predicted_mask).sum() / (truth.sum() + predicted_mask.sum()) > 0.5
     )  # all foreground would reach 0.1
 
 
@@ -125,7 +125,7 @@ def test_adjacent_slices_are_read_across_blocks_and_repeated_at_the_ends(
     for depth in (1, 7, 16):
         sample = phantom(tmp_path / f"{depth}.zarr", changed(TISSUE, {"block_depth": depth}))
         predict(sample, tmp_path / "m.safetensors", PredictSettings(precision="float32"))
-        found = sample.volume("probabilities", "cell").read(slice(None))
+        probabilities = sample.volume("probabilities", "cell").read(slice(None))
         stack = sample.image().read(slice(None))
         grid = TileGrid((stack.shape[1], stack.shape[2]), 64, 16)
         for z in (0, 1, 6, 7, 18):
@@ -135,7 +135,10 @@ def test_adjacent_slices_are_read_across_blocks_and_repeated_at_the_ends(
             tiles = grid.cut((around - np.float32(0.5)) / np.float32(0.2))  # (N, 5, 64, 64)
             plain = grid.blend(list(np.concatenate([forward(tile[None]) for tile in tiles])))
             assert (
-                np.abs(found[z].astype(int) - quantize_probability(plain)[0].astype(int)).max() <= 1
+                np.abs(
+                    probabilities[z].astype(int) - quantize_probability(plain)[0].astype(int)
+                ).max()
+                <= 1
             )
     assert list(slice_windows("abc", 1)) == [["a", "a", "b"], ["a", "b", "c"], ["b", "c", "c"]]
     assert list(slice_windows("a", 2)) == [["a"] * 5]
@@ -182,14 +185,14 @@ def test_models_of_different_scales_and_orders_predict_together(
         samples[0].volume("probabilities", "cell-uncertainty").read(slice(0, 1))[0],
         quantize_probability(answer.uncertainty[0]),
     )
-    other = untaught_model(tmp_path / "other.safetensors")
+    nucleus_model = random_model(tmp_path / "other.safetensors")
     with pytest.raises(
         InputError,
         match=r"other.safetensors has the structures nucleus, but a.safetensors has cell, nucleus",
     ):
-        predict(samples[0], [*models, other], exact)
+        predict(samples[0], [*models, nucleus_model], exact)
     with pytest.raises(InputError, match="a model was named twice"):
-        predict(samples[0], [other, other], exact)
+        predict(samples[0], [nucleus_model, nucleus_model], exact)
 
 
 @pytest.mark.parametrize(
@@ -201,16 +204,16 @@ def test_blocks_workers_and_batches_change_no_label(
     tissue: Sample, model: Path, tmp_path: Path, depth: int, workers: int, batch: int
 ) -> None:
     expected = predicted_once(tissue, model, tmp_path / "once.zarr")
-    other = phantom(tmp_path / "other.zarr", changed(TISSUE, {"block_depth": depth}))
+    sample = phantom(tmp_path / "other.zarr", changed(TISSUE, {"block_depth": depth}))
     predict(
-        other,
+        sample,
         model,
         changed(SETTINGS, {"batch": batch}),
         on=Execution(workers=workers, quiet=True),
     )
     for kind in ("labels", "probabilities"):
         for name in ("nucleus", "nucleolus"):
-            levels = voxels(other.volume(kind, name))
+            levels = voxels(sample.volume(kind, name))
             assert all(
                 np.array_equal(a, b)
                 for a, b in zip(levels, voxels(expected.volume(kind, name)), strict=True)
@@ -237,7 +240,7 @@ def jumps_at_borders(
     jumps, at = np.full((8, slices[0].shape[1]), np.nan), np.zeros((8, slices[0].shape[1]), bool)
     for move in range(8):
         first = move * edge // 8
-        views = [np.ascontiguousarray(one[:, first : first + length]) for one in slices]
+        views = [np.ascontiguousarray(image[:, first : first + length]) for image in slices]
         probability = np.stack(
             list(predict_slices(views, forward, recipe, (1, 1), overlap, batch=16))
         )
@@ -380,9 +383,9 @@ def test_killed_at_ten_random_moments_the_bytes_are_the_same(
         "seconds": seconds,
     }
     assert kill_ten_times("predict", given) >= 3
-    ours, theirs = files_in(own_tissue.path), files_in(whole.path)
-    assert list(ours) == list(theirs)
-    assert [name for name in ours if ours[name] != theirs[name]] == []
+    resumed_files, whole_files = files_in(own_tissue.path), files_in(whole.path)
+    assert list(resumed_files) == list(whole_files)
+    assert [name for name in resumed_files if resumed_files[name] != whole_files[name]] == []
 
 
 def test_flips_are_the_mean_of_four_predictions(
@@ -397,16 +400,16 @@ def test_flips_are_the_mean_of_four_predictions(
         .standard_normal((3, 1, recipe.input_px, recipe.input_px))
         .astype(np.float32)
     )
-    found = average_over_flips(forward)(tiles)
-    assert found.dtype == np.float32
+    averaged = average_over_flips(forward)(tiles)
+    assert averaged.dtype == np.float32
     expected = np.mean(
         [np.flip(forward(np.flip(tiles, axes).copy()), axes) for axes in ((), (2,), (3,), (2, 3))],
         axis=0,
     )
-    assert found == pytest.approx(expected, abs=1e-6)
-    assert np.abs(found - forward(tiles)).max() > 1e-4  # a network is not the same in a mirror
+    assert averaged == pytest.approx(expected, abs=1e-6)
+    assert np.abs(averaged - forward(tiles)).max() > 1e-4  # a network is not the same in a mirror
     assert average_over_flips(forward)(np.flip(tiles, 3).copy()) == pytest.approx(
-        np.flip(found, 3), abs=1e-5
+        np.flip(averaged, 3), abs=1e-5
     )  # the mean is
     plain, flipped = (
         predict_slice(own_tissue.image(), 1, [model], how)[1].mean

@@ -53,22 +53,22 @@ def clean() -> NDArray[np.float64]:
     return phantom_slice(settings, 4).image.astype(np.float64)
 
 
-def rank(true: ArrayLike, found: ArrayLike) -> float:
-    return float(spearmanr(true, found).statistic)
+def rank(true: ArrayLike, measured: ArrayLike) -> float:
+    return float(spearmanr(true, measured).statistic)
 
 
 def spectra(image: NDArray[Any]) -> Any:
-    found = power_spectrum(gray(image))
-    assert found is not None
-    return found
+    spectrum = power_spectrum(gray(image))
+    assert spectrum is not None
+    return spectrum
 
 
 def test_noise_is_what_was_added(clean: NDArray[np.float64]) -> None:
     random = np.random.default_rng(0)
     for noise in (6, 12, 24):
-        found = measure_signal_and_noise(spectra(clean + random.normal(0, noise, clean.shape)))
-        assert 255 * found.noise == pytest.approx(noise, rel=0.15)
-        assert found.snr_db == pytest.approx(20 * np.log10(found.signal / found.noise))
+        measured = measure_signal_and_noise(spectra(clean + random.normal(0, noise, clean.shape)))
+        assert 255 * measured.noise == pytest.approx(noise, rel=0.15)
+        assert measured.snr_db == pytest.approx(20 * np.log10(measured.signal / measured.noise))
     assert 255 * measure_signal_and_noise(spectra(clean)).noise < 4
     clipped = measure_signal_and_noise(
         spectra(20 + random.normal(0, 25, (512, 512)))
@@ -84,9 +84,9 @@ def test_the_spectrum_holds_the_variance_and_the_autocorrelation() -> None:
     """
     random = np.random.default_rng(1)
     white = spectra(128 + random.normal(0, 20, (512, 512)))
-    found = autocorrelation(white)
-    assert found[0, 0] * 255**2 == pytest.approx(400, rel=0.05)
-    assert abs(found[0, 5] / found[0, 0]) < 0.02
+    correlation = autocorrelation(white)
+    assert correlation[0, 0] * 255**2 == pytest.approx(400, rel=0.05)
+    assert abs(correlation[0, 5] / correlation[0, 0]) < 0.02
     wave = autocorrelation(
         spectra(128 + 60 * np.sin(2 * np.pi * np.arange(512) / 16)[None] * np.ones((512, 1)))
     )
@@ -101,38 +101,44 @@ def test_blur_is_ranked_by_sharpness_and_by_resolution(
 ) -> None:
     random = np.random.default_rng(2)
     blurs = [0.0, 0.5, 0.9, 1.3, 1.8, 2.5]
-    made = [cv2.GaussianBlur(clean, (0, 0), blur) if blur else clean for blur in blurs]
-    slices = [gray(one + random.normal(0, noise, one.shape)) for one in made]
-    assert rank(blurs, [-sharpness(spectra(one)) for one in slices]) >= 0.9
-    correlations = [ring_correlation(one) for one in slices]
-    assert rank(blurs, [resolution_px(one) for one in correlations if one is not None]) >= 0.9
+    blurred = [cv2.GaussianBlur(clean, (0, 0), blur) if blur else clean for blur in blurs]
+    slices = [gray(image + random.normal(0, noise, image.shape)) for image in blurred]
+    assert rank(blurs, [-sharpness(spectra(image)) for image in slices]) >= 0.9
+    correlations = [ring_correlation(image) for image in slices]
+    assert (
+        rank(
+            blurs,
+            [resolution_px(correlation) for correlation in correlations if correlation is not None],
+        )
+        >= 0.9
+    )
 
 
 def test_contrast_is_ranked(clean: NDArray[np.float64]) -> None:
     random = np.random.default_rng(3)
     gains = [0.3, 0.5, 0.7, 0.85, 1.0]
-    found = [
+    signals = [
         measure_signal_and_noise(
             spectra((clean - 128) * gain + 128 + random.normal(0, 9, clean.shape))
         ).signal
         for gain in gains
     ]
-    assert rank(gains, found) == pytest.approx(1)
-    assert found[1] / found[-1] == pytest.approx(0.5, abs=0.03)
+    assert rank(gains, signals) == pytest.approx(1)
+    assert signals[1] / signals[-1] == pytest.approx(0.5, abs=0.03)
 
 
 def test_ring_correlation_follows_the_definition() -> None:
     """Compared with explicit sums over the rings of one tile."""
     image = np.random.default_rng(4).integers(1, 255, (64, 64), dtype=np.uint8)
-    found = ring_correlation(image)
-    assert found is not None
+    correlation = ring_correlation(image)
+    assert correlation is not None
     tile, half = image / 255, 32
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(half) + 0.5) / half)
     hann = np.outer(hann, hann)
     f = scipy.fft.fftfreq(half)
     sums = np.zeros((3, half // 2))
     for (top, left), (lower, right) in (((0, 0), (1, 1)), ((0, 1), (1, 0))):
-        one, other = (
+        first, second = (
             scipy.fft.fft2((part - np.average(part, weights=hann)) * hann)
             for part in (tile[top::2, left::2], tile[lower::2, right::2])
         )
@@ -142,33 +148,33 @@ def test_ring_correlation_follows_the_definition() -> None:
                 ring = int(np.hypot(f[y], f[x]) * half)
                 if ring < half // 2:
                     # The highest frequency of an axis has no sign, so that its half pixel has none.
-                    cross = (one[y, x] * np.conj(other[y, x]) * back[y, x]).real
-                    sums[:, ring] += cross, abs(one[y, x]) ** 2, abs(other[y, x]) ** 2
+                    cross = (first[y, x] * np.conj(second[y, x]) * back[y, x]).real
+                    sums[:, ring] += cross, abs(first[y, x]) ** 2, abs(second[y, x]) ** 2
     expected = sums[0] / np.sqrt(sums[1] * sums[2])
-    assert np.allclose(found[1:], expected[1:], atol=1e-4)
+    assert np.allclose(correlation[1:], expected[1:], atol=1e-4)
 
 
 def test_noise_alone_has_no_resolution() -> None:
-    found = ring_correlation(gray(128 + np.random.default_rng(5).normal(0, 20, (512, 512))))
-    assert found is not None
-    assert np.isnan(resolution_px(found)) or resolution_px(found) > 60
+    correlation = ring_correlation(gray(128 + np.random.default_rng(5).normal(0, 20, (512, 512))))
+    assert correlation is not None
+    assert np.isnan(resolution_px(correlation)) or resolution_px(correlation) > 60
 
 
 def test_stripes_are_ranked_and_have_a_direction() -> None:
     strengths = [0.0, 1.5, 2.5, 4.0, 6.0, 9.0]
     base = {"shape": (8, 512, 512), "flicker": 0, "drift_nm": 0, "seed": 1}
-    found = [
+    results = [
         stripes_by_direction(
-            spectra(phantom_slice(PhantomSettings(**base, curtaining=one), 4).image)
+            spectra(phantom_slice(PhantomSettings(**base, curtaining=strength), 4).image)
         )
-        for one in strengths
+        for strength in strengths
     ]
-    assert int(np.median([one.score for one in found], axis=0).argmax()) - 90 in (
+    assert int(np.median([stripes.score for stripes in results], axis=0).argmax()) - 90 in (
         -90,
         -89,
         89,
     )  # along y
-    along = [float(np.sqrt(one.variance[0])) for one in found]
+    along = [float(np.sqrt(stripes.variance[0])) for stripes in results]
     assert rank(strengths, along) >= 0.9
     assert 255 * along[-1] == pytest.approx(9, rel=0.2)
 
@@ -183,8 +189,8 @@ def with_stripes(image: NDArray[np.uint8], strength: float, seed: int) -> NDArra
 @pytest.mark.parametrize("strength", [6.0, 12.0, 20.0])
 def test_strength_of_stripes_is_measured(strength: float) -> None:
     image = phantom_slice(changed(SOUND, {"shape": (4, 1024, 1024)}), 2).image
-    found = stripes_by_direction(spectra(with_stripes(image, strength, 1)))
-    assert 255 * float(np.sqrt(found.variance[found.score.argmax()])) == pytest.approx(
+    stripes = stripes_by_direction(spectra(with_stripes(image, strength, 1)))
+    assert 255 * float(np.sqrt(stripes.variance[stripes.score.argmax()])) == pytest.approx(
         strength, rel=0.15
     )
 
@@ -197,10 +203,10 @@ def test_stripes_of_a_few_slices_are_found_in_these_alone(tmp_path: Path) -> Non
     for z in striped:
         image[z] = with_stripes(image[z], 20, z)
     put(sample, "", image, 8, sample.voxel_size)
-    found = quality(sample)
-    assert tuple(np.flatnonzero(found.columns["stripes"]).tolist()) == striped
-    assert found.stripes_degrees == pytest.approx(-90, abs=2)
-    assert {z for z, one in enumerate(found.flags) if "stripes" in one.remarks} == set(striped)
+    result = quality(sample)
+    assert tuple(np.flatnonzero(result.columns["stripes"]).tolist()) == striped
+    assert result.stripes_degrees == pytest.approx(-90, abs=2)
+    assert {z for z, flag in enumerate(result.flags) if "stripes" in flag.remarks} == set(striped)
 
 
 def test_distances_of_lost_and_repeated_slices() -> None:
@@ -230,12 +236,12 @@ def test_distances_of_lost_and_repeated_slices() -> None:
             ),
         ]
     )
-    found, true = spacing(near, far, 25), np.diff(places, prepend=places[0] - 1)
+    measured, true = spacing(near, far, 25), np.diff(places, prepend=places[0] - 1)
     for distance in (1, 2, 3, 4):
-        assert np.nanmedian(found[true == distance]) == pytest.approx(distance, abs=0.4)
-    assert found[true == 0] < 0.2
+        assert np.nanmedian(measured[true == distance]) == pytest.approx(distance, abs=0.4)
+    assert measured[true == 0] < 0.2
     assert rank(
-        [0, 1, 2, 3, 4], [float(np.nanmedian(found[true == one])) for one in range(5)]
+        [0, 1, 2, 3, 4], [float(np.nanmedian(measured[true == distance])) for distance in range(5)]
     ) == pytest.approx(1)
 
 
@@ -246,7 +252,8 @@ def test_charging_is_what_brightness_and_contrast_do_not_explain() -> None:
     patch[5:10, 5:15] = 1
     strengths = [0.02, 0.05, 0.1, 0.2]
     assert rank(
-        strengths, [charging(cells + one * patch, [cells, cells, cells]) for one in strengths]
+        strengths,
+        [charging(cells + strength * patch, [cells, cells, cells]) for strength in strengths],
     ) == pytest.approx(1)
     assert np.isnan(charging(cells, []))
 
@@ -301,11 +308,11 @@ def test_every_fault_changes_the_light(
     given[measure][20] = value
     if (measure, value) == ("contrast", 0):
         given["noise"][20] = 0
-    found = flag_slices(given)
-    assert found[20].light is light
-    assert remark in found[20].remarks
-    assert {one.light for z, one in enumerate(found) if z != 20} == {Light.GREEN}
-    assert stack_light(found) is Light.AMBER
+    flags = flag_slices(given)
+    assert flags[20].light is light
+    assert remark in flags[20].remarks
+    assert {flag.light for z, flag in enumerate(flags) if z != 20} == {Light.GREEN}
+    assert stack_light(flags) is Light.AMBER
     assert stack_light(flag_slices(columns())) is Light.GREEN
 
 
@@ -319,9 +326,9 @@ def test_a_smooth_slice_is_blurred_only_if_the_resolution_falls_too() -> None:
     given = columns()
     given["sharpness"][20:22] = 0.14
     given["resolution_px"][21] = 6
-    found = flag_slices(given)
-    assert found[20].light is Light.GREEN
-    assert found[21].remarks == ("blurred",)
+    flags = flag_slices(given)
+    assert flags[20].light is Light.GREEN
+    assert flags[21].remarks == ("blurred",)
 
 
 def test_a_bad_slice_is_not_taken_for_lost_slices() -> None:
@@ -331,7 +338,7 @@ def test_a_bad_slice_is_not_taken_for_lost_slices() -> None:
     assert unlike_neighbors(given["similarity"], given["second_similarity"]).nonzero()[
         0
     ].tolist() == [20]
-    assert [z for z, one in enumerate(flag_slices(given)) if one.light is not Light.GREEN] == [20]
+    assert [z for z, flag in enumerate(flag_slices(given)) if flag.light is not Light.GREEN] == [20]
     given["second_similarity"][21] = (
         0.02  # its neighbors are not similar either: the stack is broken there
     )
@@ -342,13 +349,13 @@ def test_sound_stacks_are_green_and_faults_are_found(tmp_path: Path) -> None:
     assert quality(phantom(tmp_path / "sound.zarr", SOUND)).light is Light.GREEN
     bad = changed(SOUND, {"jump_nm": 1500, "bad_slices": 2, "curtaining": 9, "seed": 5})
     sample = phantom(tmp_path / "bad.zarr", bad)
-    found = quality(sample)
+    result = quality(sample)
     truth = sample.read_table("phantom_slices")
-    alone = {z for z, one in found.slices_to_review() if "unlike its neighbors" in one.remarks}
+    alone = {z for z, flag in result.slices_to_review() if "unlike its neighbors" in flag.remarks}
     assert alone == set(np.flatnonzero(truth["bad"].to_numpy()).tolist())
-    assert found.stripes_degrees == pytest.approx(-90, abs=2)
+    assert result.stripes_degrees == pytest.approx(-90, abs=2)
     table = sample.read_table("quality_raw")
-    assert table["light"].to_pylist() == [one.light.value for one in found.flags]
+    assert table["light"].to_pylist() == [flag.light.value for flag in result.flags]
     assert {"shift_y_nm", "resolution_nm", "remarks"} <= set(table.column_names)
 
 
@@ -361,8 +368,8 @@ def test_blocks_and_workers_do_not_matter(tmp_path: Path, depth: int, workers: i
         ("b", changed(small, {"block_depth": depth}), Execution(workers, quiet=True)),
     ):
         sample = phantom(tmp_path / f"{name}.zarr", settings)
-        found: Quality = quality(sample, on=on)
-        assert len(found.flags) == 20
+        result: Quality = quality(sample, on=on)
+        assert len(result.flags) == 20
         tables.append(Sample.open(sample.path).read_table("quality_raw"))
     first, second = (table.to_pydict() for table in tables)
     for name in first:
@@ -373,19 +380,19 @@ def test_noise_is_measured_in_marked_resin() -> None:
     random = np.random.default_rng(7)
     image = 128 + 40 * cv2.GaussianBlur(random.standard_normal((400, 500)), (0, 0), 4) / 0.07
     image[40:200, 60:260] = 150
-    made = gray(image + random.normal(0, 8, image.shape))
-    area = mask_from_boxes([Box(50, 70, 190, 250)], made.shape)
-    assert 255 * noise_in_area(made, area) == pytest.approx(8, rel=0.03)
+    noisy = gray(image + random.normal(0, 8, image.shape))
+    area = mask_from_boxes([Box(50, 70, 190, 250)], noisy.shape)
+    assert 255 * noise_in_area(noisy, area) == pytest.approx(8, rel=0.03)
     assert np.array_equal(
-        mask_from_polygon([(50, 70), (50, 249), (189, 249), (189, 70)], made.shape), area
+        mask_from_polygon([(50, 70), (50, 249), (189, 249), (189, 70)], noisy.shape), area
     )
-    boxes = featureless_squares(made)
+    boxes = featureless_squares(noisy)
     assert boxes[0].top >= 36
     assert boxes[0].bottom <= 204
-    assert 255 * noise_in_area(made, mask_from_boxes(boxes[:1], made.shape)) == pytest.approx(
+    assert 255 * noise_in_area(noisy, mask_from_boxes(boxes[:1], noisy.shape)) == pytest.approx(
         8, rel=0.1
     )
-    covered = np.zeros(made.shape, int)
+    covered = np.zeros(noisy.shape, int)
     for box in boxes:
         covered[box.top : box.bottom, box.left : box.right] += 1
     assert covered.max() == 1
@@ -427,27 +434,29 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 
 def test_faults_of_a_stack_are_ranked_as_their_true_strength(faulty: Sample) -> None:
-    found, truth = quality(faulty, on=Execution(quiet=True)), faulty.read_table("phantom_slices")
+    result, truth = quality(faulty, on=Execution(quiet=True)), faulty.read_table("phantom_slices")
     charge, blur, offset = (
         truth[name].to_numpy() for name in ("charge_gray", "blur_px", "offset_gray")
     )
-    own, calm = found.columns, charge == 0
-    charged = ~calm & np.isfinite(own["charging"])  # the first and the last slice have no value
-    assert np.count_nonzero(~np.isfinite(own["charging"])) == 2
-    assert rank(charge[charged], own["charging"][charged]) >= 0.9
-    assert rank(blur[blur > 0], -own["sharpness"][blur > 0]) >= 0.9
-    assert rank(blur[blur > 0], own["resolution_px"][blur > 0]) >= 0.9
-    assert rank(offset[calm], own["brightness"][calm]) >= 0.9
+    measured, calm = result.columns, charge == 0
+    charged = ~calm & np.isfinite(
+        measured["charging"]
+    )  # the first and the last slice have no value
+    assert np.count_nonzero(~np.isfinite(measured["charging"])) == 2
+    assert rank(charge[charged], measured["charging"][charged]) >= 0.9
+    assert rank(blur[blur > 0], -measured["sharpness"][blur > 0]) >= 0.9
+    assert rank(blur[blur > 0], measured["resolution_px"][blur > 0]) >= 0.9
+    assert rank(offset[calm], measured["brightness"][calm]) >= 0.9
     for axis in "yx":
         steps, shifts = (
             -np.diff(truth[f"drift_{axis}_nm"].to_numpy()) / 12,
-            own[f"shift_{axis}_px"][1:],
+            measured[f"shift_{axis}_px"][1:],
         )
         known = np.isfinite(shifts)  # a charged and blurred slice is not similar to any
         assert known.sum() >= 44
         assert rank(steps[known], shifts[known]) >= 0.9
     for fault, strong, remark in ((charge, 25, "charged"), (blur, 2, "blurred")):
-        remarked = {z for z, one in enumerate(found.flags) if remark in one.remarks}
+        remarked = {z for z, flag in enumerate(result.flags) if remark in flag.remarks}
         assert set(np.flatnonzero(fault[:-1] > strong).tolist()) <= remarked
         assert len(remarked - set(np.flatnonzero(fault > 0).tolist())) <= 2
 
@@ -513,9 +522,9 @@ def test_black_and_constant_slices_are_red(tmp_path: Path) -> None:
         tmp_path / "s.zarr", changed(SOUND, {"shape": (6, 64, 64)}), on=Execution(quiet=True)
     )
     put(sample, "", stack)
-    found = quality(sample, on=Execution(quiet=True))
-    assert found.flags[2].remarks == ("black",)
-    assert found.flags[4].light is Light.RED
+    result = quality(sample, on=Execution(quiet=True))
+    assert result.flags[2].remarks == ("black",)
+    assert result.flags[4].light is Light.RED
     put(sample, "", stack[:, :60, :50])  # too small for the middle band of sharpness
     quality(sample, on=Execution(quiet=True, overwrite=True))
     assert np.isnan(sample.read_table("quality_raw")["sharpness"].to_numpy()).all()

@@ -462,7 +462,7 @@ def test_missing_slices_are_refused_joined_or_repeated(tmp_path: Path) -> None:
         tmp_path / "repeated.zarr",
         ImportSettings(voxel_nm=(5, 5, 5), missing="repeat"),
     )
-    assert [int(one[0, 0]) for one in repeated.image().read(slice(None))] == [
+    assert [int(plane[0, 0]) for plane in repeated.image().read(slice(None))] == [
         int(STACK[z, 0, 0]) for z in (0, 1, 1, 1, 2)
     ]
 
@@ -483,12 +483,14 @@ def test_numbers_are_mapped_to_gray_levels_and_the_mapping_is_recorded(tmp_path:
     for kind in (np.int16, np.int32, np.float32, np.float64, ">f4"):
         wide = imported(tmp_path, (STACK * 10.0 - 900).astype(kind)).image().read(slice(None))
         assert wide.dtype == np.uint16
-        ends = np.median([np.percentile(one * 10.0 - 900, (0.1, 99.9)) for one in STACK], axis=0)
+        ends = np.median(
+            [np.percentile(plane * 10.0 - 900, (0.1, 99.9)) for plane in STACK], axis=0
+        )
         expected = np.clip((STACK * 10.0 - 900 - ends[0]) / (ends[1] - ends[0]), 0, 1) * 65535
         assert np.abs(wide - expected).max() <= 0.51
-    chosen = imported(tmp_path, STACK.astype(np.float32) / 100, intensity_range=(0, 2.55), bits=8)
-    assert np.array_equal(chosen.image().read(slice(None)), STACK)
-    assert chosen.history()[0]["settings"]["input gray levels"] == "0 to 2.55 become 0 to 255"
+    sample = imported(tmp_path, STACK.astype(np.float32) / 100, intensity_range=(0, 2.55), bits=8)
+    assert np.array_equal(sample.image().read(slice(None)), STACK)
+    assert sample.history()[0]["settings"]["input gray levels"] == "0 to 2.55 become 0 to 255"
 
 
 @pytest.mark.parametrize(
@@ -685,10 +687,10 @@ def write_model(path: Path, labels: NDArray[Any], names: list[str], version: str
     with h5py.File(path, "w", userblock_size=512) as file:
         file["mibModel"] = turned.T
         file["modelType"] = [[63.0]]
-        file["modelVariable"] = np.array([[ord(one)] for one in "mibModel"], np.uint16)
+        file["modelVariable"] = np.array([[ord(character)] for character in "mibModel"], np.uint16)
         held = file.create_group("#refs#")
         for number, name in enumerate(names):
-            held[str(number)] = np.array([[ord(one)] for one in name], np.uint16)
+            held[str(number)] = np.array([[ord(character)] for character in name], np.uint16)
         references = np.array(
             [[held[str(number)].ref for number in range(len(names))]], dtype=h5py.ref_dtype
         )

@@ -53,7 +53,7 @@ def view_of(image: NDArray[np.uint8], motion: Motion, seed: int) -> NDArray[np.u
 
 
 def view_motion(y: float, x: float, linear: NDArray[np.float64] | None = None) -> Motion:
-    """The motion to a view of ``SHAPE`` whose center is shifted by (y, x) from that of the image."""
+    """The motion to a view of ``SHAPE`` whose center is offset by (y, x) from that of the image."""
     linear = np.eye(2) if linear is None else linear
     center = (np.array(SHAPE) - 1) / 2
     middle = np.array([209.5 + y, 239.5 + x])
@@ -66,11 +66,13 @@ def view_motion(y: float, x: float, linear: NDArray[np.float64] | None = None) -
 def test_a_shift_of_any_size_is_found(y: float, x: float) -> None:
     image = texture(1)
     first, second = view_of(image, view_motion(0, 0), 2), view_of(image, view_motion(y, x), 3)
-    found = register(extract_detail(first), extract_detail(second))
-    assert found.motion[:, 2] == pytest.approx([-y, -x], abs=0.1)  # content lies the other way
-    assert np.array_equal(found.motion[:, :2], np.eye(2))
-    assert found.similarity > 0.6
-    assert found.overlap == pytest.approx((1 - abs(y) / 200) * (1 - abs(x) / 260), abs=0.03)
+    result = register(extract_detail(first), extract_detail(second))
+    assert result.motion[:, 2] == pytest.approx(
+        [-y, -x], abs=0.1
+    )  # content moves in the opposite direction
+    assert np.array_equal(result.motion[:, :2], np.eye(2))
+    assert result.similarity > 0.6
+    assert result.overlap == pytest.approx((1 - abs(y) / 200) * (1 - abs(x) / 260), abs=0.03)
 
 
 @pytest.mark.parametrize("kind", ["rigid", "affine"])
@@ -84,11 +86,11 @@ def test_turns_and_shears_are_found(kind: MotionKind) -> None:
         view_of(image, view_motion(4.3, -7.6, linear), 6),
     )
     true = compose(invert(view_motion(4.3, -7.6, linear)), view_motion(0, 0))
-    found = register(extract_detail(first), extract_detail(second), kind).motion
+    motion = register(extract_detail(first), extract_detail(second), kind).motion
     corners = np.array([[0, 0, 199, 199], [0, 259, 0, 259], [1, 1, 1, 1]])
-    assert np.abs(found @ corners - true @ corners).max() < 0.25
+    assert np.abs(motion @ corners - true @ corners).max() < 0.25
     if kind == "rigid":
-        assert np.allclose(found[:, :2] @ found[:, :2].T, np.eye(2))
+        assert np.allclose(motion[:, :2] @ motion[:, :2].T, np.eye(2))
 
 
 def test_a_large_slice_is_shrunk_for_registration() -> None:
@@ -159,10 +161,10 @@ def plain_sums(
 def test_both_kernels_follow_the_definition(motion: Motion) -> None:
     random = np.random.default_rng(8)
     fixed, moving = (random.standard_normal((37, 52)).astype(np.float32) for _ in range(2))
-    for ours, plain in zip(
+    for sums, expected in zip(
         tile_sums(fixed, moving, motion), plain_sums(fixed, moving, motion), strict=True
     ):
-        assert ours == pytest.approx(plain, rel=2e-4, abs=2e-4)
+        assert sums == pytest.approx(expected, rel=2e-4, abs=2e-4)
 
 
 def test_compiled_and_cached_kernels_give_the_same_digits(tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_compiled_and_cached_kernels_give_the_same_digits(tmp_path: Path) -> Non
         "    print([part.tobytes().hex() for part in tile_sums(a, b, np.array(motion, float))])"
     )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    found = [
+    runs = [
         subprocess.run(
             [sys.executable, "-c", command],
             env=environment,
@@ -185,8 +187,8 @@ def test_compiled_and_cached_kernels_give_the_same_digits(tmp_path: Path) -> Non
         )
         for _ in range(2)
     ]
-    assert len(found[0].stdout) > 5_000
-    assert found[0].stdout == found[1].stdout
+    assert len(runs[0].stdout) > 5_000
+    assert runs[0].stdout == runs[1].stdout
 
 
 def test_correlations_are_those_of_the_overlap() -> None:
@@ -194,11 +196,11 @@ def test_correlations_are_those_of_the_overlap() -> None:
     fixed, moving = (random.standard_normal((7, 9)).astype(np.float32) + 40 for _ in range(2))
     similarity, overlap = shift_correlations(fixed, moving)
     for y, x in ((0, 0), (2, -3), (-4, 5), (3, 4)):
-        one = fixed[max(0, -y) : 7 - max(0, y), max(0, -x) : 9 - max(0, x)]
-        other = moving[max(0, y) : 7 + min(0, y), max(0, x) : 9 + min(0, x)]
-        assert overlap[6 + y, 8 + x] == pytest.approx(one.size / 63)
+        fixed_part = fixed[max(0, -y) : 7 - max(0, y), max(0, -x) : 9 - max(0, x)]
+        moving_part = moving[max(0, y) : 7 + min(0, y), max(0, x) : 9 + min(0, x)]
+        assert overlap[6 + y, 8 + x] == pytest.approx(fixed_part.size / 63)
         assert similarity[6 + y, 8 + x] == pytest.approx(
-            np.corrcoef(one.ravel(), other.ravel())[0, 1], abs=1e-5
+            np.corrcoef(fixed_part.ravel(), moving_part.ravel())[0, 1], abs=1e-5
         )
     wide = texture(3, (60, 90)).astype(np.float32)
     assert coarse_shift(wide[10:50, 20:80], wide[18:58, 4:64]) == (-8, 16)
@@ -212,10 +214,10 @@ def test_opencv_finds_the_same_shift() -> None:
         extract_detail(view_of(image, view_motion(0, 0), 1)),
         extract_detail(view_of(image, view_motion(1.7, -2.3), 2)),
     ]
-    found = register(pair[0], pair[1]).motion[:, 2]
+    shift = register(pair[0], pair[1]).motion[:, 2]
     start = np.array([[1, 0, 2], [0, 1, -2]], np.float32)
     stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-7)
-    _, other = cv2.findTransformECC(
+    _, opencv_motion = cv2.findTransformECC(
         pair[0].levels[0],
         pair[1].levels[0],
         start,
@@ -224,7 +226,7 @@ def test_opencv_finds_the_same_shift() -> None:
         np.ones(SHAPE, np.uint8),
         1,
     )
-    assert found == pytest.approx(other[::-1, 2], abs=0.05)
+    assert shift == pytest.approx(opencv_motion[::-1, 2], abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -246,9 +248,9 @@ def test_serial_sections_that_share_no_fine_detail(
         extract_detail(tifffile.imread(real_data(f"sem_tiles_unaligned/{name}_raw.tif")))
         for name in (first, second)
     ]
-    found = register(sections[0], sections[1], "rigid")
-    assert found.motion[:, 2] == pytest.approx(shift, abs=8)
-    assert found.similarity > 0.15
+    result = register(sections[0], sections[1], "rigid")
+    assert result.motion[:, 2] == pytest.approx(shift, abs=8)
+    assert result.similarity > 0.15
     unrelated = extract_detail(
         tifffile.imread(real_data("sem_tiles_unaligned/S000_000_001_raw.tif"))
     )
@@ -287,19 +289,24 @@ def test_positions_follow_from_pairs_and_a_wrong_pair_is_outvoted(kind: MotionKi
     true = true_motions(40, kind)
     pairs = pairs_of(true, 2)
     wrong = [
-        RegisteredPair(one.fixed, one.moving, one.motion + np.array([[0, 0, 50], [0, 0, -9]]), 0.9)
-        if (one.fixed, one.moving) == (30, 31)
-        else one
-        for one in pairs
+        RegisteredPair(
+            pair.fixed, pair.moving, pair.motion + np.array([[0, 0, 50], [0, 0, -9]]), 0.9
+        )
+        if (pair.fixed, pair.moving) == (30, 31)
+        else pair
+        for pair in pairs
     ]
-    found = solve_slice_positions(40, wrong, kind, (300, 400))
+    positions = solve_slice_positions(40, wrong, kind, (300, 400))
     assert (
         np.abs(
-            compose(np.repeat(invert(found.to_common[0])[None], 40, axis=0), found.to_common) - true
+            compose(
+                np.repeat(invert(positions.to_common[0])[None], 40, axis=0), positions.to_common
+            )
+            - true
         ).max()
         < 1e-3
     )
-    assert found.bad == found.breaks == ()
+    assert positions.bad == positions.breaks == ()
 
 
 def test_bad_slices_lie_between_their_neighbors_and_gaps_are_bridged() -> None:
@@ -330,10 +337,10 @@ def test_a_few_similar_bad_slices_do_not_break_the_stack() -> None:
     pairs = [*pairs_of(true, 2, bad=(7, 8)), RegisteredPair(7, 8, UNMOVED, 0.9)]
     assert (6, 9) in pairs_across_gaps(40, pairs)
     bridged = [*pairs, RegisteredPair(6, 9, compose(invert(true[9]), true[6]), 0.5)]
-    found = solve_slice_positions(40, bridged, "translation", (300, 400))
-    assert (found.bad, found.breaks) == ((7, 8), ())
+    positions = solve_slice_positions(40, bridged, "translation", (300, 400))
+    assert (positions.bad, positions.breaks) == ((7, 8), ())
     good = [z for z in range(40) if z not in (7, 8)]
-    assert np.abs(found.to_common - true)[good].max() < 1e-3
+    assert np.abs(positions.to_common - true)[good].max() < 1e-3
 
 
 def test_the_common_frame_is_that_of_most_slices() -> None:
@@ -341,9 +348,9 @@ def test_the_common_frame_is_that_of_most_slices() -> None:
     turned = view_motion(0, 0)
     turned[:, :2] = [[0.9, -0.4359], [0.4359, 0.9]]
     true[0] = compose(true[0], turned)  # the first slice alone was mounted askew
-    found = solve_slice_positions(15, pairs_of(true, 2), "rigid", (300, 400))
-    assert np.abs(found.to_common[1:, :, :2] - np.eye(2)).max() < 1e-3
-    assert np.abs(found.to_common[0, :, :2] - true[0, :, :2]).max() < 1e-3
+    positions = solve_slice_positions(15, pairs_of(true, 2), "rigid", (300, 400))
+    assert np.abs(positions.to_common[1:, :, :2] - np.eye(2)).max() < 1e-3
+    assert np.abs(positions.to_common[0, :, :2] - true[0, :, :2]).max() < 1e-3
 
 
 def quad(
@@ -366,7 +373,7 @@ def test_the_largest_common_rectangle_of_rotated_slices() -> None:
     )  # a square in a square on its corner
     two = np.stack([quad(4000, 6000, 0), quad(4000, 6000, 25)])
     low, high = common_rectangle(two[:, ::-1])  # in either orientation
-    inside = [(outline(one, low, high) >= -1e-3).all() for one in two]
+    inside = [(outline(corners, low, high) >= -1e-3).all() for corners in two]
     assert all(inside)
     assert np.prod(high - low) > 0.42 * 4000 * 6000
     low, high = common_rectangle(np.stack([quad(10, 10, 3), quad(10, 10, 0, 50, 0)]))
@@ -376,7 +383,7 @@ def test_the_largest_common_rectangle_of_rotated_slices() -> None:
 def outline(
     corners: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """By how much the corners of a rectangle lie within each edge of an area."""
+    """Distances by which the corners of a rectangle lie within each edge of an area."""
     rectangle = np.array([[y, x] for y in (low[0], high[0]) for x in (low[1], high[1])])
     ahead = np.roll(corners, -1, axis=0) - corners
     inward = np.stack([-ahead[:, 1], ahead[:, 0]], axis=1)
@@ -398,7 +405,7 @@ def test_only_similar_and_near_pairs_are_reliable() -> None:
         RegisteredPair(10, 11, view_motion(0, 0), 0.8),
         RegisteredPair(11, 12, UNMOVED, 0.05),
     ]
-    reliable = {(one.fixed, one.moving) for one in reliable_pairs(pairs, 0.4, 100, (20, 30))}
+    reliable = {(pair.fixed, pair.moving) for pair in reliable_pairs(pairs, 0.4, 100, (20, 30))}
     assert (9, 10) not in reliable  # 0.3 of 0.8
     assert (8, 10) in reliable  # 0.3 of 0.5
     assert (10, 11) not in reliable  # it lies 330 px away

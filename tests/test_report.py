@@ -68,8 +68,8 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 def page(complete: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of two samples, the second one with a name that a page must not read as HTML."""
     folder = tmp_path_factory.mktemp("page")
-    other = copy_of(complete, folder / '<b>O\'Hara & "Sons"<script>alert(1).zarr')
-    return report([complete.path, other.path], folder / "report.html", SMALL).path
+    second = copy_of(complete, folder / '<b>O\'Hara & "Sons"<script>alert(1).zarr')
+    return report([complete.path, second.path], folder / "report.html", SMALL).path
 
 
 def data_of(page: Path) -> dict[str, Any]:
@@ -205,11 +205,13 @@ def test_a_sample_without_image_and_a_folder_that_is_no_sample(
         VoxelSize(20, 10, 10),
     )
     (tmp_path / "none.zarr").mkdir()
-    made = report([sample.path, tmp_path / "none.zarr", complete.path], tmp_path / "r.html", SMALL)
-    words = " ".join(notice.text for notices in made.notices.values() for notice in notices)
+    result = report(
+        [sample.path, tmp_path / "none.zarr", complete.path], tmp_path / "r.html", SMALL
+    )
+    words = " ".join(notice.text for notices in result.notices.values() for notice in notices)
     assert "labels only.zarr has no image, only labels" in words
     assert "none.zarr is not a sparsem sample" in words
-    samples = data_of(made.path)["samples"]
+    samples = data_of(result.path)["samples"]
     assert [len(view["slices"]) for view in samples] == [0, 0, 3]
     assert [bool(view["scene"].get("structures")) for view in samples] == [True, False, True]
     with pytest.raises(SampleError, match="is not a sparsem sample"):
@@ -242,23 +244,23 @@ def test_notices_report_what_limits_the_measurements(complete: Sample, tmp_path:
 
 @pytest.mark.usefixtures("few_plots")
 def test_textures_that_cannot_be_compared_are_reported(complete: Sample, tmp_path: Path) -> None:
-    other = copy_of(complete, tmp_path / "cost$\\frac$x.zarr")
-    measure(other, changed(MEASURES, {"texture_nm": 80.0}), on=AGAIN)
+    second = copy_of(complete, tmp_path / "cost$\\frac$x.zarr")
+    measure(second, changed(MEASURES, {"texture_nm": 80.0}), on=AGAIN)
     for name in ("nucleus", "nucleolus", "mitochondrion"):
-        table = other.read_table(name)
+        table = second.read_table(name)
         column = table.column_names.index("texture_voxel_nm")
-        other.write_table(
+        second.write_table(
             name, table.set_column(column, "texture_voxel_nm", [[40.0] * table.num_rows])
         )
-    made = report([complete.path, other.path], tmp_path / "r.html", SMALL)
-    words = [notice.text for notice in made.notices["tissue"]]
+    result = report([complete.path, second.path], tmp_path / "r.html", SMALL)
+    words = [notice.text for notice in result.notices["tissue"]]
     assert any(
         text.startswith("Texture of nucleus cannot be compared: its voxels differ (tissue 20 nm,")
         for text in words
     )
     with pytest.raises(InputError, match="--truth belongs to one sample"):
         report(
-            [complete.path, other.path],
+            [complete.path, second.path],
             tmp_path / "s.html",
             changed(SMALL, {"truth": {"nucleus": "x.tif"}}),
         )

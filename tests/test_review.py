@@ -68,8 +68,15 @@ def test_one_place_for_each_pair_of_cells_between_two_labeled_slices() -> None:
     ]
     places = disagreement_places(disagreements, (0, 3, 5), 0.5)
     assert [
-        (place.z, place.y, place.x, {place.first, place.second}, place.area_um2, place.slices)
-        for place in places
+        (
+            review_place.z,
+            review_place.y,
+            review_place.x,
+            {review_place.first, review_place.second},
+            review_place.area_um2,
+            review_place.slices,
+        )
+        for review_place in places
     ] == [
         (2, 7, 8, {1, 2}, 25.0, 2),
         (2, 0, 0, {0, 1}, 2.5, 1),

@@ -69,16 +69,20 @@ def test_a_batch_contains_the_structure_and_is_reproducible(tissue: Sample) -> N
     settings = quick(intensity_augmentation=0.0)
     sampler = sampler_for(tissue, settings)
     assert sampler.batch(2).images.size == 0  # the weight is still 0: nothing is drawn
-    one, again, other = sampler.batch(4), sampler_for(tissue, settings).batch(4), sampler.batch(5)
+    batch, repeated, next_batch = (
+        sampler.batch(4),
+        sampler_for(tissue, settings).batch(4),
+        sampler.batch(5),
+    )
     pairs: list[Any] = list(
-        zip((*one.labeled, *one[1:]), (*again.labeled, *again[1:]), strict=True)
+        zip((*batch.labeled, *batch[1:]), (*repeated.labeled, *repeated[1:]), strict=True)
     )
     assert all(np.array_equal(a, b) for a, b in pairs)
-    assert not np.array_equal(one.images, other.images)
-    assert one.images.shape == (3, 1, 32, 32)
-    before = np.roll(one.images, 1, axis=0)
-    assert np.array_equal(one.mixed, np.where(one.boxes, before, one.images))
-    assert one.truth.shape == (3, 1, 32, 32)
+    assert not np.array_equal(batch.images, next_batch.images)
+    assert batch.images.shape == (3, 1, 32, 32)
+    before = np.roll(batch.images, 1, axis=0)
+    assert np.array_equal(batch.mixed, np.where(batch.boxes, before, batch.images))
+    assert batch.truth.shape == (3, 1, 32, 32)
     whole = (
         sampler_for(tissue, quick(intensity_augmentation=0.0, cutmix=False))
         .batch(4)
@@ -110,7 +114,7 @@ def test_each_network_is_trained_on_the_masks_of_the_other(tissue: Sample) -> No
     )
     batch = sampler_for(tissue, settings).batch(6)
     step_with_unlabeled(pair, batch, 0.7, settings, CPU)
-    first, second = (one.network.train() for one in alone.members)
+    first, second = (member.network.train() for member in alone.members)
     images, boxes, mixed = (
         torch.from_numpy(batch.images),
         torch.from_numpy(batch.boxes),
@@ -123,7 +127,7 @@ def test_each_network_is_trained_on_the_masks_of_the_other(tissue: Sample) -> No
     truth = torch.from_numpy(batch.truth)
     assert 0 < (truth != UNKNOWN).float().mean() < 1  # tiles of labeled slices and of others
     mask = torch.where(truth == UNKNOWN, mask, (truth == 1).float())
-    labeled, target = (torch.from_numpy(one) for one in batch.labeled)
+    labeled, target = (torch.from_numpy(array) for array in batch.labeled)
 
     def soft_dice(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return 1 - (2 * (p * t).sum() + 1) / ((p * p).sum() + t.sum() + 1)
@@ -182,7 +186,7 @@ def test_a_resumed_training_ends_with_the_same_weights(
     written = sorted(file.name for file in tmp_path.glob("m.*"))
     second = ["m.second.last.safetensors", "m.second.safetensors"] if semi == "cps" else []
     assert written == ["m.last.safetensors", "m.safetensors", *second, "m.training.csv"]
-    for name in (one for one in written if one.endswith("safetensors")):
+    for name in (file_name for file_name in written if file_name.endswith("safetensors")):
         assert (tmp_path / name).read_bytes() == (
             tmp_path / name.replace("m.", "whole.", 1)
         ).read_bytes(), name
@@ -195,9 +199,9 @@ def test_the_better_network_is_written_whatever_its_architecture(
         second_architecture="unet", n_validation_slices=1, validate_every=4, save_second=True
     )
     recipe = train_network([tissue], tmp_path / "m.safetensors", settings)
-    other = read_recipe(tmp_path / "m.second.safetensors")
-    assert {recipe.architecture, other.architecture} == {"resunet", "unet"}
-    assert recipe.training["validation_dice"] >= other.training["validation_dice"]
+    second_recipe = read_recipe(tmp_path / "m.second.safetensors")
+    assert {recipe.architecture, second_recipe.architecture} == {"resunet", "unet"}
+    assert recipe.training["validation_dice"] >= second_recipe.training["validation_dice"]
     load_tensors(tmp_path / "m.safetensors")
     with pytest.raises(ResumeError, match="was trained with other settings"):
         train_network(
@@ -210,11 +214,11 @@ def test_unlabeled_slices_are_evenly_spaced_and_none_is_labeled(
 ) -> None:
     settings = quick(unlabeled_slices=6)
     slices, recipe, _ = read_training_slices([tissue], ("nucleus",), settings)
-    found, inputs = read_unlabeled_slices([tissue], slices, recipe, settings)
-    assert len(found) == 6
-    assert found[0].shape == slices[0].image.shape
+    unlabeled, inputs = read_unlabeled_slices([tissue], slices, recipe, settings)
+    assert len(unlabeled) == 6
+    assert unlabeled[0].shape == slices[0].image.shape
     labeled = {each.image.tobytes() for each in slices}
-    assert not [one for one in found if one.tobytes() in labeled]
+    assert not [image for image in unlabeled if image.tobytes() in labeled]
     assert inputs == {"unlabeled 1": tissue.image().fingerprint}
     more, inputs = read_unlabeled_slices(
         [tissue],
@@ -238,11 +242,11 @@ def test_unlabeled_slices_are_evenly_spaced_and_none_is_labeled(
 
 
 def test_another_unlabeled_image_is_another_training(tissue: Sample, tmp_path: Path) -> None:
-    own = copy_of(tissue, tmp_path / "other.zarr")
-    one = prepare_training([tissue], tmp_path / "m.safetensors", quick())
-    two = prepare_training(
-        [tissue], tmp_path / "m.safetensors", quick(unlabeled_sample=(str(own.path),))
+    unlabeled_sample = copy_of(tissue, tmp_path / "other.zarr")
+    first = prepare_training([tissue], tmp_path / "m.safetensors", quick())
+    second = prepare_training(
+        [tissue], tmp_path / "m.safetensors", quick(unlabeled_sample=(str(unlabeled_sample.path),))
     )
-    assert one.inputs != two.inputs
-    assert len(one.slices) == len(LABELED)
+    assert first.inputs != second.inputs
+    assert len(first.slices) == len(LABELED)
     assert Execution().quiet is False

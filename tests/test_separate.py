@@ -1,4 +1,4 @@
-"""The six methods on drawn slices, labels at full resolution, and fast paths compared with plain ones."""
+"""Six methods on drawn slices, full-resolution labels, and fast code compared with plain code."""
 
 from typing import Any
 from unittest import mock
@@ -53,8 +53,8 @@ TRUTH = drawn(*["..11111122222.."] * 9)
 
 
 def wrong_pixels(method: str) -> int:
-    found = separate_cells(method, evidence(MASK, BORDER, CARRIED), 0.0)
-    return int(np.count_nonzero(found != TRUTH))
+    labels = separate_cells(method, evidence(MASK, BORDER, CARRIED), 0.0)
+    return int(np.count_nonzero(labels != TRUTH))
 
 
 def test_methods_with_more_evidence_are_better() -> None:
@@ -63,31 +63,31 @@ def test_methods_with_more_evidence_are_better() -> None:
     assert wrong_pixels("selective") <= wrong_pixels("mask_flow")
     assert wrong_pixels("per_frame") <= wrong_pixels("flow")
     for method in METHODS:
-        found = separate_cells(method, evidence(MASK, BORDER, CARRIED), 0.0)
-        assert set(np.unique(found).tolist()) <= {0, 1, 2}
-        assert not found[~MASK].any()
+        labels = separate_cells(method, evidence(MASK, BORDER, CARRIED), 0.0)
+        assert set(np.unique(labels).tolist()) <= {0, 1, 2}
+        assert not labels[~MASK].any()
 
 
 def test_a_closed_border_is_enough_for_mask_and_border_and_no_border_is_not() -> None:
     closed = drawn(*["........1......"] * 9)
-    found = separate_cells("mask_border", evidence(MASK, closed, CARRIED), 0.0)
-    assert np.count_nonzero(found != TRUTH) <= 9  # pixels of the border itself go to either side
-    assert (found[:, :8] != 2).all()
-    assert (found[:, 9:] != 1).all()
+    labels = separate_cells("mask_border", evidence(MASK, closed, CARRIED), 0.0)
+    assert np.count_nonzero(labels != TRUTH) <= 9  # pixels of the border itself go to either side
+    assert (labels[:, :8] != 2).all()
+    assert (labels[:, 9:] != 1).all()
 
 
 def test_a_slice_that_one_cell_fills() -> None:
-    full, none = np.ones((6, 7), np.uint8), np.zeros((6, 7), np.uint8)
+    full, empty = np.ones((6, 7), np.uint8), np.zeros((6, 7), np.uint8)
     for method in METHODS:
-        assert (separate_cells(method, evidence(full, none, full * 5), 0.3) == 5).all(), method
+        assert (separate_cells(method, evidence(full, empty, full * 5), 0.3) == 5).all(), method
 
 
 def test_an_empty_slice() -> None:
-    none = np.zeros((6, 7), np.uint8)
+    empty = np.zeros((6, 7), np.uint8)
     for method in METHODS:
-        assert not separate_cells(method, evidence(none, none, none), 0.3).any(), method
+        assert not separate_cells(method, evidence(empty, empty, empty), 0.3).any(), method
         assert (
-            not separate_cells(method, evidence(none, none, none + 5), 0.3).any()
+            not separate_cells(method, evidence(empty, empty, empty + 5), 0.3).any()
             or method == "flow"
         ), method
 
@@ -95,10 +95,10 @@ def test_an_empty_slice() -> None:
 def test_a_bridge_between_cells_goes_to_a_seed_and_a_blob_without_seed_is_an_island() -> None:
     mask = drawn("111.111...", "1111111..1", "111.111.1.") > 0
     carried = drawn("111.222...", "111.222...", "111.222...")
-    found = separate_cells("mask", evidence(mask, mask * 0, carried), 0.3)
-    assert found[1, 3] in (1, 2)  # the bridge
-    assert np.array_equal(np.delete(found, 3, axis=1), np.delete(carried, 3, axis=1))
-    islands = number_islands(found, mask, 70_000, 0)
+    labels = separate_cells("mask", evidence(mask, mask * 0, carried), 0.3)
+    assert labels[1, 3] in (1, 2)  # the bridge
+    assert np.array_equal(np.delete(labels, 3, axis=1), np.delete(carried, 3, axis=1))
+    islands = number_islands(labels, mask, 70_000, 0)
     assert islands[1, 9] == islands[2, 8] == 70_001  # neighbors across a corner are one island
     assert np.unique(islands).tolist() == [0, 1, 2, 70_001]
 
@@ -113,7 +113,7 @@ def test_a_region_that_flow_does_not_confirm_loses_its_id() -> None:
     )
     assert separate_cells("mask", drifted, 0.3).tolist() == [
         [0] * 5 + [UNASSIGNED] * 4
-    ]  # the seed of 2 sits in what flow says is 3
+    ]  # the seed of 2 lies where the flow has label 3
     assert separate_cells("mask", drifted, 0.0)[0, 8] == 2
     assert keep_confirmed_ids(drawn("1122"), drawn("1222"), 0.5).tolist() == [[1, 1, 2, 2]]
     assert keep_confirmed_ids(drawn("1122"), drawn("1222"), 0.6).tolist() == [
@@ -129,15 +129,15 @@ def test_a_region_that_flow_does_not_confirm_loses_its_id() -> None:
 
 
 def test_islands_are_cut_at_boundaries_whose_pixels_join_the_part_next_to_them() -> None:
-    none, mask = np.zeros((2, 9), np.uint8), drawn("111111111", "111111111") > 0
+    empty, mask = np.zeros((2, 9), np.uint8), drawn("111111111", "111111111") > 0
     border = drawn("...1.....", "...1.....") > 0
     assert (
-        number_islands(none, mask, 9, 0, border).tolist()
+        number_islands(empty, mask, 9, 0, border).tolist()
         == [[10, 10, 10, 11, 11, 11, 11, 11, 11]] * 2
     )
-    assert number_islands(none, mask, 9, 0).tolist() == [[10] * 9] * 2
+    assert number_islands(empty, mask, 9, 0).tolist() == [[10] * 9] * 2
     thin = drawn(".........", "...11....") > 0
-    assert number_islands(none, thin, 9, 0, thin).tolist() == [
+    assert number_islands(empty, thin, 9, 0, thin).tolist() == [
         [0] * 9,
         [0, 0, 0, 10, 10, 0, 0, 0, 0],
     ]  # an island of boundary pixels only
@@ -153,7 +153,7 @@ points = st.lists(
 def test_flooding_only_where_cells_touch_equals_flooding_everywhere(
     mask: Labels, cut: Labels, points_of_seeds: list[tuple[int, int]]
 ) -> None:
-    """Pixels of equal depth are left out: which of two seeds at equal distance gets one is open."""
+    """Pixels of equal depth are left out: at equal distances, their seed is ambiguous."""
     seeds = Seeds(np.arange(101, 101 + len(points_of_seeds)), np.array(points_of_seeds, float))
     markers = np.zeros(mask.shape, np.int32)
     markers[tuple(np.array(points_of_seeds).T)] = seeds.ids
@@ -208,7 +208,7 @@ def test_labels_are_enlarged_as_the_strongest_of_their_linear_weights(
     labels: Labels, factor: int
 ) -> None:
     shape = (5 * factor, 6 * factor - 1)
-    found = enlarge_labels(labels, shape)
+    enlarged = enlarge_labels(labels, shape)
     best, weight = np.zeros(shape, np.uint16), np.full(shape, -1.0)
     for label in np.unique(
         labels
@@ -221,11 +221,11 @@ def test_labels_are_enlarged_as_the_strongest_of_their_linear_weights(
         for label in np.unique(labels)
     ]
     clear = np.sum(tied, axis=0) == 1
-    assert np.array_equal(found[clear], best[clear])
+    assert np.array_equal(enlarged[clear], best[clear])
 
 
 def linear(values: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
-    for new in shape:  # the columns first, then, turned round, the rows
+    for new in shape:  # columns first; then rows, after a transposition
         old = len(values)
         center = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
         values = np.stack([np.interp(center, np.arange(old), column) for column in values.T])
@@ -247,9 +247,9 @@ def test_refined_labels_fill_the_mask_up_to_its_outline() -> None:
         )
         > 0
     )
-    found = refine_labels(labels, mask)
-    assert np.array_equal(found > 0, mask)
-    assert found[1].tolist() == [0, 1, 1, 1, 2, 2, 2, 0]
+    refined = refine_labels(labels, mask)
+    assert np.array_equal(refined > 0, mask)
+    assert refined[1].tolist() == [0, 1, 1, 1, 2, 2, 2, 0]
     assert grow_labels(drawn("1..2..").astype(np.uint16), drawn("111111") > 0, 1).tolist() == [
         [1, 1, 2, 2, 2, 0]
     ]
@@ -257,8 +257,8 @@ def test_refined_labels_fill_the_mask_up_to_its_outline() -> None:
 
 def test_small_components_are_no_islands() -> None:
     mask = drawn("11.1.11", "11...11") > 0
-    found = number_islands(np.zeros(mask.shape, np.uint8), mask, 9, 2)
-    assert found.tolist() == [[10, 10, 0, 0, 0, 11, 11], [10, 10, 0, 0, 0, 11, 11]]
+    islands = number_islands(np.zeros(mask.shape, np.uint8), mask, 9, 2)
+    assert islands.tolist() == [[10, 10, 0, 0, 0, 11, 11], [10, 10, 0, 0, 0, 11, 11]]
 
 
 def test_holes_that_one_cell_encloses_are_filled() -> None:
@@ -272,7 +272,7 @@ def test_holes_that_one_cell_encloses_are_filled() -> None:
         "3.........3",
         "33333333333",
     )
-    found = fill_region_holes(cells.astype(np.uint32), 3)
+    filled = fill_region_holes(cells.astype(np.uint32), 3)
     expected = drawn(
         ".111111222.",
         ".111112222.",
@@ -284,7 +284,7 @@ def test_holes_that_one_cell_encloses_are_filled() -> None:
         "33333333333",
     )
     expected[1:3, 6] = 0  # between two cells: a gap
-    assert found.tolist() == expected.tolist()  # what opens to the outside stays open
+    assert filled.tolist() == expected.tolist()  # what opens to the outside stays open
     assert np.array_equal(
         fill_region_holes(cells.astype(np.uint32), 2) > 0,
         (cells > 0) | (drawn(*["..........."] * 1, "........1..", *["..........."] * 6) > 0),
@@ -294,14 +294,14 @@ def test_holes_that_one_cell_encloses_are_filled() -> None:
 def fill_hole_by_hole(regions: Labels, max_px: int) -> Labels:
     """Fill one hole after the other."""
     holes, count = components(regions == 0)
-    found = regions.copy()
+    filled = regions.copy()
     for number in range(1, count + 1):
         hole = holes == number
         around = np.unique(regions[binary_dilation(hole, generate_binary_structure(2, 1)) & ~hole])
         on_edge = hole[0].any() or hole[-1].any() or hole[:, 0].any() or hole[:, -1].any()
         if hole.sum() <= max_px and len(around) == 1 and not on_edge:
-            found[hole] = around[0]
-    return found
+            filled[hole] = around[0]
+    return filled
 
 
 @given(

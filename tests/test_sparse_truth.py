@@ -1,4 +1,4 @@
-"""Ground truth that labels some slices, or parts of slices: what is scored is exactly what it labels."""
+"""Ground truth of some slices, or of parts of slices: exactly the labeled pixels are scored."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ DRAWN = (1, 4, 6)
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> Sample:
+def labeled_sample(tmp_path: Path) -> Sample:
     """A sample with an image and labels; some blocks have no labeled slice."""
     random = np.random.default_rng(3)
     sample = Sample.create(tmp_path / "s.zarr")
@@ -60,11 +60,13 @@ def plain_scores(
     each = []
     for z in range(len(labels)):
         if known[z].any():
-            ours, theirs = labels[z][known[z]] > 0, truth[z][known[z]] > 0
-            each.append((2 * (ours & theirs).sum() + 1) / (ours.sum() + theirs.sum() + 1))
-    ours, theirs = labels[known] > 0, truth[known] > 0
-    total = ours.sum() + theirs.sum()
-    pooled = 2 * (ours & theirs).sum() / total if total else np.nan
+            predicted, expected = labels[z][known[z]] > 0, truth[z][known[z]] > 0
+            each.append(
+                (2 * (predicted & expected).sum() + 1) / (predicted.sum() + expected.sum() + 1)
+            )
+    predicted, expected = labels[known] > 0, truth[known] > 0
+    total = predicted.sum() + expected.sum()
+    pooled = 2 * (predicted & expected).sum() / total if total else np.nan
     return float(pooled), float(np.mean(each)), len(each)
 
 
@@ -75,48 +77,50 @@ def check(scores: Scores, expected: tuple[float, float, int]) -> None:
     assert summary["slices"] == expected[2]
 
 
-def test_empty_slices_of_a_volume_need_a_word(found: Sample, tmp_path: Path) -> None:
+def test_empty_slices_of_a_volume_need_a_word(labeled_sample: Sample, tmp_path: Path) -> None:
     truth = drawn_on(DRAWN)
     write(tmp_path / "t.tif", truth)
     with pytest.raises(
         InputError,
         match=r"6 of the 9 slices of .*t.tif hold no label \(0, 2, 3, 5, 7, 8\): are they background",
     ):
-        score(found, "mito", tmp_path / "t.tif")
-    labels = labels_of(found)
+        score(labeled_sample, "mito", tmp_path / "t.tif")
+    labels = labels_of(labeled_sample)
     everywhere = np.ones(SHAPE, bool)
-    here = np.zeros(SHAPE, bool)
-    here[list(DRAWN)] = True
+    on_drawn_slices = np.zeros(SHAPE, bool)
+    on_drawn_slices[list(DRAWN)] = True
     check(
-        score(found, "mito", tmp_path / "t.tif", ScoreSettings(slices="all")),
+        score(labeled_sample, "mito", tmp_path / "t.tif", ScoreSettings(slices="all")),
         plain_scores(labels, truth, everywhere),
     )
-    for chosen in ("non-empty", "1,4,6", "6 1 4"):
+    for slices in ("non-empty", "1,4,6", "6 1 4"):
         check(
-            score(found, "mito", tmp_path / "t.tif", ScoreSettings(slices=chosen)),
-            plain_scores(labels, truth, here),
+            score(labeled_sample, "mito", tmp_path / "t.tif", ScoreSettings(slices=slices)),
+            plain_scores(labels, truth, on_drawn_slices),
         )
     only = np.zeros(SHAPE, bool)
     only[[2, 4]] = True  # one of them is empty, and counts
     check(
-        score(found, "mito", tmp_path / "t.tif", ScoreSettings(slices="2,4")),
+        score(labeled_sample, "mito", tmp_path / "t.tif", ScoreSettings(slices="2,4")),
         plain_scores(labels, truth, only),
     )
 
 
 def test_volumes_without_an_empty_slice_are_taken_as_they_are(
-    found: Sample, tmp_path: Path
+    labeled_sample: Sample, tmp_path: Path
 ) -> None:
     truth = drawn_on(tuple(range(9)))
     write(tmp_path / "t.tif", truth)
     check(
-        score(found, "mito", tmp_path / "t.tif"),
-        plain_scores(labels_of(found), truth, np.ones(SHAPE, bool)),
+        score(labeled_sample, "mito", tmp_path / "t.tif"),
+        plain_scores(labels_of(labeled_sample), truth, np.ones(SHAPE, bool)),
     )
 
 
 @pytest.mark.parametrize("kind", ["folder", "single", "some planes"])
-def test_masks_of_some_slices_are_compared_there(found: Sample, tmp_path: Path, kind: str) -> None:
+def test_masks_of_some_slices_are_compared_there(
+    labeled_sample: Sample, tmp_path: Path, kind: str
+) -> None:
     truth, known = drawn_on(DRAWN), np.zeros(SHAPE, bool)
     slices = (4,) if kind == "single" else DRAWN
     known[list(slices)] = True
@@ -132,44 +136,46 @@ def test_masks_of_some_slices_are_compared_there(found: Sample, tmp_path: Path, 
     else:
         source, how = tmp_path / "some.tif", ScoreSettings(slices="1,4,6")
         write(source, truth[list(slices)])
-    scores = score(found, "mito", source, how)
+    scores = score(labeled_sample, "mito", source, how)
     assert scores.compared == slices
-    check(scores, plain_scores(labels_of(found), truth, known))
-    table = found.read_table("scores_mito").to_pydict()
+    check(scores, plain_scores(labels_of(labeled_sample), truth, known))
+    table = labeled_sample.read_table("scores_mito").to_pydict()
     assert table["z"] == list(slices)
     assert table["known_px"] == [20 * 24] * len(slices)
 
 
-def test_planes_that_fit_no_slices_need_their_numbers(found: Sample, tmp_path: Path) -> None:
+def test_planes_that_fit_no_slices_need_their_numbers(
+    labeled_sample: Sample, tmp_path: Path
+) -> None:
     write(tmp_path / "some.tif", drawn_on(DRAWN)[:4])
     with pytest.raises(
         InputError,
         match=r"Which 4 of the 9 slices does .*some.tif label\? Give their numbers with --slices",
     ):
-        score(found, "mito", tmp_path / "some.tif")
+        score(labeled_sample, "mito", tmp_path / "some.tif")
     write(tmp_path / "other.tif", np.ones((9, 20, 25), np.uint8))
     with pytest.raises(
         InputError, match=r"has slices of \(20, 25\) px, but expected \(20, 24\) px"
     ):
-        score(found, "mito", tmp_path / "other.tif")
+        score(labeled_sample, "mito", tmp_path / "other.tif")
 
 
-def test_parts_of_slices_are_compared_inside_alone(found: Sample, tmp_path: Path) -> None:
-    truth, labels = drawn_on(tuple(range(9))), labels_of(found)
+def test_parts_of_slices_are_compared_inside_alone(labeled_sample: Sample, tmp_path: Path) -> None:
+    truth, labels = drawn_on(tuple(range(9))), labels_of(labeled_sample)
     box = (slice(2, 6), slice(1, 9), slice(5, 20))
     known = np.zeros(SHAPE, bool)
     known[box] = True
     write(tmp_path / "part.tif", truth[box])
     write(tmp_path / "whole.tif", truth)
     for file in ("part.tif", "whole.tif"):
-        scores = score(found, "mito", tmp_path / file, ScoreSettings(box="2:6,1:9,5:20"))
+        scores = score(labeled_sample, "mito", tmp_path / file, ScoreSettings(box="2:6,1:9,5:20"))
         assert scores.compared == (2, 3, 4, 5)
         check(scores, plain_scores(labels, truth, known))
     undecided = truth.copy()
     undecided[:, :, :10] = 7
     undecided[3] = 7  # nothing of this slice is decided
     write(tmp_path / "undecided.tif", undecided)
-    scores = score(found, "mito", tmp_path / "undecided.tif", ScoreSettings(ignore=7))
+    scores = score(labeled_sample, "mito", tmp_path / "undecided.tif", ScoreSettings(ignore=7))
     assert 3 not in scores.compared
     check(scores, plain_scores(labels, truth, undecided != 7))
 
@@ -183,11 +189,11 @@ def test_parts_of_slices_are_compared_inside_alone(found: Sample, tmp_path: Path
     ],
 )
 def test_boxes_beyond_the_stack_are_refused(
-    found: Sample, tmp_path: Path, box: str, message: str
+    labeled_sample: Sample, tmp_path: Path, box: str, message: str
 ) -> None:
     write(tmp_path / "t.tif", drawn_on(tuple(range(9))))
     with pytest.raises(InputError, match=message):
-        score(found, "mito", tmp_path / "t.tif", ScoreSettings(box=box))
+        score(labeled_sample, "mito", tmp_path / "t.tif", ScoreSettings(box=box))
 
 
 def test_what_is_no_box_says_how_to_write_one() -> None:
@@ -197,12 +203,14 @@ def test_what_is_no_box_says_how_to_write_one() -> None:
     assert parse_box(":,2:,:9") == (slice(None), slice(2, None), slice(None, 9))
 
 
-def test_ground_truth_without_a_known_pixel_is_refused(found: Sample, tmp_path: Path) -> None:
+def test_ground_truth_without_a_known_pixel_is_refused(
+    labeled_sample: Sample, tmp_path: Path
+) -> None:
     write(tmp_path / "t.tif", np.full(SHAPE, 3, np.uint8))
     with pytest.raises(
         InputError, match="labels no pixel of the stack; check --slices, --box and --ignore"
     ):
-        score(found, "mito", tmp_path / "t.tif", ScoreSettings(ignore=3))
+        score(labeled_sample, "mito", tmp_path / "t.tif", ScoreSettings(ignore=3))
 
 
 @settings(max_examples=40)
@@ -238,12 +246,12 @@ def test_any_sparse_ground_truth_gives_the_score_of_its_labeled_pixels(
     )
 
 
-def test_unlabeled_slices_show_nothing(found: Sample, tmp_path: Path) -> None:
+def test_unlabeled_slices_show_nothing(labeled_sample: Sample, tmp_path: Path) -> None:
     write(tmp_path / "t.tif", drawn_on(DRAWN))
     truth = read_ground_truth(
-        found,
+        labeled_sample,
         "mito",
-        found.image("raw"),
+        labeled_sample.image("raw"),
         tmp_path / "t.tif",
         GroundTruthSettings(slices="non-empty"),
     )
@@ -254,28 +262,28 @@ def test_unlabeled_slices_show_nothing(found: Sample, tmp_path: Path) -> None:
 
 
 def test_scores_are_given_by_what_slices_were_to_the_training(
-    found: Sample, tmp_path: Path
+    labeled_sample: Sample, tmp_path: Path
 ) -> None:
     truth = drawn_on(tuple(range(9)))
     write(tmp_path / "t.tif", truth)
-    unknown = score(found, "mito", tmp_path / "t.tif")
+    unknown = score(labeled_sample, "mito", tmp_path / "t.tif")
     assert unknown.use is None
     assert unknown.roles == ()
-    scores = score(found, "mito", tmp_path / "t.tif", ScoreSettings(trained_slices="0,8"))
+    scores = score(labeled_sample, "mito", tmp_path / "t.tif", ScoreSettings(trained_slices="0,8"))
     assert scores.group("trained") == (0, 8)
     assert scores.group("unseen") == tuple(range(1, 8))
     inside = np.zeros(SHAPE, bool)
     inside[1:8] = True
     assert scores.summary("unseen")["dice_3d"] == pytest.approx(
-        plain_scores(labels_of(found), truth, inside)[0]
+        plain_scores(labels_of(labeled_sample), truth, inside)[0]
     )
-    assert score(found, "mito", tmp_path / "t.tif", ScoreSettings(trained_slices="none")).roles == (
-        "unseen",
-    )
+    assert score(
+        labeled_sample, "mito", tmp_path / "t.tif", ScoreSettings(trained_slices="none")
+    ).roles == ("unseen",)
 
 
-def test_slices_are_recognized_by_number_and_pixels(found: Sample) -> None:
-    raw = found.image("raw")
+def test_slices_are_recognized_by_number_and_pixels(labeled_sample: Sample) -> None:
+    raw = labeled_sample.image("raw")
     used: dict[str, Any] = {
         "trained": [[z, slice_digest(raw, z)] for z in (0, 4)],
         "validated": [[6, slice_digest(raw, 6)], [7, slice_digest(raw, 6)]],

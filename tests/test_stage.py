@@ -88,7 +88,7 @@ def test_outputs_appear_whole_with_history_and_lists(own_tissue: Sample, tmp_pat
     raw = own_tissue.image("raw").read(slice(None))
     assert np.array_equal(own_tissue.image("bright").read(slice(None)), raw + np.uint8(10))
     assert own_tissue.newest_image == "bright"
-    assert [round(one["mean"], 6) for one in summaries] == [
+    assert [round(summary["mean"], 6) for summary in summaries] == [
         round(float(raw[z : z + 7].mean()), 6) for z in (0, 7, 14)
     ]
     entry = own_tissue.history()[-1]
@@ -99,7 +99,7 @@ def test_outputs_appear_whole_with_history_and_lists(own_tissue: Sample, tmp_pat
 
 @pytest.mark.parametrize("depth", [1, 4, 7, 16])
 def test_coarser_levels_do_not_depend_on_the_blocks(tmp_path: Path, depth: int) -> None:
-    """Depths that halve evenly, for a while or for ever, and depths that do not: the levels are those of the whole stack."""
+    """The levels are those of the whole stack, whether the depth of a block can be halved or not."""
     stack = np.random.default_rng(5).integers(0, 256, (45, 11, 4400), np.uint8)
     np.save(tmp_path / "stack.npy", stack)
     sample = Sample.create(tmp_path / "long.zarr")
@@ -111,13 +111,13 @@ def test_coarser_levels_do_not_depend_on_the_blocks(tmp_path: Path, depth: int) 
     with Stage(sample, "slice", Settings(), {}, outputs) as stage:
         stage.map(part_of, z_blocks(len(stack), depth), tmp_path / "stack.npy")
     for path, make in (("images/part", coarser_mean), ("labels/part", coarser_mode)):
-        made, whole = Volume(sample.path / path), stack
-        assert made.levels == 5
+        volume, whole = Volume(sample.path / path), stack
+        assert volume.levels == 5
         for level, factors in enumerate(outputs[0].level_factors()):
             whole = make(whole, factors)
-            assert np.array_equal(made.level(level)[:], whole)
+            assert np.array_equal(volume.level(level)[:], whole)
             assert (
-                made.level(level).chunks[0]
+                volume.level(level).chunks[0]
                 == [deep for run in outputs[0].level_runs() for _, deep in run][level]
             )
 
@@ -140,7 +140,7 @@ def test_a_finished_stage_is_not_done_again(own_tissue: Sample, tmp_path: Path) 
     assert len((tmp_path / "log").read_text().split()) == 3
     shutil.rmtree(
         own_tissue.path / "images" / "bright"
-    )  # somebody threw a result away: it is made again
+    )  # a user deleted a result: it is computed again
     run(own_tissue, tmp_path / "log")
     assert own_tissue.names("images") == ["bright"]
 
@@ -185,7 +185,7 @@ def test_a_result_of_another_command_is_not_overwritten(own_tissue: Sample, tmp_
         run(own_tissue, tmp_path / "log")
 
 
-def test_a_damaged_record_is_told(own_tissue: Sample, tmp_path: Path) -> None:
+def test_a_damaged_record_is_reported(own_tissue: Sample, tmp_path: Path) -> None:
     run(own_tissue, tmp_path / "log")
     (own_tissue.path / ".sparsem" / "stages" / "brighten.json").write_text('{"rec')
     with pytest.raises(
@@ -257,10 +257,10 @@ def test_fingerprints_do_not_depend_on_the_order_of_keys() -> None:
 
 
 def test_workers_and_a_scheduler_give_the_same_bytes(own_tissue: Sample, tmp_path: Path) -> None:
-    here, workers, scheduler = (
+    in_process, workers, scheduler = (
         copy_of(own_tissue, tmp_path / f"{name}.zarr") for name in ("here", "workers", "scheduler")
     )
-    run(here, tmp_path / "log")
+    run(in_process, tmp_path / "log")
     run(workers, tmp_path / "log", on=replace(HERE, workers=2))
     with (
         LocalCluster(
@@ -269,7 +269,7 @@ def test_workers_and_a_scheduler_give_the_same_bytes(own_tissue: Sample, tmp_pat
         Client(cluster),
     ):
         run(scheduler, tmp_path / "log", on=replace(HERE, scheduler=cluster.scheduler_address))
-    assert files_in(here.path) == files_in(workers.path) == files_in(scheduler.path)
+    assert files_in(in_process.path) == files_in(workers.path) == files_in(scheduler.path)
 
 
 def test_an_error_in_a_worker_comes_back_and_the_rest_resumes(
@@ -397,11 +397,11 @@ def test_a_stage_knows_the_result_that_it_replaces_only_while_it_is_whole(
             suppress(StopError),
             Stage(own_tissue, "brighten", BrightenSettings(by=3), {}, specs, OVERWRITE) as stage,
         ):
-            found.append(stage.replaced_summaries())
+            results.append(stage.replaced_summaries())
             raise StopError
-        return found[-1]
+        return results[-1]
 
-    found: list[list[dict[str, Any]]] = []
+    results: list[list[dict[str, Any]]] = []
     assert replaced() == []
     shutil.rmtree(own_tissue.path / ".sparsem" / "work" / "brighten")
     summaries = run(own_tissue, tmp_path / "log")

@@ -1,4 +1,4 @@
-"""The sample on disk, opened by programs that know nothing of sparsem."""
+"""The sample on disk, opened by programs that do not know sparsem."""
 
 import json
 import warnings
@@ -66,13 +66,17 @@ def test_level_transformations_say_where_the_centers_lie(tmp_path: Path) -> None
     datasets = json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())["attributes"]["ome"][
         "multiscales"
     ][0]["datasets"]
-    assert [one["coordinateTransformations"][0]["scale"][1] for one in datasets] == [4, 8, 16]
+    assert [dataset["coordinateTransformations"][0]["scale"][1] for dataset in datasets] == [
+        4,
+        8,
+        16,
+    ]
     # The center of the first cell of level 2 is that of 4 fine voxels: 1.5 voxels of 4 nm beyond
     # the first voxel's.
     assert datasets[2]["coordinateTransformations"][1]["translation"] == [6, 6, 6]
 
 
-def test_a_sample_is_found_or_the_way_to_make_one_is_told(tmp_path: Path) -> None:
+def test_a_missing_sample_is_reported_with_the_command_that_makes_one(tmp_path: Path) -> None:
     with pytest.raises(
         SampleError, match=r"There is no sample at .*; make one with 'sparsem import"
     ):
@@ -91,7 +95,7 @@ def test_a_missing_structure_names_the_nearest(tissue: Sample) -> None:
         tissue.volume("truth", "nuclei")
 
 
-def test_a_damaged_group_is_told(own_tissue: Sample) -> None:
+def test_a_damaged_group_is_reported(own_tissue: Sample) -> None:
     (own_tissue.path / "truth" / "nucleus" / "zarr.json").write_text('{"attributes": ')
     with pytest.raises(SampleError, match="missing or damaged"):
         _ = own_tissue.volume("truth", "nucleus").voxel_size

@@ -25,7 +25,7 @@ from sparsem.segment.uncertainty import combine_predictions, entropy
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
-from tests.conftest import LABELED, QUICK, copy_of, put, truth_of, untaught_model
+from tests.conftest import LABELED, QUICK, copy_of, put, random_model, truth_of
 
 REPLACE = Execution(overwrite=True, quiet=True)
 
@@ -71,9 +71,9 @@ def test_entropy_and_disagreement_equal_their_formulas() -> None:
         ([unsure, unsure], 0.5, 0),
         ([yes, yes, no], 2 / 3, entropy(np.array(2 / 3))),
     ):
-        found = combine_predictions(iter(answers))
-        assert found.mean == pytest.approx(np.full((1, 2, 3), mean))
-        assert found.uncertainty == pytest.approx(np.full((1, 2, 3), uncertainty), abs=1e-6)
+        result = combine_predictions(iter(answers))
+        assert result.mean == pytest.approx(np.full((1, 2, 3), mean))
+        assert result.uncertainty == pytest.approx(np.full((1, 2, 3), uncertainty), abs=1e-6)
     assert combine_predictions([unsure]).uncertainty is None  # a single model contradicts no other
     assert yes.min() == 1  # arguments are not changed
     with pytest.raises(ValueError, match="at least one"):
@@ -94,10 +94,10 @@ def test_suggestions_from_probabilities(own_tissue: Sample) -> None:
     unsure = np.zeros(own_tissue.image().shape, np.uint8)
     unsure[5, 20:60, 20:60], unsure[14, 10:30] = 128, 110
     put(own_tissue, "probabilities/nucleus", unsure, 7)
-    found = suggest(own_tissue, "nucleus", SuggestSettings(n=2))
-    assert found.criterion == "entropy"
-    assert found.z == (14, 5)
-    assert found.uncertainty[5] == pytest.approx(
+    suggestion = suggest(own_tissue, "nucleus", SuggestSettings(n=2))
+    assert suggestion.criterion == "entropy"
+    assert suggestion.z == (14, 5)
+    assert suggestion.uncertainty[5] == pytest.approx(
         1600 / (96 * 128) * entropy(np.array(128 / 255)).item()
     )
     put(own_tissue, "probabilities/nucleus", np.minimum(unsure[::-1], 111), 7)
@@ -131,18 +131,18 @@ def test_folds_measure_a_dice_and_write_models_that_disagree(
     train_network([own_tissue], out, settings)
     assert read_recipe(out).training["held_out"] == []
     models = tuple(str(fold_path(out, n)) for n in (1, 2, 3))
-    found = suggest(own_tissue, "nucleus", SuggestSettings(n=2, model=models))
-    assert found.criterion == "disagreement"
-    assert len(found.z) == 2
-    assert not set(found.z) & set(LABELED)
-    assert (found.uncertainty >= -1e-9).all()
+    suggestion = suggest(own_tissue, "nucleus", SuggestSettings(n=2, model=models))
+    assert suggestion.criterion == "disagreement"
+    assert len(suggestion.z) == 2
+    assert not set(suggestion.z) & set(LABELED)
+    assert (suggestion.uncertainty >= -1e-9).all()
     spread = suggest(own_tissue, "nucleus", SuggestSettings(n=1, model=models, every=4))
     assert np.nonzero(~np.isnan(spread.uncertainty))[0].tolist() == [2, 6, 10, 14, 18]
-    assert spread.uncertainty[6] == pytest.approx(found.uncertainty[6])
+    assert spread.uncertainty[6] == pytest.approx(suggestion.uncertainty[6])
     with pytest.raises(InputError, match="does not know 'mitochondrion'; it knows nucleus"):
         suggest(own_tissue, "mitochondrion", SuggestSettings(model=models))
     _assert_mean_and_uncertainty_are_written(
-        own_tissue, [Path(model) for model in models], found.uncertainty
+        own_tissue, [Path(model) for model in models], suggestion.uncertainty
     )
 
 
@@ -213,28 +213,30 @@ def test_suggestions_for_all_annotated_structures(own_tissue: Sample, tmp_path: 
 
 def a_model(path: Path, structures: tuple[str, ...], seed: int) -> str:
     torch.manual_seed(seed)
-    return str(untaught_model(path, structures, pixel_nm=20.0))
+    return str(random_model(path, structures, pixel_nm=20.0))
 
 
 def test_models_predict_a_structure_by_its_name(own_tissue: Sample, tmp_path: Path) -> None:
     first = a_model(tmp_path / "1.safetensors", ("nucleus", "mitochondrion"), 1)
     second = a_model(tmp_path / "2.safetensors", ("nucleus", "mitochondrion"), 2)
     settings = SuggestSettings(n=1, model=(first, second), every=6)
-    nucleus, other = (
+    nucleus, mitochondrion = (
         suggest(own_tissue, name, settings).uncertainty for name in ("nucleus", "mitochondrion")
     )
     assert not np.array_equal(
-        nucleus, other, equal_nan=True
+        nucleus, mitochondrion, equal_nan=True
     )  # the second structure has its own result
     both = suggest(own_tissue, None, settings).uncertainty
-    assert both == pytest.approx((nucleus + other) / 2, abs=1e-6, nan_ok=True)
+    assert both == pytest.approx((nucleus + mitochondrion) / 2, abs=1e-6, nan_ok=True)
     turned = a_model(tmp_path / "3.safetensors", ("mitochondrion", "nucleus"), 3)
     straight, crossed = (
         SuggestSettings(n=1, model=(first, turned), every=6),
         SuggestSettings(n=1, model=(turned, first), every=6),
     )
-    one, two = (suggest(own_tissue, None, asked).uncertainty for asked in (straight, crossed))
-    assert one == pytest.approx(two, abs=1e-6, nan_ok=True)
+    straight_uncertainty, crossed_uncertainty = (
+        suggest(own_tissue, None, asked).uncertainty for asked in (straight, crossed)
+    )
+    assert straight_uncertainty == pytest.approx(crossed_uncertainty, abs=1e-6, nan_ok=True)
     alone = a_model(tmp_path / "4.safetensors", ("nucleus",), 4)
     for models in ((first, alone), (alone, first)):
         with pytest.raises(InputError, match="Name one structure that all know"):
@@ -250,8 +252,8 @@ def test_uncertainty_of_cells_is_that_of_interior_and_boundary(
     uncertainty[5, 20:60] = 128
     put(own_tissue, "probabilities/cells-boundary", uncertainty, 7)
     for name in ("cells", "cells-boundary"):
-        found = suggest(own_tissue, name, SuggestSettings(n=1))
-        assert (found.criterion, found.z) == ("entropy", (5,))
+        suggestion = suggest(own_tissue, name, SuggestSettings(n=1))
+        assert (suggestion.criterion, suggestion.z) == ("entropy", (5,))
     model = a_model(tmp_path / "m.safetensors", ("cells-interior", "cells-boundary"), 1)
     assert not set(
         suggest(own_tissue, "cells", SuggestSettings(n=16, model=(model,), every=1)).z
@@ -260,7 +262,7 @@ def test_uncertainty_of_cells_is_that_of_interior_and_boundary(
 
 def test_folds_hold_out_adjacent_slices_together() -> None:
     def of(*z: int) -> list[tuple[str, int]]:
-        return [("a", one) for one in z]
+        return [("a", slice_index) for slice_index in z]
 
     assert split_into_folds(of(0, 13, 26, 39, 52, 65, 78), {"a": 80}, 3) == [
         [0, 3, 6],

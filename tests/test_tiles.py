@@ -172,16 +172,16 @@ def test_any_number_of_structures_takes_turns(structures: int, batch: int, holdi
 
 def test_a_batch_is_a_function_of_seed_and_number() -> None:
     images, targets = labeled()
-    one, other = (
+    sampler, other_sampler = (
         TileSampler(images, targets, Sampling(32, 5, 0.8, 100, 0.25, seed)) for seed in (1, 2)
     )
-    (images_a, targets_a), (images_b, targets_b) = one.batch(7), one.batch(7)
+    (images_a, targets_a), (images_b, targets_b) = sampler.batch(7), sampler.batch(7)
     assert np.array_equal(images_a, images_b)
     assert np.array_equal(targets_a, targets_b)
-    assert one.batch(7)[0].shape == (5, 1, 32, 32)
-    assert one.batch(7)[0].dtype == np.float32
-    assert not np.array_equal(one.batch(7)[0], one.batch(8)[0])
-    assert not np.array_equal(one.batch(7)[0], other.batch(7)[0])
+    assert sampler.batch(7)[0].shape == (5, 1, 32, 32)
+    assert sampler.batch(7)[0].dtype == np.float32
+    assert not np.array_equal(sampler.batch(7)[0], sampler.batch(8)[0])
+    assert not np.array_equal(sampler.batch(7)[0], other_sampler.batch(7)[0])
 
 
 def test_unknown_slices_and_small_slices_can_be_drawn() -> None:

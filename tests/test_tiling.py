@@ -1,4 +1,4 @@
-"""Tiling: positions of tiles, and merging the boxes of tiles to one box for each object of any size."""
+"""Tiling: positions of tiles, and merging of their boxes to one box for each object of any size."""
 
 import itertools
 
@@ -43,11 +43,11 @@ def test_neighbors_are_all_tiles_that_share_pixels() -> None:
     slicing = Tiling((101, 75), (40, 32), (10, 8))
     windows = slicing.windows
     plain = [
-        (one, other)
-        for one, other in itertools.combinations(range(len(windows)), 2)
+        (first, second)
+        for first, second in itertools.combinations(range(len(windows)), 2)
         if (
-            np.minimum(windows[one][2:], windows[other][2:])
-            > np.maximum(windows[one][:2], windows[other][:2])
+            np.minimum(windows[first][2:], windows[second][2:])
+            > np.maximum(windows[first][:2], windows[second][:2])
         ).all()
     ]
     assert slicing.neighbors == plain
@@ -56,22 +56,25 @@ def test_neighbors_are_all_tiles_that_share_pixels() -> None:
 def oracle(
     truth: NDArray[np.float32], slicing: Tiling, jitter: float = 0, seed: int = 0
 ) -> TileDetections:
-    """Boxes of a detector that sees everything: in every tile the part of every object in it, with scores that are similar."""
+    """Boxes of a perfect detector: in every tile the part of every object in it.
+
+    The scores are similar.
+    """
     random, parts = np.random.default_rng(seed), []
     for tile, window in enumerate(slicing.windows):
         inside = clip_boxes(truth, window.tolist())
-        there = np.flatnonzero((box_sizes(inside) >= SEEN).all(axis=1))
-        moved = clip_boxes(
-            inside[there] + random.uniform(-jitter, jitter, (len(there), 4)).astype(np.float32),
+        visible = np.flatnonzero((box_sizes(inside) >= SEEN).all(axis=1))
+        jittered = clip_boxes(
+            inside[visible] + random.uniform(-jitter, jitter, (len(visible), 4)).astype(np.float32),
             window.tolist(),
         )
-        kind = (there % 2).astype(np.int16)
+        kind = (visible % 2).astype(np.int16)
         parts.append(
             TileDetections(
-                np.full(len(there), tile),
+                np.full(len(visible), tile),
                 kind,
-                moved,
-                random.uniform(0.3, 1, len(there)).astype(np.float32),
+                jittered,
+                random.uniform(0.3, 1, len(visible)).astype(np.float32),
             )
         )
     return TileDetections(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -104,9 +107,9 @@ def test_every_object_is_found_once_and_whole(seed: int, longest: float) -> None
     random = np.random.default_rng(seed)
     truth = apart(random, 25, (260, 330), longest)
     slicing = Tiling((260, 330), (100, 100), (30, 20))
-    found = merge_detections(oracle(truth, slicing, seed=seed), slicing, margin=2)
-    assert len(found.kind) == len(truth)
-    assert sorted(map(tuple, found.corners.tolist())) == sorted(map(tuple, truth.tolist()))
+    merged = merge_detections(oracle(truth, slicing, seed=seed), slicing, margin=2)
+    assert len(merged.kind) == len(truth)
+    assert sorted(map(tuple, merged.corners.tolist())) == sorted(map(tuple, truth.tolist()))
 
 
 @given(st.integers(0, 2**31))
@@ -114,36 +117,41 @@ def test_boxes_that_are_a_little_off_are_still_one(seed: int) -> None:
     random = np.random.default_rng(seed)
     truth = apart(random, 20, (260, 330), 60)
     slicing = Tiling((260, 330), (100, 100), (30, 30))
-    found = merge_detections(oracle(truth, slicing, jitter=1, seed=seed), slicing, margin=3)
-    assert len(found.kind) == len(truth)
-    assert intersection_over_union(truth, found.corners).max(axis=1).min() > 0.5
+    merged = merge_detections(oracle(truth, slicing, jitter=1, seed=seed), slicing, margin=3)
+    assert len(merged.kind) == len(truth)
+    assert intersection_over_union(truth, merged.corners).max(axis=1).min() > 0.5
 
 
 Rows = list[tuple[float, ...]]
 
 
-def plain_pairs(found: TileDetections, windows: NDArray[np.int64], similar_from: float) -> Rows:
-    """Similar boxes of two tiles, each once at most: minus the lower score, minus the similarity, and the two boxes."""
+def plain_pairs(
+    detections: TileDetections, windows: NDArray[np.int64], similar_from: float
+) -> Rows:
+    """Similar boxes of two tiles, each at most once.
+
+    A row is minus the lower score, minus the similarity, and the two boxes.
+    """
     pairs: Rows = []
-    for one, other in itertools.combinations(range(len(windows)), 2):
+    for first, second in itertools.combinations(range(len(windows)), 2):
         area = [
-            *np.maximum(windows[one][:2], windows[other][:2]),
-            *np.minimum(windows[one][2:], windows[other][2:]),
+            *np.maximum(windows[first][:2], windows[second][:2]),
+            *np.minimum(windows[first][2:], windows[second][2:]),
         ]
         if area[0] >= area[2] or area[1] >= area[3]:
             continue
         candidates = []
         for a, b in itertools.product(
-            *(np.flatnonzero(found.tile == tile).tolist() for tile in (one, other))
+            *(np.flatnonzero(detections.tile == tile).tolist() for tile in (first, second))
         ):
-            parts = [clip_boxes(found.corners[n : n + 1], area) for n in (a, b)]
+            parts = [clip_boxes(detections.corners[n : n + 1], area) for n in (a, b)]
             value = (
                 intersection_over_union(*parts).item()
                 if all((box_sizes(part) > 0).all() for part in parts)
                 else 0.0
             )
-            low, high = sorted([float(found.score[a]), float(found.score[b])])
-            if found.kind[a] == found.kind[b] and value >= similar_from:
+            low, high = sorted([float(detections.score[a]), float(detections.score[b])])
+            if detections.kind[a] == detections.kind[b] and value >= similar_from:
                 candidates.append((-value * low / high, -low, -value, a, b))
         taken: set[int] = set()
         for _, low, value, a, b in sorted(candidates):
@@ -154,20 +162,24 @@ def plain_pairs(found: TileDetections, windows: NDArray[np.int64], similar_from:
 
 
 def plain_merged(
-    found: TileDetections, slicing: Tiling, margin: float, similar_from: float = MIN_SHARED_IOU
+    detections: TileDetections, slicing: Tiling, margin: float, similar_from: float = MIN_SHARED_IOU
 ) -> Rows:
     """The same rules over all pairs of boxes, one by one."""
-    windows, count = slicing.windows, len(found.kind)
-    cut = slicing.is_cut(found, margin)
+    windows, count = slicing.windows, len(detections.kind)
+    cut = slicing.is_cut(detections, margin)
     group = list(range(count))
-    score = found.score.astype(float)
-    pairs = [(-low, int(a), int(b)) for low, _, a, b in plain_pairs(found, windows, similar_from)]
+    score = detections.score.astype(float)
+    pairs = [
+        (-low, int(a), int(b)) for low, _, a, b in plain_pairs(detections, windows, similar_from)
+    ]
 
     def boxes_of(box: int) -> list[int]:
         return [n for n in range(count) if group[n] == group[box]]
 
     def are_separate(a: int, b: int) -> bool:
-        return bool({*found.tile[boxes_of(a)].tolist()} & {*found.tile[boxes_of(b)].tolist()})
+        return bool(
+            {*detections.tile[boxes_of(a)].tolist()} & {*detections.tile[boxes_of(b)].tolist()}
+        )
 
     for low, a, b in pairs:
         both = [*boxes_of(a), *boxes_of(b)]
@@ -184,27 +196,32 @@ def plain_merged(
             seen_twice.add(group[certain])
     out = []
     for name in {*group} - dropped:
-        own = [n for n in range(count) if group[n] == name]
-        whole = [n for n in own if not cut[n]]
+        members = [n for n in range(count) if group[n] == name]
+        whole = [n for n in members if not cut[n]]
         if whole:
             best = max(whole, key=lambda n: score[n])
-            out.append((*found.corners[best].tolist(), score[best]))
+            out.append((*detections.corners[best].tolist(), score[best]))
             continue
-        box = found.corners[own]
+        box = detections.corners[members]
         hull = [*box[:, :2].min(axis=0).tolist(), *box[:, 2:].max(axis=0).tolist()]
         elsewhere = False
         for tile in range(len(windows)):
             alone = TileDetections(
-                np.array([tile]), found.kind[own[:1]], box[:1], found.score[own[:1]]
+                np.array([tile]),
+                detections.kind[members[:1]],
+                box[:1],
+                detections.score[members[:1]],
             )
             inside = (box[0, :2] >= windows[tile][:2]).all() and (
                 box[0, 2:] <= windows[tile][2:]
             ).all()
             elsewhere |= bool(
-                tile != found.tile[own[0]] and inside and not slicing.is_cut(alone, margin)[0]
+                tile != detections.tile[members[0]]
+                and inside
+                and not slicing.is_cut(alone, margin)[0]
             )
         if name in seen_twice or not elsewhere:
-            out.append((*hull, score[own].max()))
+            out.append((*hull, score[members].max()))
     return sorted(out)
 
 
@@ -220,14 +237,14 @@ def test_merging_equals_the_plain_version(seed: int) -> None:
     corners = np.round(np.column_stack([low, high]), CORNER_DECIMALS).astype(np.float32)
     kind = random.integers(0, 2, count).astype(np.int16)
     score = random.permutation(np.geomspace(0.05, 0.95, count)).astype(np.float32)
-    found = TileDetections(tile, kind, corners, score)
-    plain, other = (
-        plain_merged(found, slicing, 3, MIN_SHARED_IOU + nudge) for nudge in (-1e-5, 1e-5)
+    detections = TileDetections(tile, kind, corners, score)
+    plain, nudged = (
+        plain_merged(detections, slicing, 3, MIN_SHARED_IOU + nudge) for nudge in (-1e-5, 1e-5)
     )
     assume(
-        plain == other
+        plain == nudged
     )  # boxes that overlap by exactly a half are one or two, as numbers are rounded
-    fast = merge_detections(found, slicing, 3)
+    fast = merge_detections(detections, slicing, 3)
     rows = [
         (*corner, score)
         for corner, score in zip(fast.corners.tolist(), fast.score.tolist(), strict=True)
@@ -249,15 +266,15 @@ WEAK = {
 def boxes_in(tiles: list[int], corners: list[list[float]], scores: list[float]) -> TileDetections:
     order = np.argsort(tiles, kind="stable")
     kind = np.zeros(len(tiles), np.int16)
-    found = TileDetections(
+    detections = TileDetections(
         np.array(tiles, np.int64), kind, np.array(corners, np.float32), np.array(scores, np.float32)
     )
-    return found.select(order)
+    return detections.select(order)
 
 
 @pytest.mark.parametrize("score", [0.05, 0.1, 0.2])
 @pytest.mark.parametrize(
-    "kind", [(one,) for one in WEAK] + [("ends at the cut of its tile", "is seen whole")]
+    "kind", [(name,) for name in WEAK] + [("ends at the cut of its tile", "is seen whole")]
 )
 def test_weak_boxes_do_not_extend_a_certain_one(kind: tuple[str, ...], score: float) -> None:
     slicing = Tiling((215, 560), (215, 215), (43, 43))
@@ -265,45 +282,45 @@ def test_weak_boxes_do_not_extend_a_certain_one(kind: tuple[str, ...], score: fl
     for name in kind:
         tiles.append(WEAK[name][0])
         corners.append(WEAK[name][1])
-    found = merge_detections(
+    merged = merge_detections(
         boxes_in(tiles, corners, [0.9, score, *[score] * len(kind)]), slicing, 2.2
     )
-    assert found.corners[0].tolist() == CERTAIN
-    assert found.score[0] == np.float32(0.9)
-    assert (found.score[1:] < 0.25).all()  # what is left of the weak ones stays weak
+    assert merged.corners[0].tolist() == CERTAIN
+    assert merged.score[0] == np.float32(0.9)
+    assert (merged.score[1:] < 0.25).all()  # what is left of the weak ones stays weak
 
 
 def test_parts_of_similar_scores_are_one_object() -> None:
     slicing = Tiling((215, 560), (215, 215), (43, 43))
     parts = [CERTAIN, [172.0, 52.0, 240.0, 108.0]]
-    found = merge_detections(boxes_in([0, 1], parts, [0.9, 0.3]), slicing, 2.2)
-    assert found.corners.tolist() == [[155, 50, 240, 110]]
-    assert found.score[0] == np.float32(0.9)
+    merged = merge_detections(boxes_in([0, 1], parts, [0.9, 0.3]), slicing, 2.2)
+    assert merged.corners.tolist() == [[155, 50, 240, 110]]
+    assert merged.score[0] == np.float32(0.9)
 
 
 def test_a_weak_box_does_not_connect_two_certain_ones() -> None:
     """Two neighbors that end at the cuts of their tiles, and a weak box between them."""
     slicing = Tiling((215, 560), (215, 215), (43, 43))
     certain = [[150.0, 50.0, 215.0, 110.0], [344.0, 50.0, 400.0, 110.0]]
-    found = merge_detections(
+    merged = merge_detections(
         boxes_in([0, 2, 1], [*certain, [172.0, 45.0, 387.0, 115.0]], [0.9, 0.8, 0.1]), slicing, 2.2
     )
-    assert found.corners.tolist() == certain
+    assert merged.corners.tolist() == certain
 
 
 def test_a_certain_box_is_matched_with_a_certain_one_first() -> None:
-    """The weak box overlaps more of the certain one, where both tiles see it, than the other certain one does."""
+    """Where both tiles see the first box, the weak box overlaps it more than the second does."""
     slicing = Tiling((215, 560), (215, 215), (43, 43))
     first, second, weak = (
         [155.0, 50.0, 215.0, 110.0],
         [180.0, 55.0, 230.0, 108.0],
         [172.0, 50.0, 300.0, 110.0],
     )
-    found = merge_detections(
+    merged = merge_detections(
         boxes_in([0, 1, 1], [first, second, weak], [0.9, 0.8, 0.06]), slicing, 2.2
     )
-    assert found.corners[0].tolist() == second  # seen whole
-    assert found.score[0] == np.float32(0.8)
+    assert merged.corners[0].tolist() == second  # seen whole
+    assert merged.score[0] == np.float32(0.8)
 
 
 def test_a_piece_at_a_cut_is_dropped_where_another_tile_saw_it_whole() -> None:
@@ -316,9 +333,9 @@ def test_a_piece_at_a_cut_is_dropped_where_another_tile_saw_it_whole() -> None:
     )
     assert (
         len(merge_detections(piece, slicing, 2).kind) == 0
-    )  # tile 1, from 60 on, sees all of that place, and nothing there
+    )  # tile 1, from x = 60 on, contains all of the piece, and has no box
     lone = Tiling((100, 200), (100, 100), (0, 0))
-    assert len(merge_detections(piece, lone, 2).kind) == 1  # nobody else sees it
+    assert len(merge_detections(piece, lone, 2).kind) == 1  # no other tile contains it
 
 
 def test_no_boxes_give_no_boxes() -> None:
@@ -335,7 +352,7 @@ def boxes_of_tiles(
 
     The same for tiles at the same place from column ``first`` on.
     """
-    found = []
+    detections = []
     for row, column in rows_and_columns:
         tile, noise = (
             row * len(slicing.offsets[1]) + column,
@@ -344,25 +361,28 @@ def boxes_of_tiles(
         x0, y0, x1, y1 = window = slicing.windows[tile].tolist()
         inside = np.clip(objects, [x0, y0, x0, y0], [x1, y1, x1, y1])
         seen = inside[(inside[:, 2:] - inside[:, :2] >= 1).all(axis=1)]
-        moved = np.clip(
+        clipped = np.clip(
             seen - np.tile(window[:2], 2) + noise.normal(0, 1.5, seen.shape),
             0,
             [x1 - x0, y1 - y0] * 2,
         )
-        own = np.round(
-            moved[(moved[:, 2:] - moved[:, :2] >= 1).all(axis=1)] + np.tile(window[:2], 2), 2
+        boxes = np.round(
+            clipped[(clipped[:, 2:] - clipped[:, :2] >= 1).all(axis=1)] + np.tile(window[:2], 2), 2
         )
-        score = noise.random(len(own)).astype(np.float32)
-        found.append(
+        score = noise.random(len(boxes)).astype(np.float32)
+        detections.append(
             TileDetections(
-                np.full(len(own), tile), np.zeros(len(own), np.int16), own.astype(np.float32), score
+                np.full(len(boxes), tile),
+                np.zeros(len(boxes), np.int16),
+                boxes.astype(np.float32),
+                score,
             )
         )
-    return TileDetections(*(np.concatenate(one) for one in zip(*found, strict=True)))
+    return TileDetections(*(np.concatenate(values) for values in zip(*detections, strict=True)))
 
 
 def test_positions_of_tiles_in_the_image_change_nothing() -> None:
-    """What lies far to the right in a mosaic becomes one box an object just as it does in the part that begins there."""
+    """Objects far to the right in a mosaic have the same boxes as in a part that begins there."""
     random = np.random.default_rng(0)
     whole = Tiling((400, 9000), (215, 215), (43, 43))
     rows, columns, first = len(whole.offsets[0]), len(whole.offsets[1]), 30
@@ -370,21 +390,21 @@ def test_positions_of_tiles_in_the_image_change_nothing() -> None:
     part = Tiling((400, 9000 - shift), (215, 215), (43, 43))
     begin = random.uniform((shift, 0), (8970, 370), (40_000, 2))
     objects = np.column_stack([begin, begin + random.uniform(3, 25, begin.shape)])
-    places = []
+    results = []
     for slicing, at in ((whole, 0), (part, shift)):
         skipped = 0 if at else first
         tiles = [
             (row, column + skipped) for row in range(rows) for column in range(columns - first)
         ]
-        found = merge_detections(
+        merged = merge_detections(
             boxes_of_tiles(objects - np.array([at, 0, at, 0]), slicing, tiles, skipped),
             slicing,
             1.1,
         )
-        corners = np.round(found.corners.astype(np.float64) - [shift - at, 0, shift - at, 0], 2)
+        corners = np.round(merged.corners.astype(np.float64) - [shift - at, 0, shift - at, 0], 2)
         away = corners[
             corners[:, 0] > 215
-        ]  # at the cut itself objects are seen in part, or end with their picture
-        places.append(away[np.lexsort(away.T)])
-    assert len(places[0]) > 30_000
-    np.testing.assert_allclose(places[0], places[1], atol=1e-6)
+        ]  # at the cut itself objects are cut, or end with their image
+        results.append(away[np.lexsort(away.T)])
+    assert len(results[0]) > 30_000
+    np.testing.assert_allclose(results[0], results[1], atol=1e-6)

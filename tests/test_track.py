@@ -22,10 +22,10 @@ def joined(slices: list[Labels], base: int, window_px: int = 512) -> Labels:
     pairs = [
         link_slices(lower, upper, base, window_px) for lower, upper in itertools.pairwise(slices)
     ]
-    tracks = resolve_tracks(pairs, [islands_in(one, base) for one in slices], base)
+    tracks = resolve_tracks(pairs, [islands_in(labels, base) for labels in slices], base)
     named = [
-        relabel_islands(one, tracks.identity[of], base)
-        for one, of in zip(slices, tracks.of_slice, strict=True)
+        relabel_islands(labels, tracks.identity[of], base)
+        for labels, of in zip(slices, tracks.of_slice, strict=True)
     ]
     return np.stack(named)
 
@@ -54,24 +54,26 @@ def one_by_one(slices: list[Labels], base: int, window_px: int = 512) -> Labels:
                 if label == old:
                     labels[region] = new
 
-    for z, here in enumerate(slices):
-        labels = {int(region): int(region) for region in np.unique(here) if 0 < region <= base}
+    for z, current in enumerate(slices):
+        labels = {int(region): int(region) for region in np.unique(current) if 0 < region <= base}
         out.append(labels)
-        for island in range(base + 1, base + 1 + islands_in(here, base)):
-            best = best_match(island, here, slices[z - 1], window_px) if z else 0
+        for island in range(base + 1, base + 1 + islands_in(current, base)):
+            best = best_match(island, current, slices[z - 1], window_px) if z else 0
             labels[island] = out[z - 1][best] if best else z * step + island
         for island in range(base + 1, base + 1 + islands_in(slices[z - 1], base) if z else 0):
-            met = best_match(island, slices[z - 1], here, window_px)
+            met = best_match(island, slices[z - 1], current, window_px)
             if met:
-                one, other = out[z - 1][island], labels[met]
-                if one > base and other > base and one != other:
-                    replace(max(one, other), min(one, other))
-                elif one > base or other > base:
-                    replace(max(one, other), min(one, other))  # names of cells are the smaller ones
+                first, second = out[z - 1][island], labels[met]
+                if first > base and second > base and first != second:
+                    replace(max(first, second), min(first, second))
+                elif first > base or second > base:
+                    replace(
+                        max(first, second), min(first, second)
+                    )  # cells have the smaller numbers
     return np.stack(
         [
-            [[one.get(int(v), 0) for v in row] for row in here]
-            for one, here in zip(out, slices, strict=True)
+            [[names.get(int(v), 0) for v in row] for row in current]
+            for names, current in zip(out, slices, strict=True)
         ]
     )
 
@@ -85,12 +87,12 @@ def best_match(island: int, of: Labels, among: Labels, window_px: int) -> int:
     middle = [(int(side.min()) + int(side.max()) + 1) // 2 for side in (y, x)]
     near = tuple(slice(max(0, m - window_px // 2), m + window_px // 2) for m in middle)
     scores = {}
-    for other in np.unique(among[of == island]).tolist():
-        if other:
-            ours, theirs = (of == island)[near], (among == other)[near]
-            either = np.count_nonzero(ours | theirs)
-            scores[other] = np.count_nonzero(ours & theirs) / either if either else 0.0
-    return min(scores, key=lambda other: (-scores[other], other)) if scores else 0
+    for region in np.unique(among[of == island]).tolist():
+        if region:
+            island_mask, region_mask = (of == island)[near], (among == region)[near]
+            either = np.count_nonzero(island_mask | region_mask)
+            scores[region] = np.count_nonzero(island_mask & region_mask) / either if either else 0.0
+    return min(scores, key=lambda region: (-scores[region], region)) if scores else 0
 
 
 def numbered_islands(labels: Labels, base: int) -> Labels:
@@ -107,22 +109,22 @@ stacks = hnp.arrays(np.uint32, (6, 5, 6), elements=st.sampled_from([0, 0, 1, 2, 
 @settings(max_examples=300)
 @given(stack=stacks, window_px=st.sampled_from([2, 4, 512]))
 def test_one_graph_gives_the_result_of_the_papers_text(stack: Labels, window_px: int) -> None:
-    slices = [numbered_islands(one, 2) for one in stack]
+    slices = [numbered_islands(labels, 2) for labels in stack]
     assert joined(slices, 2, window_px).tolist() == one_by_one(slices, 2, window_px).tolist()
 
 
 def test_the_phantoms_protrusions_find_their_cells_with_both_implementations() -> None:
     tissue = PhantomSettings(shape=(32, 192, 192), voxel_nm=(20, 20, 20), cells=3, seed=1)
     truth = [phantom_slice(tissue, z).labels["cells"] for z in range(32)]
-    base = int(max(one.max() for one in truth))
-    slices = [main_parts_and_islands(one, base) for one in truth]
-    found = joined(slices, base)
-    assert found.tolist() == one_by_one(slices, base).tolist()
+    base = int(max(labels.max() for labels in truth))
+    slices = [main_parts_and_islands(labels, base) for labels in truth]
+    result = joined(slices, base)
+    assert result.tolist() == one_by_one(slices, base).tolist()
     met = (np.stack(slices) > base) & (
-        found <= base
+        result <= base
     )  # protrusions whose root lies outside of the volume never meet their cell
     assert np.count_nonzero(met) > 500
-    assert np.mean(found[met] == np.stack(truth)[met]) > 0.97
+    assert np.mean(result[met] == np.stack(truth)[met]) > 0.97
 
 
 def main_parts_and_islands(labels: Labels, base: int) -> Labels:
@@ -131,14 +133,14 @@ def main_parts_and_islands(labels: Labels, base: int) -> Labels:
     pixels, cell = np.bincount(parts.ravel()), np.zeros(int(parts.max()) + 1, np.int64)
     cell[parts.ravel()] = labels.ravel()
     main = {
-        one: max(np.flatnonzero(cell == one), key=lambda part: pixels[part])
-        for one in np.unique(cell[1:]).tolist()
-        if one
+        cell_id: max(np.flatnonzero(cell == cell_id), key=lambda part: pixels[part])
+        for cell_id in np.unique(cell[1:]).tolist()
+        if cell_id
     }
     names = np.array(
         [
-            int(one) if main.get(one) == part else base + part
-            for part, one in enumerate(cell.tolist())
+            int(cell_id) if main.get(cell_id) == part else base + part
+            for part, cell_id in enumerate(cell.tolist())
         ]
     )
     return numbered_islands(np.where(labels > 0, names[parts], 0), base)
@@ -196,7 +198,7 @@ def test_an_unassigned_object_keeps_its_identity_when_other_slices_change() -> N
     named = joined(slices, 2)
     identity = (
         3 + 10**9
-    )  # the largest power of ten for which three slices find numbers: slice 1, island 1 there
+    )  # the largest power of ten that leaves numbers for three slices: slice 1, island 1
     assert np.unique(named[named > 2]).tolist() == [identity, identity + 10**9 + 1]
     changed = [np.where(slices[0] > 0, 0, slices[0]), *slices[1:]]
     changed[0][2, 1] = 3  # an island that is there now and was not before
@@ -206,21 +208,21 @@ def test_an_unassigned_object_keeps_its_identity_when_other_slices_change() -> N
 def test_small_objects_that_meet_no_cell_are_left_out_and_counted() -> None:
     slices = stack_of("11... 11... 11...", "....3 ...3. ..33.", "..... ..... .4...")
     pairs = [link_slices(lower, upper, 2, 512) for lower, upper in itertools.pairwise(slices)]
-    every = resolve_tracks(pairs, [islands_in(one, 2) for one in slices], 2)
-    pixels = [np.bincount(one.ravel())[3:] for one in slices]
-    kept, left_out = remove_fragments(every, pixels, 2, 2)
+    every = resolve_tracks(pairs, [islands_in(labels, 2) for labels in slices], 2)
+    pixels = [np.bincount(labels.ravel())[3:] for labels in slices]
+    tracks, left_out = remove_fragments(every, pixels, 2, 2)
     named = np.stack(
         [
-            relabel_islands(one, kept.identity[of], 2)
-            for one, of in zip(slices, kept.of_slice, strict=True)
+            relabel_islands(labels, tracks.identity[of], 2)
+            for labels, of in zip(slices, tracks.of_slice, strict=True)
         ]
     )
     everything = joined(slices, 2)
     voxels = {
-        one: np.count_nonzero(everything == one)
-        for one in np.unique(everything[everything > 2]).tolist()
+        identity: np.count_nonzero(everything == identity)
+        for identity in np.unique(everything[everything > 2]).tolist()
     }
-    small = [one for one, count in voxels.items() if count < 2]
+    small = [identity for identity, count in voxels.items() if count < 2]
     assert sorted(left_out) == [1] * len(small)
     assert small
     assert named.tolist() == np.where(np.isin(everything, small), 0, everything).tolist()
@@ -230,9 +232,9 @@ def test_small_objects_that_meet_no_cell_are_left_out_and_counted() -> None:
 def test_a_cell_that_fills_the_slice_does_not_win_against_an_island_of_the_same_size() -> None:
     lower, upper = stack_of("......... 111111111", "..333.... 133311111", "......... 111111111")
     assert joined([lower, upper], 2)[0, 1, 3] == 3  # the island above it is the better match
-    found = link_slices(lower, upper, 2, 512)
+    links = link_slices(lower, upper, 2, 512)
     assert list(
-        zip(found.lower.tolist(), found.upper.tolist(), found.pixels.tolist(), strict=True)
+        zip(links.lower.tolist(), links.upper.tolist(), links.pixels.tolist(), strict=True)
     ) == [(3, 1, 1), (3, 3, 2)]
 
 
@@ -247,8 +249,8 @@ def test_the_window_decides_how_much_of_a_cell_counts() -> None:
     whole, near = (link_slices(lower, upper, 2, window) for window in (512, 2))
     assert whole.upper[whole.merges].tolist() == [
         3
-    ]  # of all of the cell the island shares next to nothing
-    assert near.upper[near.merges].tolist() == [1]  # of what lies in the window it shares most
+    ]  # compared with the whole cell, the overlap is small
+    assert near.upper[near.merges].tolist() == [1]  # within the window, the overlap is large
 
 
 def test_an_empty_stack_and_one_without_islands() -> None:

@@ -129,7 +129,8 @@ def test_an_interrupt_in_the_middle_of_an_update_changes_nothing(
 
     def interrupted(*arguments: Any, **named: Any) -> Any:
         if next(calls) == 6:
-            raise KeyboardInterrupt  # after the forward pass: batch normalization is updated, weights are not
+            # after the forward pass: batch normalization is updated, weights are not
+            raise KeyboardInterrupt
         return dice_loss(*arguments, **named)
 
     with monkeypatch.context() as patch:
@@ -152,10 +153,10 @@ def test_16_bit_images_are_trained_on_like_8_bit(tissue: Sample, tmp_path: Path)
         tmp_path / "raw.tif", tmp_path / "deep.zarr", ImportSettings(voxel_nm=(20, 20, 20))
     )
     write_annotation(deep, "nucleus", LABELED, truth_of(tissue, "nucleus", LABELED))
-    ours, theirs = (
+    slices_16_bit, slices_8_bit = (
         read_training_slices([sample], ("nucleus",), QUICK)[0] for sample in (deep, tissue)
     )
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(slices_16_bit, slices_8_bit, strict=True):
         np.testing.assert_allclose(a.image, b.image, atol=1e-4)
 
 
@@ -255,10 +256,11 @@ def test_an_unfinished_training_of_other_settings_is_refused(
 
 def test_ignored_pixels_are_unknown(own_tissue: Sample) -> None:
     labels = [
-        np.where(one > 0, 1, 0).astype(np.uint8) for one in truth_of(own_tissue, "nucleus", LABELED)
+        np.where(mask > 0, 1, 0).astype(np.uint8)
+        for mask in truth_of(own_tissue, "nucleus", LABELED)
     ]
-    for one in labels:
-        one[:, 60:] = 9
+    for mask in labels:
+        mask[:, 60:] = 9
     write_annotation(own_tissue, "half", LABELED, labels, ignore=9)
     slices, _, _ = read_training_slices([own_tissue], ("half",), QUICK)
     for each in slices:
@@ -360,8 +362,8 @@ def slices_of(*targets: int) -> list[TrainingSlice]:
     """Labeled slices with one value everywhere: 0, 1, or 255 for unknown."""
     image = np.zeros((1, 2, 2), np.float32)
     return [
-        TrainingSlice(image, np.full((1, 2, 2), value, np.uint8), "w", 10 * place)
-        for place, value in enumerate(targets)
+        TrainingSlice(image, np.full((1, 2, 2), value, np.uint8), "w", 10 * position)
+        for position, value in enumerate(targets)
     ]
 
 
@@ -433,7 +435,7 @@ def test_killed_at_ten_random_moments_the_weights_are_the_same(
 
 
 def test_real_tissue_in_a_minute(real_data: Callable[[str], Path], tmp_path: Path) -> None:
-    """Three labeled slices of real FIB-SEM and 80 small updates are enough for most mitochondria."""
+    """Three labeled slices of real FIB-SEM and 80 updates are enough for most mitochondria."""
     folder = real_data("epfl_fibsem_mitochondria")
     sample = import_stack(
         folder / "raw.tif", tmp_path / "epfl.zarr", ImportSettings(voxel_nm=(5, 5, 5))

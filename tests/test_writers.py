@@ -118,7 +118,10 @@ def test_a_model_is_what_microscopy_image_browser_expects(
     assert content["mibModel"].dtype == np.uint8
     assert str(content["modelVariable"][0]) == "mibModel"
     assert float(content["modelType"].item()) == 63
-    assert [str(one[0][0]) for one in content["modelMaterialNames"]] == ["nucleus", "nucleolus"]
+    assert [str(material[0][0]) for material in content["modelMaterialNames"]] == [
+        "nucleus",
+        "nucleolus",
+    ]
     assert content["BoundingBox"][0] == pytest.approx([0, 127 * 0.01, 0, 95 * 0.01, 0, 18 * 0.01])
 
 
@@ -183,12 +186,12 @@ def test_results_are_mapped_back_onto_the_raw_image(
 ) -> None:
     motions = align(labeled_sample, AlignSettings(canvas="whole")).motions
     shape = labeled_sample.image("aligned").shape
-    made = np.zeros(shape, np.uint8)
-    made[:, 20:50, 30:70] = 1
+    mask = np.zeros(shape, np.uint8)
+    mask[:, 20:50, 30:70] = 1
     put(
         labeled_sample,
         "labels/nucleus",
-        made,
+        mask,
         7,
         made_on=("aligned", labeled_sample.image("aligned").fingerprint),
     )
@@ -202,7 +205,7 @@ def test_results_are_mapped_back_onto_the_raw_image(
             tuple(motions[z, :, 2]), abs=0.6
         )
     assert np.array_equal(
-        open_source(export(labeled_sample, ["nucleus"], tmp_path / "b.tif")).stack[0:19], made
+        open_source(export(labeled_sample, ["nucleus"], tmp_path / "b.tif")).stack[0:19], mask
     )
     raw = np.ones((19, 96, 128), np.uint8)
     put(labeled_sample, "labels/everywhere", raw, 7)
@@ -256,10 +259,10 @@ def test_an_exported_annotation_is_imported_unchanged(
     )
     assert first.z == second.z
     assert np.array_equal(first.labels[0:3], second.labels[0:3])
-    some = export(
+    two_slices = export(
         labeled_sample, ["annotations/neurons"], tmp_path / "b.tif", ExportSettings(slices=(12, 2))
     )
-    assert np.array_equal(open_source(some).stack[0:2], numbers[[12, 2]])
+    assert np.array_equal(open_source(two_slices).stack[0:2], numbers[[12, 2]])
     refused: list[tuple[list[str], dict[str, Any], str]] = [
         (
             ["annotations/neurons"],
