@@ -360,7 +360,8 @@ def test_missing_weights_are_reported(
         in result.missing[0]
     )
     assert "dists_weights.pt and vgg16-397923af.pth" in result.missing[1]
-    assert "they are not in" in find_weight_files(tmp_path).missing[0]
+    sentence = f"{tmp_path} lacks brisque_svm_weights.pt; download them from https://"
+    assert sentence in find_weight_files(tmp_path).missing[0]
     with pytest.raises(
         InputError,
         match=r"There is no folder .*nowhere with weights of metrics; expected brisque_svm_weights.pt",

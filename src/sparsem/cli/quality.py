@@ -94,8 +94,7 @@ def quality_lines(stack: Quality) -> list[str]:
     if not math.isnan(stack.stripes_degrees):
         lines.append(
             f"Stripes of {100 * typical['stripes']:.1f} % run at {stack.stripes_degrees:.0f} "
-            "degrees "
-            "(0 is along x, -90 along y)"
+            "degrees (0 is along x, -90 along y)"
         )
     review = stack.slices_to_review()
     for z, flag in review[:MAX_LISTED]:
@@ -169,15 +168,13 @@ def _resin_lines(images: Sequence[MeasuredImage], folder: Path) -> list[str]:
     if proposed:
         lines.append(
             f"Resin is not marked in {len(proposed)} images: the most featureless squares are "
-            "proposed; "
-            f"review them in {folder}/resin."
+            f"proposed; review them in {folder}/resin."
         )
     without = [image for image in images if image.resin == "none"]
     if without:
         lines.append(
             f"Resin is not marked in {len(without)} images, and nothing in them is as "
-            "featureless as resin; "
-            "mark it with --resin."
+            "featureless as resin; mark it with --resin."
         )
     suspicious = [image.name for image in images if image.is_resin_suspicious]
     if suspicious:

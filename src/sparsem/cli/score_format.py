@@ -84,8 +84,7 @@ def _score_notes(name: str, scores: Scores) -> list[str]:
     if scores.cells and scores.of_cells()["dice_cells"] == 0:
         notes.append(
             "no object has the same number in the ground truth. Dice and islands compare objects "
-            "of one "
-            "number; PQ, AP, VOI and Rand error do not need that."
+            "of one number; PQ, AP, VOI and Rand error do not need that."
         )
     if scores.corrected:
         notes.append(
@@ -95,8 +94,8 @@ def _score_notes(name: str, scores: Scores) -> list[str]:
     if scores.is_copied:
         notes.append(
             f"{scores.outline.fraction:.0%} of the outline of the ground truth equals that of the "
-            "labels to "
-            "the pixel, as if it had been drawn from a prediction; such a score is too high."
+            "labels to the pixel, as if it had been drawn from a prediction; such a score is too "
+            "high."
         )
     return [f"{name}: {note}" for note in notes]
 
@@ -198,9 +197,8 @@ def _no_drift_lines(alignment: "Alignment") -> list[str]:
     return [
         (
             "Slices follow each other within a pixel, as those of an aligned stack do: if it was "
-            "aligned before, "
-            "oblique tissue was mistaken for drift. Leave align out then, and work with --image "
-            "raw."
+            "aligned before, oblique tissue was mistaken for drift. Leave align out then, and "
+            "work with --image raw."
         )
     ]
 

@@ -103,14 +103,15 @@ def _file_names(metric: str) -> str:
 
 def _missing_sentence(metric: str, folder: Path | None) -> str:
     """Return a sentence on a metric whose files are missing, and what to do."""
+    name = TRAINED_METRICS[metric].name
+    files = _file_names(metric)
+    addresses = ", ".join(WEIGHT_URLS[metric])
     if folder is None:
-        what_to_do = "put them into a folder and name it with --weights"
-    else:
-        what_to_do = f"they are not in {folder}"
-    return (
-        f"{TRAINED_METRICS[metric].name} is not measured: {_file_names(metric)} cannot be "
-        f"downloaded ({', '.join(WEIGHT_URLS[metric])}); {what_to_do}."
-    )
+        return (
+            f"{name} is not measured: {files} cannot be downloaded ({addresses}); put them into a "
+            "folder and name it with --weights."
+        )
+    return f"{name} is not measured: {folder} lacks {files}; download them from {addresses}."
 
 
 def _find_or_download(url: str, folder: Path | None) -> Path:
