@@ -209,14 +209,19 @@ def test_labels_that_changed_since_are_refused(tmp_path: Path) -> None:
         constrain(sample)
 
 
-def test_labels_of_differently_aligned_images_are_refused(tmp_path: Path) -> None:
-    """Voxels of equal indices show different positions, so that no constraint could hold."""
-    sample = sample_of(tmp_path / "s.zarr")
+def shifted_image(sample: Sample) -> tuple[str, str]:
+    """Add an aligned image whose slices are shifted; return its name and fingerprint."""
     shift = np.tile(np.array([[1.0, 0, 0], [0, 1, 2]]), (SHAPE[0], 1, 1))
     raw = sample.image("raw")
     image = np.zeros(SHAPE, np.uint8)
     aligned = put(sample, "images/aligned", image, made_on=("raw", raw.fingerprint), motions=shift)
-    made_on = ("aligned", aligned.fingerprint)
+    return "aligned", aligned.fingerprint
+
+
+def test_labels_of_differently_aligned_images_are_refused(tmp_path: Path) -> None:
+    """Voxels of equal indices show different positions, so that no constraint could hold."""
+    sample = sample_of(tmp_path / "s.zarr")
+    made_on = shifted_image(sample)
     nuclei = sample.volume("labels", "nucleus").read(slice(None))
     put(sample, "labels/nucleus", nuclei, made_on=made_on)
     sentence = (
@@ -234,11 +239,7 @@ def test_labels_of_differently_aligned_images_are_refused(tmp_path: Path) -> Non
 def test_probabilities_of_another_alignment_have_no_weight(tmp_path: Path) -> None:
     """Labels that were imported on one image may stand next to probabilities on another."""
     sample = sample_of(tmp_path / "s.zarr")
-    shift = np.tile(np.array([[1.0, 0, 0], [0, 1, 2]]), (SHAPE[0], 1, 1))
-    raw = sample.image("raw")
-    image = np.zeros(SHAPE, np.uint8)
-    aligned = put(sample, "images/aligned", image, made_on=("raw", raw.fingerprint), motions=shift)
-    made_on = ("aligned", aligned.fingerprint)
+    made_on = shifted_image(sample)
     predicted = sample.volume("probabilities", "nucleus").read(slice(None))
     put(sample, "probabilities/nucleus", predicted, made_on=made_on)
     shutil.rmtree(sample.path / "probabilities" / "nucleolus")

@@ -13,7 +13,7 @@ from sparsem.report.report import report
 from sparsem.segment.cross_validation import plan_folds
 from sparsem.segment.training_slices import read_unlabeled_slices
 from sparsem.settings import changed
-from sparsem.store.sample import Sample, as_samples, sample_names_of
+from sparsem.store.sample import Sample, as_samples, names_of_paths
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of
@@ -33,9 +33,9 @@ def equal_names(tissue: Sample, tmp_path: Path) -> list[Sample]:
 
 def test_equal_names_are_preceded_by_the_folders_that_differ() -> None:
     paths = [Path("x/a/liver.zarr"), Path("x/b/liver.zarr"), Path("y/b/liver.zarr"), Path("lung")]
-    assert sample_names_of(paths) == ["a/liver", "x/b/liver", "y/b/liver", "lung"]
-    assert sample_names_of(paths[:1]) == ["liver"]
-    assert sample_names_of([Path("/a/b"), Path("/a/b")]) == ["//a/b", "//a/b"]  # and ends
+    assert names_of_paths(paths) == ["a/liver", "x/b/liver", "y/b/liver", "lung"]
+    assert names_of_paths(paths[:1]) == ["liver"]
+    assert names_of_paths([Path("/a/b"), Path("/a/b")]) == ["//a/b", "//a/b"]  # and ends
 
 
 def test_a_sample_that_is_given_twice_is_refused(tissue: Sample, tmp_path: Path) -> None:

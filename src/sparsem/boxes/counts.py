@@ -118,7 +118,7 @@ def count_boxes(
     metadata = read_metadata(settings.metadata) if settings.metadata else {}
     rows: list[dict[str, Any]] = []
     samples = as_samples(sample)
-    sample_names = sample_names_of([sample.path for sample in samples])
+    sample_names = sample_names_of(samples)
     for sample, sample_name in zip(samples, sample_names, strict=True):
         structures = _structures_to_count(sample, settings)
         if metadata and sample_name not in metadata:

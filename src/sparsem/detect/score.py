@@ -274,7 +274,7 @@ def _fingerprints(
     samples: Sequence[Sample], stored: Sequence[StoredBoxes], description: str
 ) -> dict[str, str]:
     """Return the fingerprints of boxes of several samples, by sample and description."""
-    sample_names = sample_names_of([sample.path for sample in samples])
+    sample_names = sample_names_of(samples)
     fingerprints = {}
     for sample_name, boxes in zip(sample_names, stored, strict=True):
         fingerprints[f"{sample_name} {description}"] = boxes.fingerprint
@@ -318,7 +318,7 @@ def _compare_structure(
     """
     all_boxes = []
     counted = []
-    sample_names = sample_names_of([sample.path for sample in samples])
+    sample_names = sample_names_of(samples)
     parts = zip(samples, sample_names, stored, slices, strict=True)
     for sample, sample_name, boxes, indices in parts:
         truth = read_annotated_boxes(sample, name).boxes
@@ -334,7 +334,7 @@ def _confusion(
 ) -> NDArray[np.int64]:
     """Return the confusion of structures on images that are annotated with all of them."""
     compared = []
-    sample_names = sample_names_of([sample.path for sample in samples])
+    sample_names = sample_names_of(samples)
     for sample, sample_name in zip(samples, sample_names, strict=True):
         if all(_has_both(sample, name) for name in names):
             compared.append(_comparison_of_all(sample, sample_name, names, settings))

@@ -15,11 +15,10 @@ from scipy.ndimage import binary_fill_holes, find_objects
 from skimage.segmentation import watershed
 
 from sparsem.errors import InputError
+from sparsem.store.summary import list_first
 
 Labels = NDArray[Any]
 Positions = Sequence[Sequence[int]]
-
-MAX_LISTED = 8  # ids in a message
 
 
 def merge_objects(labels: Labels, ids: Sequence[int]) -> Labels:
@@ -29,7 +28,7 @@ def merge_objects(labels: Labels, ids: Sequence[int]) -> Labels:
         InputError: fewer than two ids are given, or one is not in the labels.
     """
     if len(set(ids)) < 2:
-        raise InputError(f"Merging needs two objects or more; got {_listed(ids)}.")
+        raise InputError(f"Merging needs two objects or more; got {list_first(ids)}.")
     _require_ids(labels, ids)
     return np.where(np.isin(labels, ids), np.asarray(min(ids), labels.dtype), labels)
 
@@ -181,10 +180,4 @@ def _require_ids(labels: Labels, ids: Sequence[int]) -> None:
     """
     missing = sorted(set(ids) - set(np.unique(labels).tolist())) + [0] * (0 in ids)
     if missing or not len(ids):
-        raise InputError(f"The labels have no object {_listed(missing) or '(none was given)'}.")
-
-
-def _listed(ids: Sequence[int]) -> str:
-    """Return ids as text; of many the first few."""
-    listed = ", ".join(map(str, ids[:MAX_LISTED]))
-    return f"{listed} ..." if len(ids) > MAX_LISTED else listed
+        raise InputError(f"The labels have no object {list_first(missing) or '(none was given)'}.")

@@ -19,7 +19,7 @@ from sparsem.report.sample_view import STEPS, view_sample
 from sparsem.report.settings import ReportSettings
 from sparsem.report.view import SampleView
 from sparsem.settings import resolve_settings
-from sparsem.store.sample import Sample, refuse_repeated_samples, sample_names_of
+from sparsem.store.sample import Sample, names_of_paths, refuse_repeated_samples
 from sparsem.store.volume import write_atomically
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import StageResult
@@ -90,7 +90,7 @@ def _view_samples(
     """
     fallback_names = _names_without_color(samples, settings)
     views: list[SampleView] = []
-    for name, sample_path in zip(sample_names_of(samples), samples, strict=True):
+    for name, sample_path in zip(names_of_paths(samples), samples, strict=True):
         view = view_sample(sample_path, settings, len(samples), fallback_names, meter)
         view.name = name
         views.append(view)

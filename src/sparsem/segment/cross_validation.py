@@ -125,7 +125,7 @@ def plan_folds(
 
 def _depths_of(samples: Sequence[Sample]) -> dict[str, int]:
     """Return the number of slices of every sample, by its distinct name."""
-    names = sample_names_of([sample.path for sample in samples])
+    names = sample_names_of(samples)
     return {name: sample.image().shape[0] for name, sample in zip(names, samples, strict=True)}
 
 

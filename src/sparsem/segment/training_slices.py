@@ -76,7 +76,7 @@ def read_training_slices(
     slices: list[TrainingSlice] = []
     inputs: dict[str, Any] = {}
     annotation_names = _annotation_names(structures, settings)
-    names = sample_names_of([sample.path for sample in samples])
+    names = sample_names_of(samples)
     for number, (sample, sample_name) in enumerate(zip(samples, names, strict=True), 1):
         image, annotations = annotations_on(sample, annotation_names, settings.image)
         inputs |= _fingerprints(image, annotations, number)
@@ -269,7 +269,7 @@ def read_unlabeled_slices(
         SampleError: an unlabeled sample does not exist.
     """
     all_samples = [*samples, *(Sample.open(path) for path in settings.unlabeled_sample)]
-    names = sample_names_of([sample.path for sample in samples])
+    names = sample_names_of(samples)
     n_per_sample = math.ceil(settings.unlabeled_slices / len(all_samples))
     slices: list[NDArray[np.float32]] = []
     inputs: dict[str, str] = {}

@@ -472,12 +472,17 @@ def refuse_repeated_samples(paths: Sequence[Path]) -> None:
         seen.add(resolved)
 
 
-def sample_names_of(paths: Sequence[Path]) -> list[str]:
+def sample_names_of(samples: Sequence[Sample]) -> list[str]:
+    """Return a name for each of several samples; see ``names_of_paths``."""
+    return names_of_paths([sample.path for sample in samples])
+
+
+def names_of_paths(paths: Sequence[Path]) -> list[str]:
     """Return a name for each of several samples: that of its folder, without the suffix.
 
     Equal names are preceded by as many parent folders as distinguish them.
 
-    >>> sample_names_of([Path("a/liver.zarr"), Path("b/liver.zarr"), Path("b/lung.zarr")])
+    >>> names_of_paths([Path("a/liver.zarr"), Path("b/liver.zarr"), Path("b/lung.zarr")])
     ['a/liver', 'b/liver', 'lung']
     """
     parts = [path.resolve().with_suffix("").parts for path in paths]

@@ -92,7 +92,7 @@ def detection_job(samples: Sequence[Sample], settings: DetectTrainSettings) -> D
     architecture = detector_class(settings.architecture)
     structures = settings.structures or _common_structures(samples)
     annotated: dict[str, _AnnotatedSample] = {}
-    sample_names = sample_names_of([sample.path for sample in samples])
+    sample_names = sample_names_of(samples)
     for sample_name, sample in zip(sample_names, samples, strict=True):
         annotated[sample_name] = _read_annotation(sample, structures, settings.image)
     image_ids = _image_ids(annotated)
@@ -102,7 +102,7 @@ def detection_job(samples: Sequence[Sample], settings: DetectTrainSettings) -> D
     recipe = DetectorRecipe(
         settings.architecture, structures, settings.input_px, pixel_nm, settings.queries
     )
-    images = _training_images(annotated, recipe)
+    images = _training_images(image_ids, annotated, recipe)
     if not any(len(images[image_id].kind) for image_id in training_ids):
         raise InputError(NO_TRAINING_BOX)
     # An impossible tile size is reported before anything is read.
@@ -113,11 +113,13 @@ def detection_job(samples: Sequence[Sample], settings: DetectTrainSettings) -> D
 
 
 def _training_images(
-    annotated: Mapping[str, _AnnotatedSample], recipe: DetectorRecipe
+    image_ids: Sequence[ImageId],
+    annotated: Mapping[str, _AnnotatedSample],
+    recipe: DetectorRecipe,
 ) -> dict[ImageId, TrainingImage]:
     """Return all annotated images with their boxes."""
     images = {}
-    for image_id in _image_ids(annotated):
+    for image_id in image_ids:
         images[image_id] = _training_image(image_id, annotated[image_id.sample], recipe)
     return images
 
