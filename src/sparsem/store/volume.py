@@ -266,10 +266,6 @@ class Volume:
         """Return the voxel size of a level, nm."""
         return self.snapshot.levels[level].voxel_size
 
-    def shape_of(self, level: int) -> tuple[int, int, int]:
-        """Return (z, y, x) of a level."""
-        return self.snapshot.levels[level].shape
-
     @property
     def levels(self) -> int:
         """Number of levels."""
