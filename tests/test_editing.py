@@ -141,7 +141,7 @@ def test_a_part_that_no_seed_reaches_keeps_its_id() -> None:
         (lambda labels: split_object(labels, 7, [], [(7, 7, 24)]), "one voxel on either side"),
         (
             lambda labels: split_object(labels, 7, [(0, 0, 0)], [(7, 7, 24)]),
-            r"voxel 0, 0, 0 \(z, y, x\) does not lie in object 7",
+            r"voxel 0, 0, 0 \(z, y, x\) does not lie in the object",
         ),
         (
             lambda labels: split_object(labels, 7, [(7, 7, 8)], [(7, 7, 99)]),

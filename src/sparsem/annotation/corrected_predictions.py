@@ -67,7 +67,10 @@ def predictions_of(sample: Sample, structure: str, image: str) -> list[Predicted
         folder, _, volume_name = name.partition("/")
         if volume_name not in sample.names(folder):
             continue
-        volume = sample.volume(folder, volume_name)
+        if folder == "labels":
+            volume = sample.computed(volume_name)
+        else:
+            volume = sample.volume(folder, volume_name)
         if _is_on_image(sample, volume, image):
             predictions.append(PredictedVolume(volume, name))
     return predictions

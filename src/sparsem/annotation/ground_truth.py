@@ -110,6 +110,7 @@ def read_ground_truth(
     source: str | Path | None = None,
     settings: GroundTruthSettings = GroundTruthSettings(),
     objects: bool = False,
+    has_target_pixels: bool = False,
 ) -> GroundTruth:
     """Return the ground truth of a structure.
 
@@ -123,6 +124,7 @@ def read_ground_truth(
         settings: labeled slices and parts.
         objects: keep the numbers of objects; if they may exceed 32 bits, all of them are read. If
             False, ground truth with such numbers becomes a mask.
+        has_target_pixels: the ground truth has the pixels of the target, and is not moved.
 
     Raises:
         SampleError: the sample has no ground truth of that name, and none is given.
@@ -135,6 +137,8 @@ def read_ground_truth(
         where, settings.dataset, labels=True, any_order=True, min_is_white=settings.min_is_white
     )
     shapes = _possible_shapes(sample, target)
+    if has_target_pixels and target is not None:
+        shapes = [target.shape]
     if shapes:
         planes_in_file = uncrop_segmentation(planes_in_file, shapes)
     # A volume of the sample itself reports chunks that are missing.
@@ -148,8 +152,9 @@ def read_ground_truth(
     plane_of = _planes_within(plane_of, extent[0])
     stack = SparseStack(planes, plane_of, shape, where, extent, settings.ids, settings.ignore)
     stack = _with_renumbering(stack, objects)
+    is_moved = target is not None and not has_target_pixels
     return GroundTruth(
-        stack if target is None else _move_to_target(sample, stack, target),
+        _move_to_target(sample, stack, target) if target and is_moved else stack,
         planes_in_file.identity(),
         tuple(plane_of),
         stack.renumbering or identity_renumbering(),

@@ -25,6 +25,7 @@ from sparsem.annotation.labeled_slices import (
     annotation_names,
     read_renumbering,
 )
+from sparsem.annotation.precedence import apply_annotation
 from sparsem.annotation.renumbering import write_renumbering_table
 from sparsem.annotation.slice_numbers import match_planes_to_slices, slice_numbering
 from sparsem.annotation.writing import record_origin, restore_annotation, write_annotation
@@ -173,7 +174,8 @@ def import_annotation(
 ) -> AnnotationResult:
     """Import hand-made labels into a sample.
 
-    Numbers beyond 32 bits are renumbered; ``tables/annotation_ids_NAME`` then holds both.
+    Numbers beyond 32 bits are renumbered; ``tables/annotation_ids_NAME`` then holds both. Labels
+    that were predicted before take the labeled slices over (see ``precedence``).
 
     Args:
         sample: the sample.
@@ -217,6 +219,7 @@ def import_annotation(
         for note in notes:
             print_note(f"Note: {note}", on.quiet)
     write_renumbering_table(sample, f"annotation_ids_{name}", read_renumbering(sample, name))
+    apply_annotation(sample, name, on.quiet)
     return _result(sample, name)
 
 

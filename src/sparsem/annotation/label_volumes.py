@@ -16,6 +16,7 @@ from sparsem.annotation.label_numbers import (
     integer_labels,
     refuse_interpolated_mask,
 )
+from sparsem.annotation.precedence import apply_precedence
 from sparsem.annotation.renumbering import (
     Renumbering,
     identity_renumbering,
@@ -80,6 +81,7 @@ def import_labels(
     inputs = _stage_inputs(labels, target, interpretation, settings)
     with Stage(sample, f"import-{name}", settings, inputs, [output], on, needs) as stage:
         stage.map(_labels_block, blocks, labels.stack, output.path, interpretation)
+    apply_precedence(sample, name, on.quiet)
     write_renumbering_table(sample, f"label_ids_{name}", interpretation.renumbering)
     return sample
 

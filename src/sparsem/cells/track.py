@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
+from sparsem.annotation.precedence import apply_precedence
 from sparsem.cells.linking import (
     Links,
     Tracks,
@@ -89,7 +90,8 @@ def track(
 
     Writes ``labels/NAME``: every cell with its protrusions under one identity; objects that meet no
     annotated cell under identities above all ids. These are fragments, or cells that were not
-    annotated; small ones are left out and reported.
+    annotated; small ones are left out and reported. Labels and corrections by hand take precedence
+    in it (see ``annotation.precedence``).
 
     Also writes ``tables/tracks_NAME``, one row for each track of islands; ``tables/links_NAME``,
     one row for each pair of overlapping regions of neighboring slices of which one is an island, so
@@ -118,8 +120,9 @@ def track(
     with Stage(sample, f"track-{name}", settings, inputs, [output], on, needs) as stage:
         if not stage.finished:
             _run_stage(stage, regions, base, settings)
+    apply_precedence(sample, name, on.quiet)
     areas = list(_cell_areas(sample, stage.name))
-    places = _places_to_review(regions, sample.volume("labels", name), cells_summary, areas)
+    places = _places_to_review(regions, sample.computed(name), cells_summary, areas)
     sample.write_table(f"review_{name}", review_table(places))
     return _result(sample, name, base, areas, places)
 

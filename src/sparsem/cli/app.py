@@ -37,6 +37,8 @@ COMMANDS = {
     "cells": ("cells", "Separate touching cells in every slice, from a few labeled slices."),
     "track": ("cells", "Assign every protrusion to its cell, and list places to review."),
     "detect": ("detect", "Detect organelles in boxes, in images of any size; count and score."),
+    "correct": ("edit", "Import labels of a result that were corrected in another program."),
+    "edit": ("edit", "Merge, split, delete and fill objects of a result, and undo it."),
     "score": ("results", "Compare labels with ground truth."),
     "experiment": (
         "experiment",
@@ -56,6 +58,7 @@ COMMANDS = {
 # Commands with commands of their own.
 GROUPS = {
     "annotate": ("import", "suggest"),
+    "edit": ("merge", "split", "delete", "keep", "relabel", "fill", "undo", "clear"),
     "experiment": ("cells", "slices", "models"),
     "detect": ("import", "train", "predict", "constrain", "masks", "score", "count", "export"),
     "quality": ("sample", "images", "compare"),

@@ -167,6 +167,8 @@ def _content_lines(data: dict[str, Any]) -> list[str]:
     for name, slices in data["annotations"].items():
         listed = ", ".join(map(str, slices))
         lines.append(f"annotated: {name} on {len(slices)} slices ({listed})")
+    for name, n_voxels in data["corrections"].items():
+        lines.append(f"corrected: {n_voxels} voxels of {name}")
     for folder in ("probabilities", "labels", "truth", "tables"):
         if data[folder]:
             lines.append(f"{folder}: {', '.join(data[folder])}")
@@ -196,7 +198,8 @@ def remove_command(
     pieces: Annotated[
         list[str],
         typer.Argument(
-            metavar="PIECE...", help="labels/NAME, annotations/NAME, images/NAME, tables/boxes_NAME"
+            metavar="PIECE...",
+            help="labels/NAME, annotations/NAME, corrections/NAME, images/NAME, tables/boxes_NAME",
         ),
     ],
     *,

@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
+from sparsem.annotation.precedence import apply_to_structures
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
 from sparsem.labels.results import is_stale, require_same_pixels
@@ -288,6 +289,9 @@ def constrain(
     Labels without probabilities, and labels that differ from theirs because they were corrected,
     have the weight of the most certain prediction.
 
+    Constraints apply to labels as they were computed. What a person drew takes precedence in the
+    result, so constraints never remove it.
+
     Raises:
         SampleError: the sample has none of the structures, or they belong to images of different
             shape or alignment.
@@ -307,13 +311,14 @@ def constrain(
     with Stage(sample, "constrain", settings, inputs, outputs, on, needs) as stage:
         stage.map(_constrain_block, first.blocks(), volumes, cells, settings)
     _remove_others(sample, list(labels))
+    apply_to_structures(sample, list(labels), on.quiet)
     return _summarize(sample, first.voxel_size.volume_um3)
 
 
 def _read_cells(sample: Sample, settings: ConstrainSettings) -> Volume | None:
     """Return the labels of cells; None if there are none, or if they are not considered."""
     has_cells = settings.inside_cells and settings.cells in sample.names("labels")
-    return sample.volume("labels", settings.cells) if has_cells else None
+    return sample.computed(settings.cells) if has_cells else None
 
 
 def _constrained_volume(name: str, volume: Volume) -> VolumeSpec:
@@ -360,7 +365,7 @@ def _read_structures(sample: Sample, settings: ConstrainSettings) -> dict[str, V
             f"{sample.path.name} has no labels of any of {', '.join(settings.structures)}; run "
             f"'sparsem predict {sample.path.name} MODEL' first."
         )
-    return {name: sample.volume("labels", name) for name in names}
+    return {name: sample.computed(name) for name in names}
 
 
 def _weights_of(sample: Sample, name: str, labels: Volume) -> Volume | None:

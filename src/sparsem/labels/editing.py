@@ -5,7 +5,7 @@ and leaves its input as it is. Ids that are not in the labels are refused, since
 changes nothing is a mistake.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import edt
@@ -15,10 +15,19 @@ from scipy.ndimage import binary_fill_holes, find_objects
 from skimage.segmentation import watershed
 
 from sparsem.errors import InputError
+from sparsem.labels.overlaps import positions_in
 from sparsem.store.summary import list_first
 
 Labels = NDArray[Any]
 Positions = Sequence[Sequence[int]]
+
+
+def replace_ids(labels: Labels, new_ids: Mapping[int, int]) -> Labels:
+    """Return labels in which objects have other ids; ids that do not occur are ignored."""
+    old = np.array(sorted(new_ids), np.int64)
+    new = np.array([0, *(new_ids[number] for number in old.tolist())], labels.dtype)
+    positions = positions_in(old, labels)
+    return np.where(positions > 0, new[positions], labels)
 
 
 def merge_objects(labels: Labels, ids: Sequence[int]) -> Labels:
@@ -30,7 +39,7 @@ def merge_objects(labels: Labels, ids: Sequence[int]) -> Labels:
     if len(set(ids)) < 2:
         raise InputError(f"Merging needs two objects or more; got {list_first(ids)}.")
     _require_ids(labels, ids)
-    return np.where(np.isin(labels, ids), np.asarray(min(ids), labels.dtype), labels)
+    return replace_ids(labels, dict.fromkeys(ids, min(ids)))
 
 
 def delete_objects(labels: Labels, ids: Sequence[int]) -> Labels:
@@ -40,7 +49,7 @@ def delete_objects(labels: Labels, ids: Sequence[int]) -> Labels:
         InputError: an id is not in the labels.
     """
     _require_ids(labels, ids)
-    return np.where(np.isin(labels, ids), np.zeros((), labels.dtype), labels)
+    return replace_ids(labels, dict.fromkeys(ids, 0))
 
 
 def keep_objects(labels: Labels, ids: Sequence[int]) -> Labels:
@@ -66,7 +75,7 @@ def relabel_object(labels: Labels, old: int, new: int) -> Labels:
         raise InputError(
             f"There is an object {new} already; merge {old} with it, or use another id."
         )
-    return np.where(labels == old, np.asarray(new, labels.dtype), labels)
+    return replace_ids(labels, {old: new})
 
 
 def fill_objects(labels: Labels, ids: Sequence[int], slice_by_slice: bool = False) -> Labels:
@@ -125,18 +134,44 @@ def split_object(
     new_id = int(labels.max()) + 1
     if new_id > np.iinfo(labels.dtype).max:
         raise InputError(f"There is no free id above {new_id - 1} in labels of {labels.dtype}.")
-    _check_seeds(labels, object_id, first, second)
     box = _box_of(labels, object_id)
-    inside = labels[box] == object_id
-    corner = np.array([axis.start for axis in box])
-    markers = np.zeros(inside.shape, np.int32)
-    for marker, positions in ((1, first), (2, second)):
-        markers[tuple((np.array(positions) - corner).T)] = marker
-    height = _flood_height(inside, None if probability is None else probability[box], voxel_nm)
-    parts = watershed(height, markers, mask=inside)
+    corner = [axis.start for axis in box]
+    parts = split_mask(
+        labels[box] == object_id,
+        first,
+        second,
+        None if probability is None else probability[box],
+        voxel_nm,
+        corner,
+    )
     result = labels.copy()
     result[box][parts == 2] = new_id
     return result
+
+
+def split_mask(
+    inside: NDArray[np.bool_],
+    first: Positions | NDArray[np.int64],
+    second: Positions | NDArray[np.int64],
+    probability: NDArray[np.uint8] | None = None,
+    voxel_nm: Sequence[float] = (1.0, 1.0, 1.0),
+    corner: Sequence[int] = (0, 0, 0),
+) -> NDArray[np.uint8]:
+    """Return the parts 1 and 2 of a mask (z, y, x) that floods from two sets of seeds reach.
+
+    0 is outside of the mask, or reached by no flood. The arguments are those of ``split_object``,
+    for the mask of one object; ``corner`` is the position of the mask in the labels.
+
+    Raises:
+        InputError: a seed lies outside of the mask, or the parts share a seed.
+    """
+    seeds = [np.reshape(positions, (-1, 3)).astype(np.int64) for positions in (first, second)]
+    _check_seeds(inside, seeds[0], seeds[1], corner)
+    markers = np.zeros(inside.shape, np.int32)
+    for marker, positions in enumerate(seeds, 1):
+        markers[tuple((positions - corner).T)] = marker
+    height = _flood_height(inside, probability, voxel_nm)
+    return np.asarray(watershed(height, markers, mask=inside), np.uint8)
 
 
 def _flood_height(
@@ -150,18 +185,24 @@ def _flood_height(
     return np.asarray(255.0 - probability - 0.5 * relative_depth, np.float32)
 
 
-def _check_seeds(labels: Labels, object_id: int, first: Positions, second: Positions) -> None:
-    """Check that the seeds of both parts lie in the object, and differ."""
+def _check_seeds(
+    inside: NDArray[np.bool_],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    corner: Sequence[int],
+) -> None:
+    """Check that the seeds (n, 3) of both parts lie in a mask, and differ."""
     if not len(first) or not len(second):
         raise InputError("A split needs at least one voxel on either side.")
-    for position in (*first, *second):
-        z, y, x = position
-        is_inside = all(0 <= c < n for c, n in zip((z, y, x), labels.shape, strict=True))
-        if not is_inside or labels[z, y, x] != object_id:
-            raise InputError(
-                f"The voxel {z}, {y}, {x} (z, y, x) does not lie in object {object_id}."
-            )
-    shared = set(map(tuple, first)) & set(map(tuple, second))
+    positions = np.concatenate([first, second])
+    in_box = positions - corner
+    is_inside = np.all((in_box >= 0) & (in_box < inside.shape), axis=1)
+    within = in_box[is_inside]
+    is_inside[is_inside] = inside[within[:, 0], within[:, 1], within[:, 2]]
+    if not is_inside.all():
+        z, y, x = positions[~is_inside][0].tolist()
+        raise InputError(f"The voxel {z}, {y}, {x} (z, y, x) does not lie in the object.")
+    shared = set(map(tuple, first.tolist())) & set(map(tuple, second.tolist()))
     if shared:
         raise InputError(f"The voxel {', '.join(map(str, min(shared)))} is a seed of both parts.")
 

@@ -5,7 +5,13 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from sparsem.annotation.labeled_slices import annotated_structures, annotation_attributes
+from sparsem.annotation.corrections import Corrections, forget_versions, read_corrections
+from sparsem.annotation.labeled_slices import (
+    annotated_structures,
+    annotation_attributes,
+    annotation_names,
+)
+from sparsem.annotation.precedence import apply_to_structures
 from sparsem.annotation.writing import remove_replaced_annotation
 from sparsem.errors import InputError
 from sparsem.labels.results import is_outdated, is_stale, older_than_annotation
@@ -14,7 +20,7 @@ from sparsem.store.sample import Sample, now
 from sparsem.store.volume import Volume
 from sparsem.workflow.stage import forget
 
-REMOVABLE = ("images", "annotations", "probabilities", "labels", "truth")
+REMOVABLE = ("images", "annotations", "corrections", "probabilities", "labels", "truth")
 # Folder -> prefix of the tables that hold the numbers of imported files.
 FILE_IDS = {"annotations": "annotation_ids_", "labels": "label_ids_"}
 # Prefixes of the tables of boxes, which can be removed as well.
@@ -35,6 +41,7 @@ def describe(sample: Sample) -> dict[str, Any]:
         "sample": sample.path,
         **_describe_voxels(image),
         "annotations": annotated_structures(sample),
+        "corrections": corrected_voxels(sample),
         "images": {name: _describe_image(sample, name) for name in sample.names("images")},
         "newest_image": sample.newest_image if sample.has_image else None,
         "probabilities": sample.names("probabilities"),
@@ -61,6 +68,16 @@ def _describe_voxels(image: Volume) -> dict[str, Any]:
         "size_um": [round(n * nm / 1000, 2) for n, nm in axes],
         "levels": image.levels,
     }
+
+
+def corrected_voxels(sample: Sample) -> dict[str, int]:
+    """Return the number of voxels that a person corrected, by the name of the labels."""
+    counts = {}
+    for name in sample.names("corrections"):
+        corrections = read_corrections(sample, name)
+        if corrections is not None and corrections.n_voxels:
+            counts[name] = corrections.n_voxels
+    return counts
 
 
 def _describe_image(sample: Sample, name: str) -> dict[str, Any]:
@@ -108,6 +125,7 @@ def remove_pieces(sample: Sample, pieces: Sequence[str]) -> None:
             part was made or drawn on it; or the sample would be empty.
         SampleError: another run writes to the sample.
     """
+    structures = _structures_of(sample, pieces)
     with sample.locked():
         _refuse_to_remove(sample, list(pieces), _removable_pieces(sample))
         (sample.path / ".sparsem" / "work").mkdir(exist_ok=True)
@@ -119,6 +137,15 @@ def remove_pieces(sample: Sample, pieces: Sequence[str]) -> None:
                 _remove_volume(sample, piece, stages.get(piece, "none"), number)
         sample.publish_names()
         _remember_removal(sample, pieces)
+    apply_to_structures(sample, structures, quiet=True)
+
+
+def _structures_of(sample: Sample, pieces: Sequence[str]) -> list[str]:
+    """Return the structures that a person drew in annotations and corrections."""
+    annotation_of = annotation_names(sample)
+    structures = [name for name in annotation_of if f"annotations/{annotation_of[name]}" in pieces]
+    structures += [piece.partition("/")[2] for piece in pieces if piece.startswith("corrections/")]
+    return list(dict.fromkeys(structures))
 
 
 def _removable_pieces(sample: Sample) -> list[str]:
@@ -151,6 +178,10 @@ def _remove_volume(sample: Sample, piece: str, stage: str, number: int) -> None:
         sample.remove_table(f"{FILE_IDS[folder]}{name}")
     if folder == "annotations":
         remove_replaced_annotation(sample, name)
+    if folder == "corrections":
+        forget_versions(sample, name)
+    if folder == "labels":
+        shutil.rmtree(sample.computed_folder(name), ignore_errors=True)
     removed = sample.path / ".sparsem" / "work" / f"removed-{number}"
     shutil.rmtree(removed, ignore_errors=True)
     os.replace(sample.path / piece, removed)
@@ -184,4 +215,6 @@ def _image_of(sample: Sample, piece: str) -> str:
         return ""
     if folder == "annotations":
         return str(annotation_attributes(sample, name)["image"])
+    if folder == "corrections":
+        return Corrections(sample.path / piece).image[0]
     return sample.name_of_image(sample.volume(folder, name))

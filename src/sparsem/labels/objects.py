@@ -17,6 +17,7 @@ from pydantic import Field
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from sparsem.annotation.precedence import apply_precedence
 from sparsem.geometry import ZBlock
 from sparsem.labels.overlaps import overlaps
 from sparsem.settings import Settings
@@ -192,6 +193,7 @@ def number_objects(
     inputs = {"mask": mask.fingerprint}
     with Stage(sample, f"objects-{name}", settings, inputs, [output], on, needs) as stage:
         summaries = _write_objects(stage, mask, output.path, min_voxels)
+    apply_precedence(sample, f"{name}{OBJECTS}", on.quiet)
     count, voxels = summaries[0]["small_components"]
     return sample.volume("labels", f"{name}{OBJECTS}"), int(count), int(voxels)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsem.annotation.labeled_slices import annotation_names
+from sparsem.annotation.precedence import STAGE, is_precedence_current
 from sparsem.errors import SampleError
 from sparsem.store.names import CONSTRAINED, OBJECTS, base_name, is_step
 from sparsem.store.sample import Sample
@@ -27,6 +28,7 @@ def result_labels(sample: Sample, name: str) -> Volume:
     """
     labels = sample.volume("labels", name)
     sample.transform_of(labels)
+    _refuse_missing_drawing(sample, name)
     if f"{name}{CONSTRAINED}" not in sample.names("labels"):
         return labels
     inputs = _constrained_inputs(sample)
@@ -43,7 +45,28 @@ def result_labels(sample: Sample, name: str) -> Volume:
             f"constrained; run 'sparsem constrain {sample.path.name} --overwrite', or the same "
             "with --undo."
         )
+    _refuse_missing_drawing(sample, f"{name}{CONSTRAINED}")
     return sample.volume("labels", f"{name}{CONSTRAINED}")
+
+
+def computed_labels(sample: Sample, name: str) -> Volume:
+    """Return the labels of a structure that count, without what a person drew in them.
+
+    Only these show how good a network is.
+
+    Raises:
+        SampleError: see ``result_labels``.
+    """
+    return sample.computed(result_labels(sample, name).directory.name)
+
+
+def _refuse_missing_drawing(sample: Sample, name: str) -> None:
+    """Raise a SampleError if labels lack something that a person drew: a run was killed."""
+    if not is_precedence_current(sample, name):
+        raise SampleError(
+            f"labels/{name} of {sample.path.name} lacks labels that were drawn by hand, because a "
+            f"run was interrupted; run 'sparsem correct {sample.path.name} {name}'."
+        )
 
 
 def require_same_pixels(sample: Sample, labels: Mapping[str, Volume], advice: str) -> None:
@@ -90,7 +113,7 @@ def _differs(sample: Sample, name: str, fingerprint: str) -> bool:
     """Return True if ``labels/NAME`` has another fingerprint, or is missing."""
     if name not in sample.names("labels"):
         return True
-    return sample.volume("labels", name).fingerprint != fingerprint
+    return sample.computed(name).fingerprint != fingerprint
 
 
 def object_labels(sample: Sample, name: str) -> Volume | None:
@@ -158,6 +181,8 @@ def older_than_annotation(sample: Sample) -> list[str]:
         str, int
     ] = {}  # path -> position in the history of the entry that wrote it last
     for number, entry in enumerate(sample.history()):
+        if entry["stage"].startswith(STAGE):
+            continue
         for path in entry.get("outputs", ()):
             last_entry[path] = number
     annotation_of = annotation_names(sample)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
+from sparsem.annotation.corrections import corrections_made_on
 from sparsem.annotation.labeled_slices import annotations_drawn_on
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
@@ -382,13 +383,16 @@ def _refuse_to_strand_labels(sample: Sample, out: str) -> None:
     Raises:
         InputError: labels were drawn on it.
     """
-    drawn = annotations_drawn_on(sample, out) if out in sample.names("images") else []
+    if out not in sample.names("images"):
+        return
+    drawn = [f"annotations/{name}" for name in annotations_drawn_on(sample, out)]
+    drawn += [f"corrections/{name}" for name in corrections_made_on(sample, out)]
     if drawn:
         verb = "was" if len(drawn) == 1 else "were"
         raise InputError(
-            f"{', '.join(drawn)} of {sample.path.name} {verb} annotated on images/{out} and cannot "
+            f"{', '.join(drawn)} of {sample.path.name} {verb} drawn on images/{out} and cannot "
             "follow another alignment; give the new image another name with --out, or remove "
-            f"{sample.path.name}/annotations/{drawn[0]}."
+            f"{drawn[0]} with 'sparsem remove {sample.path.name} {drawn[0]}'."
         )
 
 

@@ -23,7 +23,7 @@ from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
 from sparsem.io.readers.source import Stack
 from sparsem.labels.overlaps import Overlaps, add_overlaps, overlaps
-from sparsem.labels.results import result_labels
+from sparsem.labels.results import computed_labels, result_labels
 from sparsem.labels.slice_roles import slice_use_of
 from sparsem.score.instances import dice_of_cells, instance_scores, remove_small_objects
 from sparsem.score.islands import IslandCount, count_islands
@@ -61,6 +61,11 @@ class ScoreSettings(GroundTruthSettings):
         None,
         description="slices that the labels were trained on, as 3,10,17 or 'none', where the "
         "sample does not know them: imported labels",
+    )
+    with_drawn: bool = Field(
+        False,
+        description="compare the labels with the slices and corrections that a person drew in "
+        "them; these score too high, so if not given they are left out",
     )
     instances: bool = Field(
         False,
@@ -196,10 +201,7 @@ def score(
             it labels, or labels no pixel.
     """
     settings = resolve_settings(ScoreSettings, settings, changes)
-    if settings.labels:
-        predicted = sample.volume("labels", settings.labels)
-    else:
-        predicted = result_labels(sample, name)
+    predicted = _labels_to_compare(sample, name, settings)
     true = read_ground_truth(sample, name, predicted, truth, settings, objects=settings.instances)
     inputs = {"labels": predicted.fingerprint, "truth": true.identity}
     depth = predicted.block_depth
@@ -217,6 +219,17 @@ def score(
     if scores.cells:
         sample.write_table(f"dice_{name}", dice_table(scores))
     return scores
+
+
+def _labels_to_compare(sample: Sample, name: str, settings: ScoreSettings) -> Volume:
+    """Return labels without what a person drew in them, or with it if settings say so."""
+    if settings.labels is None:
+        if settings.with_drawn:
+            return result_labels(sample, name)
+        return computed_labels(sample, name)
+    if settings.with_drawn:
+        return sample.volume("labels", settings.labels)
+    return sample.computed(settings.labels)
 
 
 def _scores_of_blocks(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from sparsem.annotation.precedence import apply_precedence
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import Recipe, load_checkpoint
@@ -83,6 +84,9 @@ def predict(
     mutual information of model and prediction, 255 times its bits, which is large where the models
     contradict each other (see ``uncertainty.EnsemblePrediction``). ``suggest`` uses it.
 
+    In ``labels/NAME`` hand-labeled slices and corrections take precedence (see
+    ``annotation.precedence``).
+
     Args:
         sample: the sample; its image is read block by block, and at most one block is in memory.
         model: a checkpoint, or several with the same structures, such as the folds of a training.
@@ -121,6 +125,8 @@ def predict(
             _print_gray_level_notes(image, models, recipes, on.quiet)
         blocks = image.blocks(halo=_max_adjacent_slices(recipes))
         stage.map(_predict_block, blocks, image, models, settings)
+    for name in recipes[0].structures:
+        apply_precedence(sample, name, on.quiet)
     return StageResult(sample=sample, written=tuple(output_paths))
 
 

@@ -3,11 +3,13 @@
     sample.zarr/            the raw image, multiscale (z, y, x); never overwritten
       images/NAME/          derived images
       annotations/NAME/     labels of the annotated slices and their indices
+      corrections/NAME/     voxels of labels/NAME that a person changed
       probabilities/NAME/   uint8, round(255 p)
       labels/NAME/          results, NGFF image-labels
       truth/NAME/           exact labels, where they are known (for a phantom)
       tables/NAME.parquet   one row per object
-      .sparsem/             history.json, and the unfinished work of running stages
+      .sparsem/             history.json, the unfinished work of running stages, and computed/NAME:
+                            labels without what a person drew, which takes precedence in labels/NAME
 
 Every folder is a Zarr group, so that a listing by any Zarr program meets only what it knows.
 """
@@ -36,7 +38,16 @@ from sparsem.store.transforms import Transform, WarpedStack, compose
 from sparsem.store.views import AnnotatedSlices, NamedItems, table_for_users
 from sparsem.store.volume import Volume, json_bytes, write_atomically, write_group
 
-FOLDERS = ("images", "annotations", "probabilities", "labels", "truth", "tables", ".sparsem")
+FOLDERS = (
+    "images",
+    "annotations",
+    "corrections",
+    "probabilities",
+    "labels",
+    "truth",
+    "tables",
+    ".sparsem",
+)
 
 # The command that fills a folder, for samples that have nothing in it yet.
 MADE_BY = {
@@ -202,6 +213,21 @@ class Sample:
                 f"{self.path.name} has no {folder}/{name}{nearest(name, names)} {hint}".rstrip()
             )
         return Volume(self.path / folder / name)
+
+    def computed(self, name: str) -> Volume:
+        """Open labels as a stage computed them, without what a person drew.
+
+        Raises:
+            SampleError: there are no labels of that name.
+        """
+        labels = self.volume("labels", name)
+        if labels.snapshot.computed is None:
+            return labels
+        return Volume(self.computed_folder(name))
+
+    def computed_folder(self, name: str) -> Path:
+        """Return the folder of labels as computed, where something drawn takes precedence."""
+        return self.path / ".sparsem" / "computed" / name
 
     # Images
 

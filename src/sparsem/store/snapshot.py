@@ -58,6 +58,8 @@ class VolumeSnapshot:
         sizes: (y, x) of each image of a montage; empty for a stack.
         slice_use: numbers of the slices that training used, by ``trained`` and ``validated``; None
             if unknown.
+        computed: for labels in which something drawn by a person takes precedence, the fingerprint
+            of the labels as they were computed; else None.
     """
 
     levels: tuple[LevelSnapshot, ...]
@@ -70,6 +72,7 @@ class VolumeSnapshot:
     names: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
     slice_use: Mapping[str, Sequence[int]] | None = None
+    computed: str | None = None
 
 
 def read_json(path: Path) -> Any:
@@ -133,7 +136,7 @@ def _volume_snapshot(directory: Path, attributes: Mapping[str, Any]) -> VolumeSn
     motions = record.get("motions")
     return VolumeSnapshot(
         levels=levels,
-        is_complete=True,
+        is_complete=bool(record.get("complete", True)),
         fingerprint=str(record.get("fingerprint", UNKNOWN_ORIGIN)),
         made_on=(str(made_on[0]), str(made_on[1])) if made_on else None,
         motions=None if motions is None else np.array(motions, np.float64),
@@ -142,6 +145,7 @@ def _volume_snapshot(directory: Path, attributes: Mapping[str, Any]) -> VolumeSn
         names=tuple(record.get("names", ())),
         sizes=tuple((int(y), int(x)) for y, x in record.get("sizes", ())),
         slice_use=record.get("slice_use"),
+        computed=record.get("computed"),
     )
 
 

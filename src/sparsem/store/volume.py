@@ -1,6 +1,6 @@
-"""One multiscale volume in a sample: an OME-Zarr 0.5 group whose arrays ``0``, ``1``, ...
+"""One multiscale volume in a sample: an OME-Zarr 0.5 group of (z, y, x) levels.
 
-Are its (z, y, x) levels.
+Its arrays are called ``0``, ``1`` and so on.
 
 A chunk is as deep as the z-block of its level. So one task writes a block, and no chunk has two
 writers. The z-blocks of coarser levels are those of the full resolution, shrunk, as long as they
@@ -278,6 +278,14 @@ class Volume:
         Two volumes with the same fingerprint hold the same bytes.
         """
         return self.snapshot.fingerprint
+
+    @property
+    def computed_fingerprint(self) -> str:
+        """Fingerprint of the volume as a stage computed it.
+
+        It differs from ``fingerprint`` where something drawn by a person takes precedence.
+        """
+        return self.snapshot.computed or self.snapshot.fingerprint
 
     @property
     def made_on(self) -> tuple[str, str] | None:

@@ -244,7 +244,7 @@ class Stage:
         earlier = _fingerprint_in(self._record_file)
         for output, volume in zip(self.outputs, volumes, strict=True):
             expected = fingerprint_of({"stage": earlier, "path": output.path})
-            if Volume(volume).fingerprint != expected:
+            if Volume(volume).computed_fingerprint != expected:
                 return []
         return list(read_record(self._record_file)["summaries"])
 
@@ -322,7 +322,7 @@ class Stage:
     def _is_published(self, output: VolumeSpec) -> bool:
         final = self.sample.path / output.path
         exists = (final / "0").is_dir() and (final / "zarr.json").exists()
-        return exists and Volume(final).fingerprint == self._fingerprint_of(output)
+        return exists and Volume(final).computed_fingerprint == self._fingerprint_of(output)
 
     def _is_moved(self, output: VolumeSpec) -> bool:
         """Return True if a run that was killed between two renames put an output in place."""
