@@ -22,6 +22,7 @@ from sparsem.annotation.label_volumes import import_labels
 from sparsem.annotation.precedence import apply_precedence, is_precedence_current
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock
+from sparsem.io.ingest import ImportSettings
 from sparsem.labels import edit
 from sparsem.labels.constrain import constrain
 from sparsem.labels.correct import correct
@@ -36,6 +37,7 @@ from sparsem.labels.inventory import describe, remove_pieces
 from sparsem.labels.object_index import find_runs, object_boxes, object_index
 from sparsem.labels.results import result_labels
 from sparsem.measure.measure import measure
+from sparsem.report.export import export
 from sparsem.score.score import score
 from sparsem.settings import Settings
 from sparsem.store.patches import link_tree, replace_chunks
@@ -86,15 +88,18 @@ def blobs(shape: Sequence[int], seed: int, n: int = 12, dtype: Any = np.uint32) 
     return labels
 
 
+def labels_only(labels: Labels, path: Path) -> Sample:
+    """A sample without an image."""
+    tifffile.imwrite(path.with_suffix(".tif"), labels, photometric="minisblack")
+    options = ImportSettings(voxel_nm=(8, 8, 8), block_depth=3, label_type="objects")
+    source = path.with_suffix(".tif")
+    return import_labels(path.with_suffix(".zarr"), "cells", source, options, on=QUIET)
+
+
 @pytest.fixture
 def wide(tmp_path: Path) -> Sample:
-    """A sample of labels only, of 3 x 2 x 3 chunks and several levels."""
-    labels = blobs((10, 700, 1100), seed=3, n=40)
-    tifffile.imwrite(tmp_path / "wide.tif", labels, photometric="minisblack")
-    options = {"voxel_nm": (8, 8, 8), "block_depth": 4, "label_type": "objects"}
-    return import_labels(
-        tmp_path / "wide.zarr", "cells", tmp_path / "wide.tif", on=QUIET, **options
-    )
+    """Labels of 2 x 2 x 3 chunks and several levels."""
+    return labels_only(blobs((6, 530, 1040), seed=3, n=40), tmp_path / "wide")
 
 
 # Copies in which few chunks differ.
@@ -105,24 +110,22 @@ def test_replaced_chunks_equal_a_volume_that_is_written_anew(wide: Sample, tmp_p
     before = files_in(volume.directory)
     assert volume.levels > 1
     new = whole(wide, "cells")
-    new[4:8, 512:700, 512:1024] = blobs((4, 188, 512), seed=8)
-    new[8:10, 0:512, 1024:1100] = 5
+    new[3:6, 512:530, 512:1024] = blobs((3, 18, 512), seed=8)
+    new[0:3, 0:512, 1024:1040] = 5
     link_tree(volume.directory, tmp_path / "copy")
     patches = [
-        ((1, 1, 1), new[4:8, 512:700, 512:1024]),
-        ((2, 0, 2), new[8:10, 0:512, 1024:1100]),
+        ((1, 1, 1), new[3:6, 512:530, 512:1024]),
+        ((0, 0, 2), new[0:3, 0:512, 1024:1040]),
     ]
-    assert replace_chunks(tmp_path / "copy", iter(patches)) == [(1, 1, 1), (2, 0, 2)]
-    tifffile.imwrite(tmp_path / "new.tif", new, photometric="minisblack")
-    options = {"voxel_nm": (8, 8, 8), "block_depth": 4, "label_type": "objects"}
-    anew = import_labels(tmp_path / "new.zarr", "cells", tmp_path / "new.tif", on=QUIET, **options)
+    assert replace_chunks(tmp_path / "copy", iter(patches)) == [(1, 1, 1), (0, 0, 2)]
+    anew = labels_only(new, tmp_path / "new")
     for patched, written in zip(
         voxels(Volume(tmp_path / "copy")), voxels(anew.volume("labels", "cells")), strict=True
     ):
         np.testing.assert_array_equal(patched, written)
     assert files_in(volume.directory) == before  # links are never written through
-    shared = volume.directory / "0" / "c" / "0" / "0" / "0"
-    assert shared.stat().st_ino == (tmp_path / "copy" / "0" / "c" / "0" / "0" / "0").stat().st_ino
+    chunk = Path("0", "c", "0", "0", "0")
+    assert (volume.directory / chunk).samefile(tmp_path / "copy" / chunk)
 
 
 def test_a_file_system_without_hard_links_gets_copies(
@@ -217,9 +220,7 @@ def test_an_edit_is_that_of_the_function_of_arrays_on_all_levels_and_can_be_undo
     corrections = read_corrections(wide, "cells")
     assert corrections is not None
     assert corrections.n_voxels == int((before != expected).sum())
-    tifffile.imwrite(tmp_path / "new.tif", expected, photometric="minisblack")
-    options = {"voxel_nm": (8, 8, 8), "block_depth": 4, "label_type": "objects"}
-    anew = import_labels(tmp_path / "new.zarr", "cells", tmp_path / "new.tif", on=QUIET, **options)
+    anew = labels_only(expected, tmp_path / "new")
     for edited, written in zip(
         voxels(wide.volume("labels", "cells")), voxels(anew.volume("labels", "cells")), strict=True
     ):
@@ -249,9 +250,7 @@ def dumbbells(shape: tuple[int, int, int]) -> Labels:
 def test_an_object_is_split_at_its_neck_at_any_level(tmp_path: Path, max_mvoxels: float) -> None:
     labels = dumbbells((24, 40, 1100))
     labels[:, :, :4] = 9
-    tifffile.imwrite(tmp_path / "a.tif", labels, photometric="minisblack")
-    options = {"voxel_nm": (8, 8, 8), "block_depth": 8, "label_type": "objects"}
-    sample = import_labels(tmp_path / "a.zarr", "cells", tmp_path / "a.tif", on=QUIET, **options)
+    sample = labels_only(labels, tmp_path / "a")
     seeds = [(12, 20, 275)], [(12, 20, 825)]
     result = edit.split(sample, "cells", 7, *seeds, max_mvoxels=max_mvoxels, on=QUIET)
     assert result.ids == (7, edit.DRAWN_IDS + 1)
@@ -344,6 +343,26 @@ def test_a_corrected_slice_counts_now_and_after_the_next_run(
     assert own_tissue.volume("labels", "nucleus").snapshot.computed is None
 
 
+def test_exported_corrections_can_be_imported_again(own_tissue: Sample, tmp_path: Path) -> None:
+    labels = blobs(own_tissue.image("raw").shape, seed=1)
+    computed(own_tissue, "cells", labels, "track")
+    corrected = labels.copy()
+    corrected[4:6, 10:50, 20:100] = 77
+    corrected[12, :30] = 78
+    tifffile.imwrite(tmp_path / "corrected.tif", corrected, photometric="minisblack")
+    result = correct(own_tissue, "cells", tmp_path / "corrected.tif", slices="all", on=QUIET)
+    export(own_tissue, ["corrections/cells"], tmp_path / "drawn.tif", on=QUIET)
+    drawn = tifffile.imread(tmp_path / "drawn.tif")
+    assert result.slices == (4, 5, 12)
+    assert drawn.shape == (3, *labels.shape[1:])
+    assert (drawn != UNCORRECTED).sum() == result.voxels
+    edit.clear(own_tissue, "cells", on=QUIET)
+    correct(
+        own_tissue, "cells", tmp_path / "drawn.tif", slices=[4, 5, 12], ignore=UNCORRECTED, on=QUIET
+    )
+    np.testing.assert_array_equal(whole(own_tissue, "cells"), corrected)
+
+
 def test_a_corrected_box_leaves_the_rest(own_tissue: Sample, tmp_path: Path) -> None:
     remove_pieces(own_tissue, ["annotations/nucleus"])
     shape = own_tissue.image("raw").shape
@@ -411,7 +430,7 @@ def test_a_run_that_was_killed_before_its_corrections_is_noticed(
         patch.setattr("tests.test_corrections.apply_precedence", lambda *_, **__: None)
         computed(own_tissue, "nucleus", np.zeros(shape, np.uint8))
     assert not is_precedence_current(own_tissue, "nucleus")
-    with pytest.raises(SampleError, match="lacks labels that were drawn by hand.*sparsem correct"):
+    with pytest.raises(SampleError, match=r"lacks labels that were drawn by hand.*sparsem correct"):
         result_labels(own_tissue, "nucleus")
     correct(own_tissue, "nucleus", on=QUIET)
     assert result_labels(own_tissue, "nucleus").read(slice(9, 10)).any()
@@ -543,18 +562,20 @@ def test_labels_are_those_of_a_plain_model_of_the_rules(
 
 
 def test_a_kill_at_any_rename_loses_at_most_the_edit_in_progress(
-    wide: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class KilledError(Exception):
         pass
 
     original_replace = os.replace
-    before = whole(wide, "cells")
+    small = labels_only(blobs((4, 60, 560), seed=3), tmp_path / "small")
+    before = whole(small, "cells")
     expected = merge_objects(before, [3, 7])
     finished = False
     for survived in range(40):
-        sample = copy_of(wide, tmp_path / f"{survived}.zarr")
-        edit.delete(sample, "cells", [40], on=QUIET)
+        link_tree(small.path, tmp_path / f"{survived}.zarr")
+        sample = Sample.open(tmp_path / f"{survived}.zarr")
+        edit.delete(sample, "cells", [12], on=QUIET)
         start = whole(sample, "cells")
         left = survived
 
@@ -574,7 +595,7 @@ def test_a_kill_at_any_rename_loses_at_most_the_edit_in_progress(
                 pass
         correct(sample, "cells", on=QUIET)  # any later command that applies corrections
         after = whole(sample, "cells")
-        is_done = np.array_equal(after, delete_objects(expected, [40]))
+        is_done = np.array_equal(after, delete_objects(expected, [12]))
         assert is_done or np.array_equal(after, start)
         if finished:
             assert is_done

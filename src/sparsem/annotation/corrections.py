@@ -130,15 +130,31 @@ class Corrections:
         box = (index, slice(None), slice(None)) if isinstance(index, slice) else index
         axes = [axis.indices(n) for axis, n in zip(box, self.shape, strict=True)]
         z, y, x = (slice(start, max(start, stop)) for start, stop, _ in axes)
-        self._refuse_lost_chunks((z, y, x))
-        return np.asarray(self._array[z, y, x])
-
-    def _refuse_lost_chunks(self, box: Box) -> None:
         ranges = [
             range(axis.start // edge, -(-axis.stop // edge))
-            for axis, edge in zip(box, self.chunks, strict=True)
+            for axis, edge in zip((z, y, x), self.chunks, strict=True)
         ]
-        for chunk in product(*ranges):
+        self.refuse_lost_chunks(product(*ranges))
+        return np.asarray(self._array[z, y, x])
+
+    def corrected_slices(self) -> list[int]:
+        """Return the numbers of the slices with corrected voxels, ascending."""
+        slices: set[int] = set()
+        for chunk in self.prints:
+            z, y, x = (
+                slice(n * edge, (n + 1) * edge) for n, edge in zip(chunk, self.chunks, strict=True)
+            )
+            is_corrected = (self[z, y, x] != UNCORRECTED).any(axis=(1, 2))
+            slices.update((z.start + np.flatnonzero(is_corrected)).tolist())
+        return sorted(slices)
+
+    def refuse_lost_chunks(self, chunks: Iterable[tuple[int, ...]]) -> None:
+        """Check that those of some chunks that hold corrected voxels are on disk.
+
+        Raises:
+            SampleError: one is not.
+        """
+        for chunk in chunks:
             file = self.directory / VOXELS / self._array.metadata.encode_chunk_key(chunk)
             if chunk in self.prints and not file.is_file():
                 raise SampleError(
@@ -339,6 +355,7 @@ def _begin_version(
     if current is not None and current.chunks == target.snapshot.levels[0].chunks:
         moved = corrections_on(sample, current, target)
         if moved is current:
+            current.refuse_lost_chunks(current.prints)
             link_tree(current.directory, work)
             attributes = current.attributes
             return dict(attributes["prints"]), dict(attributes["counts"])

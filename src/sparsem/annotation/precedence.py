@@ -38,7 +38,7 @@ from sparsem.annotation.labeled_slices import (
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
 from sparsem.progress import print_note
-from sparsem.store.names import CONSTRAINED
+from sparsem.store.names import CONSTRAINED, OBJECTS
 from sparsem.store.patches import (
     ChunkIndex,
     Patch,
@@ -423,6 +423,18 @@ def _replace_labels(sample: Sample, name: str, complete: Path) -> None:
     os.replace(final, replaced)
     os.replace(complete, final)
     shutil.rmtree(replaced)
+
+
+def restore_labels(sample: Sample, structure: str) -> None:
+    """Restore labels and corrections of a structure after a run was killed while it wrote them.
+
+    Raises:
+        SampleError: another run writes to the sample.
+    """
+    with sample.locked():
+        restore_corrections(sample, structure)
+        for name in (structure, f"{structure}{CONSTRAINED}", f"{structure}{OBJECTS}"):
+            _restore(sample, name)
 
 
 def _restore(sample: Sample, name: str) -> None:

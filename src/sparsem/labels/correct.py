@@ -24,7 +24,7 @@ from sparsem.annotation.ground_truth import (
     GroundTruthSettings,
     read_ground_truth,
 )
-from sparsem.annotation.precedence import apply_to_structures
+from sparsem.annotation.precedence import apply_to_structures, restore_labels
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
 from sparsem.labels.object_index import renewed_index, stored_index
@@ -111,6 +111,7 @@ def correct(
     """
     settings = resolve_settings(CorrectSettings, settings, changes)
     structure = name.removesuffix(CONSTRAINED)
+    restore_labels(sample, structure)
     labels = sample.volume("labels", structure)
     sample.transform_of(labels)
     changed_slices: list[int] = []

@@ -24,7 +24,7 @@ from sparsem.annotation.corrections import (
     undo_corrections,
     write_corrections,
 )
-from sparsem.annotation.precedence import apply_precedence
+from sparsem.annotation.precedence import apply_precedence, restore_labels
 from sparsem.errors import InputError, SampleError
 from sparsem.labels.editing import Positions, fill_objects, replace_ids
 from sparsem.labels.object_index import (
@@ -124,6 +124,7 @@ def _target(sample: Sample, name: str, quiet: bool) -> _Target:
     """
     if name.endswith(CONSTRAINED):
         raise InputError(f"Edit '{name.removesuffix(CONSTRAINED)}'; its constrained labels follow.")
+    restore_labels(sample, name)
     labels = sample.volume("labels", name)
     sample.transform_of(labels)
     mask = ""
@@ -322,6 +323,7 @@ def undo(sample: Sample, name: str, *, on: Execution = HERE) -> EditResult:
     Raises:
         SampleError: there is nothing to undo, or another run writes to the sample.
     """
+    restore_labels(sample, name)
     names = [f"{name}{OBJECTS}", name]
     stored = {each: read_corrections(sample, each) for each in names}
     edits = {each: version.edit for each, version in stored.items() if version is not None}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.annotation.corrections import UNCORRECTED, read_corrections
 from sparsem.annotation.labeled_slices import annotation_names, read_annotation, stored_labels
 from sparsem.errors import InputError, SampleError
 from sparsem.io.writers import ExportVolume, combine_masks
@@ -17,12 +18,13 @@ from sparsem.labels.results import object_labels, result_labels
 from sparsem.progress import print_note
 from sparsem.settings import nearest
 from sparsem.store.sample import Sample
+from sparsem.store.summary import list_first
 from sparsem.store.transforms import WarpedStack, contains_pixels
 from sparsem.store.volume import Volume
 
 EXPECTED = (
-    "expected a structure, labels/NAME, annotations/NAME, images/NAME, probabilities/NAME, "
-    "truth/NAME or raw"
+    "expected a structure, labels/NAME, annotations/NAME, corrections/NAME, images/NAME, "
+    "probabilities/NAME, truth/NAME or raw"
 )
 FOLDERS = ("", "labels", "probabilities", "images", "truth")
 
@@ -103,6 +105,8 @@ def voxels_to_export(
         raise InputError(f"No name was given; {EXPECTED}.")
     if any(name.startswith("annotations/") for name in names):
         return _annotated_slices(sample, names, onto, slices, quiet)
+    if any(name.startswith("corrections/") for name in names):
+        return _corrected_slices(sample, names, onto, slices, quiet)
     piece, first = _stack_of(sample, names)
     if onto is None:
         _note_moved_pixels(sample, names, first, quiet)
@@ -127,7 +131,7 @@ def _select_slices(
 
 def exportable_names(sample: Sample) -> list[str]:
     """Return all names that ``voxels_to_export`` accepts for a sample."""
-    folders = ("annotations", "images", "probabilities", "truth")
+    folders = ("annotations", "corrections", "images", "probabilities", "truth")
     in_folders = [f"{folder}/{name}" for folder in folders for name in sample.names(folder)]
     raw = ["raw"] if sample.has_image else []
     return [*sample.names("labels"), *in_folders, *raw]
@@ -226,15 +230,7 @@ def _annotated_slices(
     sample: Sample, names: Sequence[str], onto: str | None, slices: Sequence[int], quiet: bool
 ) -> ExportVolume:
     """Return annotated slices only: no number can stand for the unknown labels of the others."""
-    if len(names) > 1:
-        raise InputError(
-            f"An annotation is written into a file of its own; got {len(names)} names."
-        )
-    if onto is not None:
-        raise InputError(
-            "An annotation is written on the pixels of the image that it was drawn on; leave "
-            "--onto out."
-        )
+    _refuse_company(names, onto)
     name = names[0].removeprefix("annotations/")
     drawn = read_annotation(sample, _annotated_structure(sample, name))
     missing = [z for z in slices if z not in drawn.z]
@@ -254,6 +250,47 @@ def _annotated_slices(
     positions = tuple(drawn.z.index(z) for z in selected)
     stack = SliceSelection(stored_labels(sample, name), positions)
     return ExportVolume(stack, sample.image(drawn.image).voxel_size, 1)
+
+
+def _refuse_company(names: Sequence[str], onto: str | None) -> None:
+    """Refuse to write what a person drew together with something else, or on other pixels."""
+    if len(names) > 1:
+        raise InputError(
+            f"Annotations and corrections are written into a file each; got {len(names)} names."
+        )
+    if onto is not None:
+        raise InputError(
+            "Annotations and corrections are written on the pixels of the image that they were "
+            "drawn on; leave --onto out."
+        )
+
+
+def _corrected_slices(
+    sample: Sample, names: Sequence[str], onto: str | None, slices: Sequence[int], quiet: bool
+) -> ExportVolume:
+    """Return the slices with corrections; all other voxels have a number that marks them."""
+    _refuse_company(names, onto)
+    name = names[0].removeprefix("corrections/")
+    corrections = read_corrections(sample, name)
+    if corrections is None or not corrections.n_voxels:
+        hint = nearest(name, sample.names("corrections"))
+        raise SampleError(f"{sample.path.name} has no corrections/{name}{hint}")
+    corrected = corrections.corrected_slices()
+    missing = [z for z in slices if z not in corrected]
+    if missing:
+        raise InputError(
+            f"Slice {missing[0]} of corrections/{name} holds no correction; corrected slices are "
+            f"{list_first(corrected)}."
+        )
+    selected = tuple(slices) or tuple(corrected)
+    listed = ",".join(map(str, selected))
+    text = (
+        f"Note: the file contains slices {listed}; voxels of {UNCORRECTED} are not corrected. "
+        f"Import it with 'correct --slices {listed} --ignore {UNCORRECTED}'."
+    )
+    print_note(text, quiet)
+    voxel_size = sample.volume("labels", name).voxel_size
+    return ExportVolume(SliceSelection(corrections, selected), voxel_size, 1)
 
 
 def _annotated_structure(sample: Sample, name: str) -> str:
