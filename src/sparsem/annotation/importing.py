@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,9 @@ from sparsem.annotation.file_labels import (
     read_stored_annotation,
     report_unexpected_numbers,
 )
+from sparsem.annotation.ground_truth import BOX_EXAMPLE, parse_box
+from sparsem.annotation.label_numbers import UNLABELED, Labels, SpecialNumbers
+from sparsem.annotation.labeled_region import crop_to_box, mask_labels, slices_of_box
 from sparsem.annotation.labeled_slices import (
     LabelMeaning,
     Origin,
@@ -95,6 +98,16 @@ class AnnotationSettings(Settings):
         description="how the labels came about; if not given, manual, unless they have their "
         "boundary in common with a prediction of the sample",
     )
+    within: str | None = Field(
+        None,
+        description="file or folder of a mask: only pixels inside of it are labeled, the others "
+        "are unlabeled",
+    )
+    box: str | None = Field(
+        None,
+        description=f"the labeled part of the stack, as {BOX_EXAMPLE}; the file holds that part, "
+        "or whole slices",
+    )
     image: str | None = Field(
         None,
         description="the image that the labels were drawn on; if not given, the newest one with "
@@ -111,6 +124,13 @@ class AnnotationSettings(Settings):
     def _as_text(cls, value: object) -> object:
         if isinstance(value, list | tuple):
             return ",".join(str(number) for number in value)
+        return value
+
+    @field_validator("box")
+    @classmethod
+    def _is_a_box(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_box(value)
         return value
 
     @field_validator("classes", mode="before")
@@ -147,10 +167,18 @@ class AnnotationSettings(Settings):
         return self
 
     @property
+    def is_partial(self) -> bool:
+        """True if only a part of the slices is labeled."""
+        return self.within is not None or self.box is not None
+
+    @property
     def meaning(self) -> LabelMeaning:
-        """Meaning of the numbers in the file."""
+        """Meaning of the numbers in the file; pixels outside of the labeled part are ignored."""
         classes = {name: list(ids) for name, ids in self.classes.items()}
-        return LabelMeaning(classes, self.ignore, self.background)
+        ignore = self.ignore
+        if ignore is None and self.is_partial:
+            ignore = UNLABELED
+        return LabelMeaning(classes, ignore, self.background)
 
 
 def _parse_classes(arguments: Iterable[object]) -> dict[str, tuple[str, ...]]:
@@ -213,7 +241,7 @@ def import_annotation(
     else:
         origins, notes = slice_origins(sample, name, labels, previous, stated_origin)
         if extended:
-            _add(sample, name, labels, extended, on.overwrite, origins)
+            _add(sample, name, labels, extended, on.overwrite, origins, settings.is_partial)
         else:
             _write(sample, name, labels, on.overwrite, origins)
         for note in notes:
@@ -258,23 +286,48 @@ def _read_labels(
     if image is None:
         size = planes_in_file.stack.shape[1:]
         image = find_annotated_image(sample, size) or sample.newest_image
+    shape = sample.image(image).shape
+    meaning = _meaning(settings, extended)
+    if settings.box is not None:
+        outside = UNLABELED if meaning.ignore is None else meaning.ignore
+        planes_in_file = crop_to_box(planes_in_file, settings.box, shape[1:], outside, where)
     slices, planes = match_planes_to_slices(
         planes_in_file,
-        sample.image(image).shape,
-        settings.slices,
+        shape,
+        settings.slices or slices_of_box(settings.box),
         slice_numbering(sample, settings.first_slice_number),
         where,
     )
     if extended:
         _refuse_other_meaning(sample, name, extended, settings, image)
+    plane_of = dict(zip(slices, planes, strict=True))
+    stack = planes_in_file.stack
+    if settings.within is not None:
+        outside = UNLABELED if meaning.ignore is None else meaning.ignore
+        stack = mask_labels(planes_in_file, settings.within, plane_of, shape[0], outside)
+    if extended and meaning != extended.meaning:
+        special = SpecialNumbers(meaning.ignore, meaning.background)
+        extended = replace(extended, renumbering=replace(extended.renumbering, special=special))
     return read_file_labels(
-        stack=planes_in_file.stack,
-        plane_of=dict(zip(slices, planes, strict=True)),
-        meaning=extended.meaning if extended else settings.meaning,
+        stack=stack,
+        plane_of=plane_of,
+        meaning=meaning,
         extended=extended,
         where=where,
         image=image,
     )
+
+
+def _meaning(settings: AnnotationSettings, extended: StoredAnnotation | None) -> LabelMeaning:
+    """Return the meaning of the numbers of a file.
+
+    An annotation that is extended by a part of a slice gets a number of unlabeled pixels.
+    """
+    if extended is None:
+        return settings.meaning
+    if settings.is_partial and extended.meaning.ignore is None:
+        return extended.meaning._replace(ignore=UNLABELED)
+    return extended.meaning
 
 
 def _with_classes_of_file(
@@ -333,7 +386,8 @@ def _refuse_other_meaning(
     image: str,
 ) -> None:
     """Refuse to add labels with another meaning, or labels that were drawn on another image."""
-    if any(settings.meaning) and settings.meaning != extended.meaning:
+    stated = changed(settings, {"within": None, "box": None}).meaning
+    if any(stated) and stated != extended.meaning:
         raise InputError(
             f"The annotation '{name}' has other classes, ignored or background numbers; --add "
             "takes labels whose numbers have the same meaning."
@@ -375,9 +429,14 @@ def _add(
     extended: StoredAnnotation,
     overwrite: bool,
     origins: Mapping[int, Origin],
+    is_partial: bool,
 ) -> None:
-    """Add labeled slices to an annotation; its slices with other labels need ``overwrite``."""
-    differing = _differing_slices(labels, extended)
+    """Add labeled slices to an annotation; its slices with other labels need ``overwrite``.
+
+    Of slices that are labeled in part, the other pixels keep the labels that they had.
+    """
+    joined = _JoinedLabels(labels, extended, is_partial)
+    differing = joined.differing_slices()
     if differing and not overwrite:
         listed = ", ".join(map(str, differing))
         raise ResumeError(
@@ -385,10 +444,7 @@ def _add(
             "them."
         )
     all_slices = sorted({*extended.z, *labels.z})
-    all_labels = (
-        labels.labels(z) if z in labels.plane_of else extended.converted(z, labels.renumbering)
-        for z in all_slices
-    )
+    all_labels = map(joined.labels, all_slices)
     write_annotation(
         sample,
         name,
@@ -405,12 +461,46 @@ def _add(
     )
 
 
-def _differing_slices(labels: FileLabels, extended: StoredAnnotation) -> list[int]:
-    """Return the slices of a file that an annotation holds with other labels."""
-    differing = []
-    for z in labels.z:
-        if z not in extended.z:
-            continue
-        if not np.array_equal(extended.converted(z, labels.renumbering), labels.labels(z)):
-            differing.append(z)
-    return differing
+@dataclass(frozen=True)
+class _JoinedLabels:
+    """The labels of a file together with those of the annotation that they extend.
+
+    Attributes:
+        new: labels of the file.
+        stored: annotation that they extend.
+        is_partial: unlabeled pixels of the file keep the labels that the annotation has there.
+    """
+
+    new: FileLabels
+    stored: StoredAnnotation
+    is_partial: bool
+
+    def labels(self, z: int) -> Labels:
+        """Return the labels (y, x) of a slice as they are stored."""
+        if z not in self.new.plane_of:
+            return self.stored.converted(z, self.new.renumbering)
+        labels = self.new.labels(z)
+        if not self.is_partial or z not in self.stored.z:
+            return labels
+        earlier = self.stored.converted(z, self.new.renumbering)
+        return np.where(labels == self._unlabeled, earlier, labels)
+
+    @property
+    def _unlabeled(self) -> int:
+        """Stored number of unlabeled pixels."""
+        ignore = self.new.meaning.ignore
+        return UNLABELED if ignore is None else self.new.renumbering.stored_number(ignore)
+
+    def differing_slices(self) -> list[int]:
+        """Return the slices of the file that the annotation holds with other labels."""
+        differing = []
+        for z in self.new.z:
+            if z not in self.stored.z:
+                continue
+            earlier = self.stored.converted(z, self.new.renumbering)
+            differs = earlier != self.labels(z)
+            if self.is_partial:
+                differs &= earlier != self._unlabeled
+            if differs.any():
+                differing.append(z)
+        return differing
