@@ -303,7 +303,7 @@ def test_an_image_on_which_labels_were_drawn_is_not_replaced(
     align(sample, AlignSettings(), on=REPLACE)  # the same alignment
     with pytest.raises(
         InputError,
-        match=r"mito of s\.zarr was annotated on images/aligned and cannot follow another alignment; give the new image another",
+        match=r"annotations/mito of s\.zarr was drawn on images/aligned and cannot follow another alignment; give the new image another",
     ):
         align(sample, AlignSettings(canvas="whole"), on=REPLACE)
     assert sample.image("aligned").fingerprint == before

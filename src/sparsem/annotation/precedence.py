@@ -60,7 +60,7 @@ Voxels = NDArray[Any]
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a person drew in labels, on their pixel grid.
+    """Labels and corrections that a person drew, on the pixel grid of a result.
 
     Attributes:
         annotation: hand-labeled slices; None if there are none that count.
@@ -407,13 +407,13 @@ def _moved_corrections(drawing: Drawing, block: ZBlock) -> Voxels | None:
 def _keep_computed(sample: Sample, labels: Volume) -> None:
     """Keep the labels as they were computed."""
     name = labels.directory.name
-    kept = sample.computed_folder(name)
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    computed_folder = sample.computed_folder(name)
+    computed_folder.parent.mkdir(parents=True, exist_ok=True)
     copy = _work_folder(sample, f"{name}-computed")
     shutil.rmtree(copy, ignore_errors=True)
     link_tree(labels.directory, copy)
-    shutil.rmtree(kept, ignore_errors=True)
-    os.replace(copy, kept)
+    shutil.rmtree(computed_folder, ignore_errors=True)
+    os.replace(copy, computed_folder)
 
 
 def _replace_labels(sample: Sample, name: str, complete: Path) -> None:

@@ -37,8 +37,8 @@ from sparsem.detect.settings import DetectSettings
 from sparsem.detect.tiling import TileDetections, Tiling, concatenate_detections
 from sparsem.detect.training.recipe import DetectorRecipe, load_detector, read_detector
 from sparsem.errors import ResumeError
+from sparsem.models.checkpoint import file_digest
 from sparsem.models.device import choose_device, free_memory
-from sparsem.segment.predict import file_hash
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -115,7 +115,7 @@ def detect(
         sample,
         f"detect-{'-'.join(recipe.structures)}",
         _lasting_settings(changed(settings, {"image": image_name})),
-        {"image": image.fingerprint, "model": file_hash(file)},
+        {"image": image.fingerprint, "model": file_digest(file)},
         [],
         on,
         partial(_needs, image, recipe, settings),

@@ -1,11 +1,11 @@
 """Settings of training a detector and of detection, with their defaults."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sparsem.settings import Settings, StructureNames
+from sparsem.settings import Metavar, OptionName, Settings, StructureNames
 from sparsem.training.settings import LoopSettings
 
 Split = Literal["sample", "image", "none"]
@@ -18,7 +18,14 @@ class DetectTrainSettings(LoopSettings):
     """
 
     OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
-        "Detector": ("architecture", "weights", "input_px", "context_px", "queries"),
+        "Detector": (
+            "architecture",
+            "weights",
+            "from_model",
+            "input_px",
+            "context_px",
+            "queries",
+        ),
         "Training": ("max_grad_norm", "intensity_augmentation"),
         "Held-out images": ("split", "validation", "test", "exclude", "validate_every"),
     }
@@ -37,6 +44,11 @@ class DetectTrainSettings(LoopSettings):
         "auto",
         description="initial weights: coco, none, a file or a folder; auto: coco where they are "
         "available",
+    )
+    from_model: Annotated[str | None, OptionName("from"), Metavar("MODEL")] = Field(
+        None,
+        description="start from an earlier detector, NAME.safetensors; architecture, tile, nm per "
+        "pixel and queries are then its own, and other structures get new output layers",
     )
     input_px: int = Field(
         512, ge=128, le=4096, description="edge of a tile as the detector sees it, in pixels"

@@ -12,8 +12,9 @@ from sparsem.annotation.ground_truth import GroundTruth, GroundTruthSettings, re
 from sparsem.annotation.label_numbers import UNLABELED
 from sparsem.annotation.labeled_slices import LabeledSlices, annotations_on
 from sparsem.geometry import ZBlock
+from sparsem.models.checkpoint import file_digest
 from sparsem.score.overlap import MaskOverlap, mask_overlap, pool_slices
-from sparsem.segment.predict import PredictSettings, file_hash, predict_slice, settings_for_device
+from sparsem.segment.predict import PredictSettings, predict_slice, settings_for_device
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import Execution, Needs
@@ -150,7 +151,7 @@ def _evaluation_inputs(
     """Return the inputs that an evaluation depends on; its settings come in addition."""
     return {
         "image": reference.image.fingerprint,
-        "model": file_hash(model),
+        "model": file_digest(model),
         "slices": str(tuple(z)),
         "annotation": reference.annotation.fingerprint,
         "truth": reference.truth.identity if reference.truth else "",

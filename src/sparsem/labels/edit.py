@@ -499,9 +499,9 @@ def _check_seeds(labels: Volume, object_id: int, seeds: Sequence[Sequence[int]])
     """
     for z, y, x in seeds:
         is_inside = all(0 <= n < length for n, length in zip((z, y, x), labels.shape, strict=True))
-        found = int(labels.lazy()[z, y, x]) if is_inside else 0
-        if found != object_id:
-            content = f"it lies in object {found}" if found else "it lies in no object"
+        label = int(labels.lazy()[z, y, x]) if is_inside else 0
+        if label != object_id:
+            content = f"it lies in object {label}" if label else "it lies in no object"
             raise InputError(
                 f"The voxel {z}, {y}, {x} (z, y, x) does not lie in object {object_id}: {content}."
             )

@@ -1,4 +1,4 @@
-"""Where the objects of a label volume are: their voxels, and bounding box, chunk by chunk.
+"""Index of the objects of a label volume: their voxels and bounding boxes, chunk by chunk.
 
 An index is computed once, in one pass over the volume, and kept in the sample. An edit then reads
 and writes only the chunks of the objects that it changes, and renews only their part of the index.

@@ -3,6 +3,7 @@
 No file is a pickle.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -120,6 +121,11 @@ def load_tensors(
             f"{path.name} was written by another version of sparsem; expected format {FORMAT}."
         )
     return tensors, about
+
+
+def file_digest(path: Path) -> str:
+    """Return a hash of the content of a model file."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def network_state(network: nn.Module) -> dict[str, Tensor]:

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from sparsem import __version__
-from sparsem.models.architectures import default_learning_rate
 from sparsem.models.checkpoint import Recipe, load_state, read_recipe, save_checkpoint
 from sparsem.progress import print_note
+from sparsem.segment.earlier_model import (
+    refuse_seen_slices,
+    slices_of_earlier,
+    usual_learning_rate,
+)
 from sparsem.segment.semi_supervised import (
     JointTrainingState,
     fit_with_unlabeled,
@@ -31,8 +35,9 @@ from sparsem.training.loop import Progress, ResumableTraining, TrainingState
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import HERE, Execution
 
-# Settings that change no weight, so that they may differ when a training is resumed.
-WITHOUT_EFFECT = {"checkpoint_every_s", "folds"}
+# Settings that change no weight, so that they may differ when a training is resumed. Of an earlier
+# model the content is recorded, not the path.
+WITHOUT_EFFECT = {"checkpoint_every_s", "folds", "from_model"}
 
 
 def train_network(
@@ -86,6 +91,9 @@ def run_training(job: TrainingJob, held_out: Sequence[int], on: Execution) -> Re
         existing_record = existing.training.get("record", {})
         if files.is_finished(existing_record, record, on.overwrite):
             return existing
+    refuse_seen_slices(
+        job.settings, {job.slices[index].digest: job.slices[index].name for index in held_out}
+    )
     _check_memory(job, on.quiet)
     training = [labeled for index, labeled in enumerate(job.slices) if index not in held_out]
     validation = [job.slices[index] for index in held_out]
@@ -108,7 +116,7 @@ def _check_memory(job: TrainingJob, quiet: bool) -> None:
 
 def _record_of(job: TrainingJob) -> dict[str, Any]:
     """Return the data and settings of a training; trainings of equal records are the same."""
-    rate = job.settings.learning_rate or default_learning_rate(job.recipe.architecture)
+    rate = job.settings.learning_rate or usual_learning_rate(job.recipe.architecture, job.settings)
     return {
         "version": __version__,
         **job.inputs,
@@ -168,7 +176,7 @@ def _write_networks(
 
     The other one is written too if the settings request it.
     """
-    about = _description(record, training, validation)
+    about = _description(record, training, validation, job.settings)
     recipes = [job.recipe, second_recipe(job.recipe, job.settings)]
     scores = [member.best_score for member in state.members]
     best_first = sorted(range(len(scores)), key=lambda number: -scores[number])
@@ -188,13 +196,18 @@ def _description(
     record: Mapping[str, Any],
     training: Sequence[TrainingSlice],
     validation: Sequence[TrainingSlice],
+    settings: TrainSettings,
 ) -> dict[str, Any]:
-    """Return what a checkpoint says about its training."""
+    """Return what a checkpoint says about its training, and about that of an earlier model."""
+    earlier = slices_of_earlier(settings)
     return {
         "record": dict(record),
         "trained_on": [labeled.name for labeled in training],
         "held_out": [labeled.name for labeled in validation],
-        "slices": {"trained": _identities(training), "validated": _identities(validation)},
+        "slices": {
+            "trained": [*_identities(training), *earlier["trained"]],
+            "validated": [*_identities(validation), *earlier["validated"]],
+        },
     }
 
 

@@ -4,7 +4,6 @@ One network predicts, or the mean of several. On disk probabilities are uint8 ro
 foreground is >= 128.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -18,7 +17,7 @@ from pydantic import Field
 from sparsem.annotation.precedence import apply_precedence
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
-from sparsem.models.checkpoint import Recipe, load_checkpoint
+from sparsem.models.checkpoint import Recipe, file_digest, load_checkpoint
 from sparsem.models.device import choose_device, free_memory, resolve_precision
 from sparsem.models.memory import prediction_bytes
 from sparsem.progress import print_note
@@ -150,11 +149,6 @@ def settings_for_device(device: str) -> PredictSettings:
     )
 
 
-def file_hash(path: Path) -> str:
-    """Return a hash of the content of a model file."""
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-
-
 def _read_recipes(models: Sequence[Path]) -> list[Recipe]:
     """Return the recipes of models that can predict together.
 
@@ -194,7 +188,7 @@ def _input_fingerprints(image: Volume, models: Sequence[Path]) -> dict[str, str]
     inputs = {"image": image.fingerprint}
     for number, path in enumerate(models, 1):
         key = "model" if number == 1 else f"model {number}"
-        inputs[key] = file_hash(path)
+        inputs[key] = file_digest(path)
     return inputs
 
 

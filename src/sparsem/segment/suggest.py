@@ -210,8 +210,9 @@ def _uncertainty_of_models(
     It is the mutual information of several models and their prediction, or the entropy of one.
     """
     # Loading torch takes seconds, and only models need it.
+    from sparsem.models.checkpoint import file_digest
     from sparsem.models.device import choose_device
-    from sparsem.segment.predict import file_hash, settings_for_device
+    from sparsem.segment.predict import settings_for_device
 
     models = [Path(path).resolve() for path in settings.model]
     structures, max_outputs = _common_structures(models, structure)
@@ -219,7 +220,7 @@ def _uncertainty_of_models(
     every = settings.every or -(-image.shape[0] // MAX_EXAMINED)
     inputs = {"image": image.fingerprint, "structures": ", ".join(structures)}
     for number, path in enumerate(models):
-        inputs[f"model {number}"] = file_hash(path)
+        inputs[f"model {number}"] = file_digest(path)
     needs = _needs_of_models(image, max_outputs, len(structures))
     device = choose_device(settings.device).type
     recorded = changed(settings, {"n": 1, "device": device, "every": every})

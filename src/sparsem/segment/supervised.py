@@ -5,6 +5,7 @@ few labeled slices at the network's scale.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsem.annotation.labeled_slices import UNKNOWN
-from sparsem.models.architectures import default_learning_rate, load_pretrained_weights
+from sparsem.models.architectures import load_pretrained_weights
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import autocast, keep_freed_memory
 from sparsem.score.overlap import MaskOverlap, mask_overlap, pool_slices
+from sparsem.segment.earlier_model import load_earlier_weights, usual_learning_rate
 from sparsem.segment.losses import cross_entropy_loss, dice_loss, tanimoto_loss
 from sparsem.segment.sampling import Batch, Sampling, TileSampler
 from sparsem.segment.targets import outlines_and_distances
@@ -39,8 +41,10 @@ def start_network(
         network = recipe.build()
         if settings.pretrained:
             load_pretrained_weights(network, recipe.architecture)
+    if settings.from_model:
+        load_earlier_weights(network, recipe, Path(settings.from_model))
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    rate = settings.learning_rate or default_learning_rate(recipe.architecture)
+    rate = settings.learning_rate or usual_learning_rate(recipe.architecture, settings)
     optimizer = torch.optim.Adam(network.parameters(), rate, betas=(0.9, 0.999), eps=1e-7)
     return TrainingState.beginning(network, optimizer, rate)
 

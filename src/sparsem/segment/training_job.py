@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from sparsem.annotation.labeled_slices import annotated_structures, outputs_of_cells
 from sparsem.errors import InputError
-from sparsem.models.checkpoint import Recipe
+from sparsem.models.checkpoint import Recipe, file_digest
 from sparsem.models.device import choose_device, resolve_precision
+from sparsem.segment.earlier_model import with_network_of
 from sparsem.segment.training_slices import (
     TrainingSlice,
     read_training_slices,
@@ -67,6 +68,9 @@ def prepare_training(
         raise InputError(f"A model is written as NAME.safetensors; got '{out}'.")
     structures = _structures_to_train(samples, settings)
     slices, recipe, inputs = read_training_slices(samples, structures, settings)
+    if settings.from_model:
+        settings = with_network_of(recipe, settings, samples[0].voxel_size)
+        inputs["earlier model"] = file_digest(Path(settings.from_model or ""))
     unlabeled: list[NDArray[np.float32]] = []
     if settings.semi:
         unlabeled, unlabeled_inputs = read_unlabeled_slices(samples, slices, recipe, settings)

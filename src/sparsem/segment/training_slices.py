@@ -13,6 +13,7 @@ from sparsem.errors import InputError
 from sparsem.geometry import evenly_spaced
 from sparsem.models.architectures import default_width
 from sparsem.models.checkpoint import Recipe
+from sparsem.segment.earlier_model import earlier_recipe
 from sparsem.segment.targets import interior_and_boundary, shrink_labels
 from sparsem.segment.tiles import scaled_shape, shrink, shrink_mask
 from sparsem.settings import SLICES
@@ -119,7 +120,14 @@ def _standardize(
 
 
 def _initial_recipe(sample: Sample, structures: tuple[str, ...], settings: TrainSettings) -> Recipe:
-    """Return the recipe before the gray levels of the slices are known."""
+    """Return the recipe before the gray levels of the slices are known.
+
+    Raises:
+        InputError: the model to start from is missing, or is no network for pixels.
+        SettingsError: settings state something else than that model.
+    """
+    if settings.from_model:
+        return earlier_recipe(settings, structures)
     voxel = sample.voxel_size
     pixel_nm = (
         voxel.y * settings.context_px / settings.input_px,

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sparsem.settings import Metavar, Precision, Settings, SliceNumbers, StructureNames
+from sparsem.settings import Metavar, OptionName, Precision, Settings, SliceNumbers, StructureNames
 
 
 class LoopSettings(Settings):
@@ -70,6 +70,7 @@ class NetworkTrainingSettings(LoopSettings):
             "context_px",
             "input_px",
             "adjacent_slices",
+            "from_model",
         ),
         "Training": ("loss", "precision", "max_grad_norm"),
         "Sampling and augmentation": (
@@ -117,6 +118,13 @@ class NetworkTrainingSettings(LoopSettings):
         ge=0,
         le=8,
         description="slices above and below that the network also sees; they help at boundaries",
+    )
+    from_model: Annotated[str | None, OptionName("from"), Metavar("MODEL")] = Field(
+        None,
+        description=(
+            "start from an earlier model, NAME.safetensors; architecture, width, tile, nm per "
+            "pixel and adjacent slices are then its own, and other structures get new output layers"
+        ),
     )
     loss: Literal["dice", "linear-dice", "dice+cross-entropy", "tanimoto"] | None = Field(
         None,

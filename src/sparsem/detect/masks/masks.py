@@ -22,8 +22,8 @@ from sparsem.detect.masks.sam import Sam, load_sam
 from sparsem.detect.masks.sam_masks import sam_masks
 from sparsem.errors import SampleError, SettingsError
 from sparsem.geometry import ZBlock
+from sparsem.models.checkpoint import file_digest
 from sparsem.models.device import choose_device, free_memory
-from sparsem.segment.predict import file_hash
 from sparsem.settings import Settings, StructureNames, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
@@ -261,7 +261,7 @@ def _model_fingerprint(model: str) -> str:
     """Return the fingerprint of the weights in a folder, or of the name of a model on the hub."""
     folder = Path(model)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    return fingerprint_of({"model": [file_hash(file) for file in files] or model})
+    return fingerprint_of({"model": [file_digest(file) for file in files] or model})
 
 
 def _needs(image: Volume, n_structures: int, itemsize: int, settings: MasksSettings) -> Needs:

@@ -62,6 +62,10 @@ class DeformableDetr(Detector):
         self.net: Any = DeformableDetrForObjectDetection(config)
         _replace_frozen_norms(self.net.model.backbone)
         _initialize_as_published(self.net, config)
+        if config.two_stage:
+            # The last head rates proposals of the encoder, by its first output only.
+            last = len(self.net.class_embed) - 1
+            self.nameless_outputs = (f"net.model.decoder.class_embed.{last}.",)
         for parameter in self.backbone().parameters():
             parameter.requires_grad_(True)
 

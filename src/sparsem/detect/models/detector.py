@@ -55,6 +55,8 @@ class Detector(nn.Module, ABC):
         has_coco_weights: weights trained on COCO exist that it can be initialized with.
         freezes_norms: the batch norms of the backbone keep the statistics of the initial weights:
             those of a few tiles would be worse.
+        nameless_outputs: beginnings of the names of tensors whose outputs stand for no structure,
+            although their number is that of the structures.
     """
 
     min_object_px: int
@@ -65,6 +67,7 @@ class Detector(nn.Module, ABC):
     has_queries = False
     has_coco_weights = False
     freezes_norms = False
+    nameless_outputs: tuple[str, ...] = ()
 
     @abstractmethod
     def loss(self, images: Tensor, targets: Sequence[DetectionTarget]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from sparsem.boxes.tables import annotated_box_structures, read_annotated_boxes
 from sparsem.detect.inference import GrayStatistics, sample_gray_statistics
 from sparsem.detect.models.networks import build_detector, detector_class
 from sparsem.detect.settings import DetectTrainSettings
-from sparsem.detect.training.recipe import DetectorRecipe
+from sparsem.detect.training.recipe import DetectorRecipe, read_detector
 from sparsem.detect.training.splitting import ImageId, ImageRole, named_images, split_images
 from sparsem.detect.training.tiles import TrainingImage
 from sparsem.errors import InputError, SampleError
@@ -98,7 +99,10 @@ def detection_job(samples: Sequence[Sample], settings: DetectTrainSettings) -> D
     image_ids = _image_ids(annotated)
     roles = _roles_of(image_ids, settings)
     training_ids = {image_id for image_id, role in roles.items() if role is ImageRole.TRAIN}
-    pixel_nm = _pixel_nm(annotated, training_ids, settings, architecture.min_object_px)
+    if settings.from_model:
+        pixel_nm = read_detector(Path(settings.from_model)).pixel_nm
+    else:
+        pixel_nm = _pixel_nm(annotated, training_ids, settings, architecture.min_object_px)
     recipe = DetectorRecipe(
         settings.architecture, structures, settings.input_px, pixel_nm, settings.queries
     )

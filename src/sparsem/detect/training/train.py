@@ -22,6 +22,13 @@ from sparsem.detect.models.weights import hash_weights
 from sparsem.detect.settings import DetectSettings, DetectTrainSettings
 from sparsem.detect.tiling import TileDetections
 from sparsem.detect.training.calibration import calibration_curve, counting_threshold
+from sparsem.detect.training.earlier_detector import (
+    earlier_slices,
+    load_earlier_detector,
+    refuse_trained_images,
+    usual_rate,
+    with_earlier_detector,
+)
 from sparsem.detect.training.job import DetectionJob, detection_job
 from sparsem.detect.training.recipe import Curve, DetectorRecipe, read_detector, save_detector
 from sparsem.detect.training.splitting import ImageRole
@@ -39,7 +46,8 @@ from sparsem.training.loop import TrainingState, run_updates, update_weights
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.result import StageResult
 
-WITHOUT_EFFECT = {"checkpoint_every_s"}  # settings that change no weight
+# Settings that change no weight; of an earlier detector the content is recorded, not the path.
+WITHOUT_EFFECT = {"checkpoint_every_s", "from_model"}
 # Fraction of the queries that objects may take in the usual tile of the most crowded image: other
 # tiles hold more.
 MAX_QUERY_FRACTION = 0.5
@@ -91,10 +99,12 @@ def train_detector(
     out = Path(out)
     if out.suffix != ".safetensors" or out.is_dir():
         raise InputError(f"Expected NAME.safetensors as the name of the detector; got '{out}'.")
+    settings = with_earlier_detector(settings)
     samples = as_samples(sample)
     only_sample = samples[0] if len(samples) == 1 else None
     written = (str(out), str(log_path(out)))
     job = detection_job(samples, settings)
+    refuse_trained_images(job, settings)
     record = _record_of(job, settings)
     files = TrainingFiles(out)
     trained = files.read_existing(read_detector, on.overwrite)
@@ -129,7 +139,7 @@ def _train(
     with files.locked():
         files.restore(state, record, on.overwrite)
         _run(files, state, job, record, settings, on.quiet)
-        recipe = _finished_recipe(state, job, record)
+        recipe = _finished_recipe(state, job, record, settings)
         save_detector(out, _as_detector(state.average).cpu(), recipe)
         files.state_path.unlink(missing_ok=True)
     return recipe
@@ -267,6 +277,8 @@ def _initial_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = job.recipe.build()
+    if settings.from_model:
+        return network, load_earlier_detector(network, job.recipe, Path(settings.from_model))
     if settings.weights == "none":
         return network, "random"
     if settings.weights == "auto":
@@ -296,7 +308,7 @@ def _training_state(
 ) -> TrainingState:
     """Return a detector on its device, with an optimizer."""
     network = network.to(job.device)
-    rate = settings.learning_rate or network.default_rate
+    rate = settings.learning_rate or usual_rate(network, settings)
     groups = _parameter_groups(network)
     optimizer = torch.optim.AdamW(groups, rate, weight_decay=WEIGHT_DECAY)
     return TrainingState.beginning(network, optimizer, rate)
@@ -388,13 +400,18 @@ def _validation_ap50(
 
 
 def _finished_recipe(
-    state: TrainingState, job: DetectionJob, record: Mapping[str, Any]
+    state: TrainingState,
+    job: DetectionJob,
+    record: Mapping[str, Any],
+    settings: DetectTrainSettings,
 ) -> DetectorRecipe:
     """Return the recipe with calibrated scores; ``state.average`` gets the best weights."""
     training: dict[str, Any] = {"record": dict(record), "weights": "last"}
     for role in ImageRole:
         training[role.value] = [str(image_id) for image_id in job.ids_of(role)]
-    training["used_slices"] = _used_slices(job)
+    used, trained = earlier_slices(settings)
+    training["used_slices"] = sorted({*_used_slices(job), *used})
+    training["trained_slices"] = sorted({*_trained_slices(job), *trained})
     recipe = job.recipe
     validation_images = job.images_of(ImageRole.VALIDATE)
     if not validation_images:
@@ -423,6 +440,12 @@ def _calibration_curves(
         if curve is not None:
             curves[name] = curve
     return curves
+
+
+def _trained_slices(job: DetectionJob) -> list[str]:
+    """Return digests of the slices that the detector was trained on."""
+    ids = job.ids_of(ImageRole.TRAIN)
+    return [slice_digest(job.raw[image_id.sample], image_id.z) for image_id in ids]
 
 
 def _used_slices(job: DetectionJob) -> list[str]:
