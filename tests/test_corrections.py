@@ -20,6 +20,7 @@ from sparsem.annotation.corrections import UNCORRECTED, count_undoable, read_cor
 from sparsem.annotation.importing import import_annotation
 from sparsem.annotation.label_volumes import import_labels
 from sparsem.annotation.precedence import apply_precedence, is_precedence_current
+from sparsem.annotation.writing import write_annotation, write_slice
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock
 from sparsem.io.ingest import ImportSettings
@@ -434,6 +435,24 @@ def test_a_run_that_was_killed_before_its_corrections_is_noticed(
         result_labels(own_tissue, "nucleus")
     correct(own_tissue, "nucleus", on=QUIET)
     assert result_labels(own_tissue, "nucleus").read(slice(9, 10)).any()
+
+
+def test_a_slice_that_is_written_alone_equals_all_slices_written_together(
+    own_tissue: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    planes = {z: rng.integers(0, 2, (96, 128)).astype(np.uint32) for z in (3, 7, 12)}
+    planes[7][:, :40] = UNCORRECTED  # the same number marks unlabeled pixels
+    for z in (7, 3, 12):
+        write_slice(own_tissue, "alone", z, planes[z] * 0 + 1, "raw")
+        write_slice(own_tissue, "alone", z, planes[z], "raw")
+    write_annotation(own_tissue, "together", tuple(planes), planes.values(), ignore=UNCORRECTED)
+    alone, together = (own_tissue.path / "annotations" / name for name in ("alone", "together"))
+    first, second = (json.loads((a / "zarr.json").read_text()) for a in (alone, together))
+    second_record = second["attributes"]["sparsem"]
+    second_record["empty"] = {"alone": second_record["empty"]["together"]}
+    assert first["attributes"]["sparsem"] == second_record
+    assert files_in(alone / "labels") == files_in(together / "labels")
 
 
 # A plain model of the rules.

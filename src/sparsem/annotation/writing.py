@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from sparsem.annotation.label_numbers import Labels, SpecialNumbers
+from sparsem.annotation.label_numbers import UNLABELED, Labels, SpecialNumbers
 from sparsem.annotation.labeled_slices import (
     Attributes,
     Origin,
@@ -23,8 +23,9 @@ from sparsem.annotation.labeled_slices import (
     structure_mask,
 )
 from sparsem.annotation.renumbering import Renumbering, identity_renumbering
-from sparsem.errors import ResumeError
+from sparsem.errors import ResumeError, SampleError
 from sparsem.store.names import checked_structure
+from sparsem.store.patches import link_tree
 from sparsem.store.sample import Sample, now
 from sparsem.store.snapshot import read_attributes
 from sparsem.store.volume import put_in_place, write_group
@@ -85,6 +86,127 @@ def write_annotation(
         _publish(sample, name, unfinished, attributes)
 
 
+def write_slice(
+    sample: Sample, name: str, z: int, labels: Labels, image: str, origin: Origin = "manual"
+) -> None:
+    """Write or replace one labeled slice of ``annotations/NAME``; all others are hard links.
+
+    A new annotation has the structure of its name, and ``UNLABELED`` marks unlabeled pixels.
+
+    Args:
+        sample: sample to write to.
+        name: name of the annotation.
+        z: slice number.
+        labels: (y, x) uint32 as they are stored; ``UNLABELED`` where nothing is known.
+        image: name of the image that the labels are drawn on.
+        origin: how the labels came about; a slice that is annotated already keeps its own.
+
+    Raises:
+        InputError: a new annotation has a name that cannot be that of a structure, or another
+            annotation holds the structure.
+        SampleError: the annotation was drawn on another image, or another run writes to the sample.
+    """
+    with sample.locked():
+        unfinished = _empty_work_folder(sample, name)
+        previous = _previous_attributes(sample, name)
+        if previous:
+            _refuse_other_image(sample, name, previous, image)
+        else:
+            checked_structure(name)
+            refuse_second_annotation(sample, name, [name])
+        stored = _with_ignored_number(labels, previous)
+        numbers = sorted({*previous.get("z", ()), z})
+        _create_array(unfinished / "labels", (len(numbers), *stored.shape))
+        _link_planes(sample, name, unfinished, previous, numbers, z)
+        array = zarr.open_array(store=unfinished / "labels", mode="r+")
+        array.with_config({"write_empty_chunks": True})[numbers.index(z)] = stored
+        attributes = _attributes_with_slice(sample, name, previous, numbers, z, stored, image)
+        origins = {str(n): o for n, o in previous.get("origin", {}).items()}
+        attributes["origin"] = {str(n): origins.get(str(n), origin) for n in numbers}
+        write_group(unfinished, {"sparsem": attributes})
+        _publish(sample, name, unfinished, attributes)
+
+
+def _previous_attributes(sample: Sample, name: str) -> Attributes:
+    """Return the attributes of ``annotations/NAME``; empty if there is none."""
+    directory = sample.path / "annotations" / name
+    if not (directory / "zarr.json").exists():
+        return {}
+    attributes: Attributes = read_attributes(directory)["sparsem"]
+    return attributes
+
+
+def _refuse_other_image(sample: Sample, name: str, previous: Attributes, image: str) -> None:
+    drawn_on = (previous["image"], previous["image_fingerprint"])
+    if drawn_on != (image, sample.image(image).fingerprint):
+        raise SampleError(
+            f"annotations/{name} of {sample.path.name} was drawn on the image "
+            f"'{previous['image']}' as it was then, not on '{image}' as it is now; draw on that "
+            "image, or remove the annotation."
+        )
+
+
+def _with_ignored_number(labels: Labels, previous: Attributes) -> Labels:
+    """Return labels in which unlabeled pixels have the number that the annotation gives them."""
+    ignore = previous.get("ignore")
+    stored = np.asarray(labels, np.uint32)
+    if ignore in (None, UNLABELED):
+        return stored
+    return np.where(stored == UNLABELED, np.uint32(ignore), stored)
+
+
+def _link_planes(
+    sample: Sample,
+    name: str,
+    unfinished: Path,
+    previous: Attributes,
+    numbers: Sequence[int],
+    written: int,
+) -> None:
+    """Link the slices of an annotation but for the one that is written anew."""
+    directory = sample.path / "annotations" / name
+    if (directory / "file_ids").exists():
+        link_tree(directory / "file_ids", unfinished / "file_ids")
+    for index, z in enumerate(previous.get("z", ())):
+        if z != written:
+            plane = directory / "labels" / "c" / str(index)
+            link_tree(plane, unfinished / "labels" / "c" / str(numbers.index(z)))
+
+
+def _attributes_with_slice(
+    sample: Sample,
+    name: str,
+    previous: Attributes,
+    numbers: Sequence[int],
+    z: int,
+    stored: Labels,
+    image: str,
+) -> Attributes:
+    """Return the attributes of an annotation in which one slice was written."""
+    ignore = previous.get("ignore")
+    if ignore is None and (stored == UNLABELED).any():
+        ignore = UNLABELED
+    meaning: dict[str, Any] = {
+        "classes": previous.get("classes", {}),
+        "ignore": ignore,
+        "background": previous.get("background"),
+    }
+    if "file" in previous:
+        meaning["file"] = previous["file"]
+    summary = _WriteSummary(
+        slice_fingerprints=dict(previous.get("slices", {})),
+        empty={key: list(slices) for key, slices in previous.get("empty", {}).items()},
+        unknown=[n for n in previous.get("unknown", ()) if n != z],
+    )
+    for structure in meaning["classes"] or [name]:
+        without = [n for n in summary.empty.get(structure, ()) if n != z]
+        summary.empty[structure] = without
+    summary.add(z, stored, meaning)
+    summary.slice_fingerprints = {str(n): summary.slice_fingerprints[str(n)] for n in numbers}
+    drawn_on = (image, sample.image(image).fingerprint)
+    return _attributes(numbers, meaning, drawn_on, previous.get("added", ()), summary)
+
+
 def _origins_by_slice(z: Sequence[int], origin: Mapping[int, Origin]) -> dict[str, Origin]:
     """Return how the labels of every slice came about; manual where it is not known."""
     return {str(number): origin.get(number, "manual") for number in z}
@@ -103,29 +225,30 @@ class _WriteSummary:
     """Facts that are collected while slices are written.
 
     Attributes:
-        content: running hash of all labels.
         slice_fingerprints: slice number -> hash of its labels.
         empty: structure -> slices on which it is absent.
         unknown: slices without a labeled pixel.
     """
 
-    content: "hashlib.blake2b"
     slice_fingerprints: dict[str, str]
     empty: dict[str, list[int]]
     unknown: list[int]
 
     def add(self, slice_number: int, labels: Labels, meaning: Mapping[str, Any]) -> None:
         """Add the stored labels (y, x) of a slice; ``meaning`` is that of the stored numbers."""
-        stored = np.ascontiguousarray(labels, np.uint32).tobytes()
-        self.content.update(stored)
-        fingerprint = hashlib.blake2b(stored, digest_size=8).hexdigest()
-        self.slice_fingerprints[str(slice_number)] = fingerprint
+        self.slice_fingerprints[str(slice_number)] = _fingerprint_of_slice(labels)
         for structure, empty_slices in self.empty.items():
             if _is_absent(structure, labels, meaning):
                 empty_slices.append(slice_number)
         ignore = meaning["ignore"]
         if ignore is not None and (labels == ignore).all():
             self.unknown.append(slice_number)
+
+
+def _fingerprint_of_slice(labels: Labels) -> str:
+    """Return a hash of the labels (y, x) of a slice."""
+    stored = np.ascontiguousarray(labels, np.uint32)
+    return hashlib.blake2b(stored.data, digest_size=16).hexdigest()
 
 
 def _is_absent(structure: str, labels: Labels, meaning: Mapping[str, Any]) -> bool:
@@ -145,7 +268,6 @@ def _write_slices(
 ) -> _WriteSummary:
     """Write slices one at a time; ``meaning`` is that of the stored numbers."""
     summary = _WriteSummary(
-        content=hashlib.blake2b(digest_size=16),
         slice_fingerprints={},
         empty={structure: [] for structure in meaning["classes"] or [name]},
         unknown=[],
@@ -180,7 +302,7 @@ def _attributes(
     """Return the attributes of an annotation.
 
     ``image`` is the name and the fingerprint of the image that it was drawn on. The fingerprint of
-    the annotation is a hash of the labels and of all attributes before it, in this order.
+    the annotation is a hash of those of all slices, and of all attributes before it, in this order.
     """
     attributes: Attributes = {
         "z": list(z),
@@ -194,8 +316,8 @@ def _attributes(
         attributes["added"] = list(added)
     if "file" in meaning:
         attributes["file"] = meaning["file"]
-    summary.content.update(repr(attributes).encode())
-    attributes["fingerprint"] = summary.content.hexdigest()
+    text = repr([attributes, summary.slice_fingerprints])
+    attributes["fingerprint"] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     attributes["slices"] = summary.slice_fingerprints
     attributes["empty"] = summary.empty
     attributes["unknown"] = summary.unknown
