@@ -1,0 +1,338 @@
+"""An annotation as an array (z, y, x) that can be painted in, and that saves itself.
+
+Numbers in the array differ from those on disk, since painting tools take 0 for transparent:
+
+    0                   unlabeled: nothing is known
+    BACKGROUND          labeled as background
+    any other number    the number of a structure or an object, as it is stored
+
+Planes are read when they are looked at. What is painted is written a moment later by a thread of
+its own, slice by slice. If another run holds the sample, it is put aside in the sample and written
+when the sample is free.
+"""
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.annotation.label_numbers import UNLABELED
+from sparsem.annotation.labeled_slices import annotation_attributes, read_slice, stored_labels
+from sparsem.annotation.precedence import apply_annotation
+from sparsem.annotation.writing import write_slice
+from sparsem.errors import SampleError, SparsemError
+from sparsem.store.sample import Sample
+
+# Number of background in the array, by the type of its numbers: the last color of 255.
+BACKGROUND = {1: 255, 4: 2**32 - 256}
+MAX_SMALL_NUMBER = 254
+MAX_UNCHANGED_PLANES = 4  # planes that are kept after they were looked at
+SAVE_AFTER_S = 0.1  # pause in painting after which planes are saved
+APPLY_AFTER_S = 3.0  # pause after which labels get what was painted
+POLL_S = 0.05
+
+Plane = NDArray[Any]
+
+
+class PaintedAnnotation:
+    """An annotation that reads and writes like a numpy array (z, y, x).
+
+    Args:
+        sample: sample that holds the annotation, or will hold it.
+        name: name of the annotation.
+        image: image that it is drawn on; that of the annotation if it exists.
+        numbered: objects have numbers of 32 bit; if False and no number is larger than 254, 8 bit.
+    """
+
+    def __init__(
+        self, sample: Sample, name: str, image: str | None = None, numbered: bool = False
+    ) -> None:
+        self.sample = sample
+        self.name = name
+        exists = name in sample.names("annotations")
+        attributes = annotation_attributes(sample, name) if exists else {}
+        self.image = str(attributes.get("image") or image or sample.newest_image)
+        self.shape = sample.image(self.image).shape
+        self.ndim = 3
+        is_wide = numbered or not _has_small_numbers(sample, name, exists)
+        self.dtype: np.dtype[Any] = np.dtype(np.uint32 if is_wide else np.uint8)
+        self.background = BACKGROUND[self.dtype.itemsize]
+        self._lock = threading.RLock()
+        self._planes: OrderedDict[int, Plane] = OrderedDict()
+        self._painted: set[int] = set()
+        self._changed_at: dict[int, float] = {}
+        self._saver: AutoSaver | None = None
+        for z, plane in _unsaved_planes(sample, name).items():
+            self._planes[z] = self._from_stored(plane)
+            self._mark(z)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def size(self) -> int:
+        """Number of voxels."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def slices(self) -> list[int]:
+        """Numbers of the labeled slices, also of those that are not saved yet; ascending."""
+        stored: Iterable[int] = ()
+        if self.name in self.sample.names("annotations"):
+            stored = annotation_attributes(self.sample, self.name)["z"]
+        with self._lock:
+            return sorted({*stored, *self._painted})
+
+    def plane(self, z: int) -> Plane:
+        """Return the numbers (y, x) of a slice; changes of it must be announced by ``touch``."""
+        with self._lock:
+            if z not in self._planes:
+                self._planes[z] = self._read(z)
+                self._drop_planes()
+            self._planes.move_to_end(z)
+            return self._planes[z]
+
+    def _drop_planes(self) -> None:
+        """Drop planes that were not changed, but for the last ones."""
+        unchanged = [z for z in self._planes if z not in self._changed_at]
+        for z in unchanged[:-MAX_UNCHANGED_PLANES]:
+            del self._planes[z]
+
+    def _read(self, z: int) -> Plane:
+        if self.name in self.sample.names("annotations"):
+            numbers = annotation_attributes(self.sample, self.name)["z"]
+            if z in numbers:
+                labels = stored_labels(self.sample, self.name)
+                return self._from_stored(read_slice(labels, numbers.index(z)))
+        return np.zeros(self.shape[1:], self.dtype)
+
+    def _from_stored(self, stored: NDArray[Any]) -> Plane:
+        """Return the numbers of the array for stored labels (y, x)."""
+        exists = self.name in self.sample.names("annotations")
+        attributes = annotation_attributes(self.sample, self.name) if exists else {}
+        ignore = attributes.get("ignore")
+        is_unlabeled = stored == (UNLABELED if ignore is None else ignore)
+        is_background = (stored == 0) | (stored == attributes.get("background", 0))
+        numbers = np.where(is_background & ~is_unlabeled, self.background, stored)
+        return np.where(is_unlabeled, 0, numbers).astype(self.dtype)
+
+    def _to_stored(self, plane: Plane) -> NDArray[np.uint32]:
+        """Return stored labels for the numbers of the array."""
+        stored = plane.astype(np.uint32)
+        stored[plane == 0] = UNLABELED
+        stored[plane == self.background] = 0
+        return stored
+
+    def touch(self, z: int) -> None:
+        """Announce that the plane of a slice was changed, so that it is saved."""
+        with self._lock:
+            self._mark(z)
+
+    def _mark(self, z: int) -> None:
+        self._changed_at[z] = time.monotonic()
+        self._painted.add(z)
+        if self._saver is None or not self._saver.is_alive():
+            self._saver = AutoSaver(self)
+            self._saver.start()
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        """Return a part of the array; integers, slices, and arrays of positions."""
+        z, rest = _split_index(index)
+        if isinstance(z, slice):
+            numbers = range(*z.indices(self.shape[0]))
+            if not numbers:
+                return np.zeros((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
+            return np.stack([self.plane(number)[rest] for number in numbers])
+        if np.ndim(z):
+            values = np.empty(np.shape(z), self.dtype)
+            for number in np.unique(z):
+                is_here = np.asarray(z) == number
+                values[is_here] = self.plane(int(number))[tuple(axis[is_here] for axis in rest)]
+            return values
+        return np.asarray(self.plane(int(z) % self.shape[0])[rest])
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        """Set a part of the array, and save it a moment later."""
+        z, rest = _split_index(index)
+        with self._lock:
+            if isinstance(z, slice):
+                numbers = range(*z.indices(self.shape[0]))
+                parts = np.broadcast_to(values, (len(numbers), *self.plane(numbers[0])[rest].shape))
+                for number, part in zip(numbers, parts, strict=True):
+                    self.plane(number)[rest] = part
+                    self._mark(number)
+            elif np.ndim(z):
+                spread = np.broadcast_to(values, np.shape(z))
+                for number in np.unique(z):
+                    is_here = np.asarray(z) == number
+                    plane = self.plane(int(number))
+                    plane[tuple(axis[is_here] for axis in rest)] = spread[is_here]
+                    self._mark(int(number))
+            else:
+                number = int(z) % self.shape[0]
+                self.plane(number)[rest] = values
+                self._mark(number)
+
+    @property
+    def problem(self) -> str:
+        """Why slices could not be saved; empty if they could."""
+        return self._saver.problem if self._saver is not None else ""
+
+    @property
+    def unsaved(self) -> list[int]:
+        """Slices that were painted and are not on disk yet."""
+        with self._lock:
+            return sorted(self._changed_at)
+
+    def due(self, now: float) -> list[int]:
+        """Return the slices that are to be saved now: nobody paints in them at the moment."""
+        with self._lock:
+            times = dict(self._changed_at)
+        return [z for z, changed_at in times.items() if now - changed_at >= SAVE_AFTER_S]
+
+    def save(self) -> None:
+        """Write every painted slice that is not on disk yet.
+
+        Raises:
+            SampleError: another run holds the sample; the slices are put aside in the sample.
+            InputError: the name cannot be that of a structure.
+        """
+        for z in self.unsaved:
+            self.save_slice(z)
+
+    def save_slice(self, z: int) -> None:
+        """Write a painted slice; see ``save``."""
+        with self._lock:
+            changed_at = self._changed_at.get(z)
+            stored = self._to_stored(self._planes[z])
+        try:
+            write_slice(self.sample, self.name, z, stored, self.image)
+        except SampleError:
+            _put_aside(self.sample, self.name, z, stored)
+            raise
+        _unsaved_file(self.sample, self.name, z).unlink(missing_ok=True)
+        with self._lock:
+            if self._changed_at.get(z) == changed_at:
+                self._changed_at.pop(z, None)
+
+    def close(self) -> None:
+        """Save everything, and write it into the labels of the structures.
+
+        Raises:
+            SampleError: another run holds the sample; what was painted is put aside in the sample.
+        """
+        if self._saver is not None:
+            self._saver.stop()
+        self.save()
+        if self.name in self.sample.names("annotations"):
+            apply_annotation(self.sample, self.name, quiet=True)
+
+
+class AutoSaver(threading.Thread):
+    """Saves a painted annotation a moment after every stroke; ends with the program.
+
+    ``problem`` is why the last attempt failed; empty if it did not.
+
+    Args:
+        annotation: what is saved.
+    """
+
+    def __init__(self, annotation: PaintedAnnotation) -> None:
+        super().__init__(daemon=True, name=f"save {annotation.name}")
+        self._annotation = annotation
+        self._stopped = threading.Event()
+        self.problem = ""
+
+    def stop(self) -> None:
+        """End the thread after what it is doing."""
+        self._stopped.set()
+        if self.is_alive() and threading.current_thread() is not self:
+            self.join()
+
+    def run(self) -> None:
+        """Save what is painted; write it into labels when nothing was painted for a while."""
+        saved_at = time.monotonic()
+        needs_applying = False
+        while not self._stopped.wait(POLL_S):
+            now = time.monotonic()
+            for z in self._annotation.due(now):
+                if self._save(z):
+                    saved_at, needs_applying = time.monotonic(), True
+            is_idle = not self._annotation.unsaved and now - saved_at > APPLY_AFTER_S
+            if needs_applying and is_idle:
+                needs_applying = not self._apply()
+
+    def _save(self, z: int) -> bool:
+        try:
+            self._annotation.save_slice(z)
+        except (SparsemError, OSError) as error:  # such as another run that holds the sample: later
+            self.problem = str(error)
+            return False
+        self.problem = ""
+        return True
+
+    def _apply(self) -> bool:
+        annotation = self._annotation
+        try:
+            apply_annotation(annotation.sample, annotation.name, quiet=True)
+        except (SparsemError, OSError) as error:
+            self.problem = str(error)
+            return False
+        return True
+
+
+def _has_small_numbers(sample: Sample, name: str, exists: bool) -> bool:
+    """Return True if all numbers of an annotation fit into 8 bit next to those with a meaning."""
+    if not exists:
+        return True
+    attributes = annotation_attributes(sample, name)
+    special = (attributes["ignore"], attributes.get("background"))
+    labels = stored_labels(sample, name)
+    for index in range(labels.shape[0]):
+        plane = read_slice(labels, index)
+        objects = plane[~np.isin(plane, [number for number in special if number is not None])]
+        if objects.size and int(objects.max()) > MAX_SMALL_NUMBER:
+            return False
+    return True
+
+
+def _split_index(index: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return the index along z, and those along y and x."""
+    if index is Ellipsis:
+        return slice(None), (slice(None), slice(None))
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if any(part is Ellipsis for part in parts):
+        position = next(n for n, part in enumerate(parts) if part is Ellipsis)
+        parts[position : position + 1] = [slice(None)] * (4 - len(parts))
+    parts += [slice(None)] * (3 - len(parts))
+    return parts[0], (parts[1], parts[2])
+
+
+def _unsaved_folder(sample: Sample, name: str) -> Path:
+    return sample.path / ".sparsem" / "unsaved" / name
+
+
+def _unsaved_file(sample: Sample, name: str, z: int) -> Path:
+    return _unsaved_folder(sample, name) / f"{z:06d}.npy"
+
+
+def _put_aside(sample: Sample, name: str, z: int, stored: NDArray[np.uint32]) -> None:
+    """Write a slice next to the annotation, in one step, without the lock of the sample."""
+    file = _unsaved_file(sample, name, z)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".partial")
+    with unfinished.open("wb") as handle:
+        np.save(handle, stored, allow_pickle=False)
+    os.replace(unfinished, file)
+
+
+def _unsaved_planes(sample: Sample, name: str) -> dict[int, NDArray[np.uint32]]:
+    """Return the slices that an earlier session could not save."""
+    files = sorted(_unsaved_folder(sample, name).glob("*.npy"))
+    return {int(file.stem): np.load(file, allow_pickle=False) for file in files}
