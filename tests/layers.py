@@ -37,6 +37,7 @@ ROWS = {
     "report": "pages, plots, 3D, export",
     "experiment": "questions that are answered by measuring",
     "study": "a whole study from one file: the only room that knows all stages",
+    "viewer": "the window: a napari plugin",
     "cli": "the command line",
 }
 ROOT_MODULES = ("sparsem", "errors", "extras", "geometry", "settings", "progress")

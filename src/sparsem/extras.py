@@ -13,6 +13,7 @@ EXTRAS = {
     "train": ("torch", "training and prediction of networks, and image-quality metrics"),
     "detect": ("transformers", "detection of objects in boxes, and Segment Anything"),
     "zoo": ("segmentation_models_pytorch", "UNet++, SenFormer and pretrained encoders"),
+    "napari": ("napari", "the window in which one labels, trains and reviews"),
     "render": ("pyvista", "renderings, videos and meshes"),
     "denoise": ("careamics", "denoising by Noise2Void"),
     "cluster": ("distributed", "local workers and clusters"),

@@ -23,7 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.annotation.label_numbers import UNLABELED
-from sparsem.annotation.labeled_slices import annotation_attributes, read_slice, stored_labels
+from sparsem.annotation.labeled_slices import (
+    Origin,
+    annotation_attributes,
+    read_slice,
+    stored_labels,
+)
 from sparsem.annotation.precedence import apply_annotation
 from sparsem.annotation.writing import write_slice
 from sparsem.errors import SampleError, SparsemError
@@ -68,6 +73,7 @@ class PaintedAnnotation:
         self._painted: set[int] = set()
         self._changed_at: dict[int, float] = {}
         self._saver: AutoSaver | None = None
+        self._origins: dict[int, Origin] = {}
         for z, plane in _unsaved_planes(sample, name).items():
             self._planes[z] = self._from_stored(plane)
             self._mark(z)
@@ -132,6 +138,19 @@ class PaintedAnnotation:
     def touch(self, z: int) -> None:
         """Announce that the plane of a slice was changed, so that it is saved."""
         with self._lock:
+            self._mark(z)
+
+    def start_from_prediction(self, z: int, labels: Plane) -> None:
+        """Label a slice with a prediction, which is then corrected; it is recorded as such.
+
+        Args:
+            z: slice number, which must not be labeled yet, or is replaced.
+            labels: (y, x) predicted labels; 0 is background.
+        """
+        with self._lock:
+            self._origins[z] = "corrected prediction"
+            plane = self.plane(z)
+            plane[...] = np.where(labels > 0, labels, self.background)
             self._mark(z)
 
     def _mark(self, z: int) -> None:
@@ -212,7 +231,8 @@ class PaintedAnnotation:
             changed_at = self._changed_at.get(z)
             stored = self._to_stored(self._planes[z])
         try:
-            write_slice(self.sample, self.name, z, stored, self.image)
+            origin = self._origins.get(z, "manual")
+            write_slice(self.sample, self.name, z, stored, self.image, origin)
         except SampleError:
             _put_aside(self.sample, self.name, z, stored)
             raise

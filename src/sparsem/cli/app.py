@@ -24,6 +24,7 @@ COMMANDS = {
     "demo": ("pipeline", "Run the whole study on a synthetic tumor volume, in a few minutes."),
     "phantom": ("data", "Make a synthetic tumor volume with exact ground truth."),
     "import": ("data", "Import a stack."),
+    "open": ("window", "Open a window to look at a sample, label, train and review."),
     "annotate": ("annotate", "Import hand-labeled slices, and suggest which to label next."),
     "align": ("preprocess", "Register every slice to those before it; report drift and jumps."),
     "equalize": ("preprocess", "Equalize brightness between slices, or contrast within slices."),

@@ -1,0 +1,69 @@
+"""Places to review that a person accepted, so that they do not return.
+
+After cells were computed again, a place is the same if it concerns the same cells, in a slice and
+at a position nearby.
+"""
+
+import json
+from pathlib import Path
+
+from sparsem.cells.review import ReviewPlace
+from sparsem.store.sample import Sample
+from sparsem.store.volume import json_bytes, write_atomically
+
+MAX_SLICES_APART = 3
+MAX_PX_APART = 50
+
+
+def review_places(sample: Sample, name: str) -> list[ReviewPlace]:
+    """Return the places to review of cells that were not accepted, the most important first.
+
+    Args:
+        sample: sample with ``tables/review_NAME``, as ``track`` writes it.
+        name: name of the cells.
+
+    Raises:
+        SampleError: the sample has no such table.
+    """
+    rows = sample.read_table(f"review_{name}").select(list(ReviewPlace._fields)).to_pylist()
+    places = [ReviewPlace(**row) for row in rows]
+    accepted = accepted_places(sample, name)
+    return [place for place in places if not any(is_same_place(place, old) for old in accepted)]
+
+
+def accepted_places(sample: Sample, name: str) -> list[ReviewPlace]:
+    """Return the places that a person accepted."""
+    file = _file_of(sample, name)
+    if not file.exists():
+        return []
+    return [ReviewPlace(*fields) for fields in json.loads(file.read_text(encoding="utf-8"))]
+
+
+def accept_place(sample: Sample, name: str, place: ReviewPlace) -> None:
+    """Record that a place is right as it is."""
+    accepted = [*accepted_places(sample, name), place]
+    file = _file_of(sample, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json_bytes([list(entry) for entry in accepted]))
+
+
+def withdraw_acceptance(sample: Sample, name: str) -> ReviewPlace | None:
+    """Undo the last acceptance, and return the place; None if there was none."""
+    accepted = accepted_places(sample, name)
+    if not accepted:
+        return None
+    content = json_bytes([list(entry) for entry in accepted[:-1]])
+    write_atomically(_file_of(sample, name), content)
+    return accepted[-1]
+
+
+def is_same_place(place: ReviewPlace, other: ReviewPlace) -> bool:
+    """Return True if two places concern the same cells, nearby."""
+    has_same_cells = {place.first, place.second} == {other.first, other.second}
+    is_near = abs(place.z - other.z) <= MAX_SLICES_APART
+    is_near &= max(abs(place.y - other.y), abs(place.x - other.x)) <= MAX_PX_APART
+    return place.kind == other.kind and has_same_cells and is_near
+
+
+def _file_of(sample: Sample, name: str) -> Path:
+    return sample.path / ".sparsem" / "accepted" / f"{name}.json"

@@ -1,0 +1,18 @@
+"""The command that opens the window."""
+
+from sparsem.cli.options import Outcome, SamplePath, command
+from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
+
+
+@command()
+def open_command(path: SamplePath, *, on: Execution) -> Outcome:
+    """Open a window to look at a sample, label it, train, and review results.
+
+    sparsem open liver.zarr
+    """
+    sample = Sample.open(path)
+    from sparsem.viewer.window import open_window
+
+    open_window(sample)
+    return Outcome([f"Closed the window of {path}"], data={"sample": sample.path})

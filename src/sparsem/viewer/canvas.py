@@ -1,0 +1,128 @@
+"""The sample in the viewer, as all pages see it: its layers, the current slice, and refreshing."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsem.annotation.painted import PaintedAnnotation
+from sparsem.errors import SparsemError
+from sparsem.store.cached import ChunkCache
+from sparsem.store.sample import Sample
+from sparsem.viewer.layers import (
+    annotation_layer,
+    is_numbered,
+    labels_layer,
+    sample_layers,
+)
+
+
+class Canvas:
+    """A sample in a viewer.
+
+    Args:
+        viewer: the napari viewer.
+        sample: the sample.
+    """
+
+    def __init__(self, viewer: Any, sample: Sample) -> None:
+        self.viewer = viewer
+        self.sample = sample
+        self._cache = ChunkCache()
+        self._listeners: list[Callable[[], None]] = []
+
+    # Position
+
+    @property
+    def z(self) -> int:
+        """Number of the slice that is shown."""
+        return int(self.viewer.dims.current_step[0])
+
+    def go_to(self, z: int, y: float | None = None, x: float | None = None) -> None:
+        """Show a slice, and a position (px) of it in the middle."""
+        self.viewer.dims.set_current_step(0, z)
+        if y is None or x is None:
+            return
+        voxel = self.sample.voxel_size
+        self.viewer.camera.center = (0, y * voxel.y, x * voxel.x)
+
+    def image_slice(self, z: int) -> NDArray[Any]:
+        """Return a slice (y, x) of the newest image."""
+        return np.asarray(self.sample.image().read(slice(z, z + 1))[0])
+
+    # Layers
+
+    def layer(self, kind: str, name: str) -> Any | None:
+        """Return the layer of a kind and name; None if there is none."""
+        for layer in self.viewer.layers:
+            about = layer.metadata.get("sparsem", {})
+            if (about.get("kind"), about.get("name")) == (kind, name):
+                return layer
+        return None
+
+    def annotation(self, name: str) -> Any:
+        """Return the layer of an annotation; it is added if there is none yet.
+
+        Raises:
+            SampleError: the annotation was drawn on an image that was replaced.
+        """
+        layer = self.layer("annotation", name)
+        if layer is None:
+            exists = name in self.sample.names("annotations")
+            numbered = is_numbered(self.sample, name) if exists else name.startswith("cell")
+            painted = PaintedAnnotation(self.sample, name, numbered=numbered)
+            data, options, _ = annotation_layer(painted)
+            layer = self.viewer.add_labels(data, **options)
+        return layer
+
+    def annotations(self) -> list[PaintedAnnotation]:
+        """Return all annotations that can be painted in."""
+        found = [layer.data for layer in self.viewer.layers if "sparsem" in layer.metadata]
+        return [data for data in found if isinstance(data, PaintedAnnotation)]
+
+    def refresh_labels(self, name: str) -> None:
+        """Show ``labels/NAME`` as it is on disk now; the layer is added if there is none."""
+        if name not in self.sample.names("labels"):
+            return
+        data, options, _ = labels_layer(self.sample, name, self._cache)
+        layer = self.layer("labels", name)
+        if layer is None:
+            options["visible"] = True
+            self.viewer.add_labels(data, **options)
+        else:
+            layer.data = data
+            layer.refresh()
+
+    def refresh(self) -> None:
+        """Show all results as they are on disk now, and tell the pages."""
+        for data, options, kind in sample_layers(self.sample):
+            about = options["metadata"]["sparsem"]
+            if about["kind"] == "annotation":
+                continue
+            layer = self.layer(about["kind"], about["name"])
+            if layer is None:
+                getattr(self.viewer, f"add_{kind}")(data, **options)
+            else:
+                layer.data = data
+        self.notify()
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call a function after every change of the results."""
+        self._listeners.append(listener)
+
+    def notify(self) -> None:
+        """Tell the pages that results changed."""
+        for listener in self._listeners:
+            listener()
+
+    def show_message(self, message: str) -> None:
+        """Show a message in the status bar."""
+        self.viewer.status = message
+
+    def close(self) -> None:
+        """Save everything that was painted; what cannot be saved is put aside in the sample."""
+        for painted in self.annotations():
+            with suppress(SparsemError):
+                painted.close()

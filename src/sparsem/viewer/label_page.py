@@ -1,0 +1,412 @@
+"""The page on which slices are labeled."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QComboBox, QListWidget, QVBoxLayout, QWidget
+
+from sparsem.annotation.painted import PaintedAnnotation
+from sparsem.cells.between import carry_labels, fill_between
+from sparsem.detect.masks.outline import mask_in_box
+from sparsem.errors import SampleError, SparsemError
+from sparsem.segment.suggest import suggest
+from sparsem.settings import nearest
+from sparsem.store.names import checked_structure
+from sparsem.viewer.canvas import Canvas
+from sparsem.viewer.widgets import button, heading, note, row
+
+SHOW_EVERY_MS = 400
+N_SUGGESTED = 7
+BOXES = "boxes and regions"  # layer of drawn rectangles and polygons
+MAX_BETWEEN = 200  # slices that are filled at once
+
+
+class LabelPage(QWidget):
+    """Suggested slices, painting tools, and labels from optical flow and predictions.
+
+    Args:
+        canvas: the sample in the viewer.
+    """
+
+    def __init__(self, canvas: Canvas) -> None:
+        super().__init__()
+        self._canvas = canvas
+        layout = QVBoxLayout(self)
+        self.name = QComboBox()
+        self.name.setEditable(True)
+        self.name.setToolTip("the structure to label; type a new name to begin one")
+        layout.addWidget(heading("Structure"))
+        layout.addLayout(
+            row(self.name, button("Paint", self.paint, "paint this structure in the shown slice"))
+        )
+        layout.addWidget(heading("Slices to label next"))
+        self.suggestions = QListWidget()
+        self.suggestions.setMaximumHeight(110)
+        self.suggestions.itemClicked.connect(lambda item: self._go_to(item.text()))
+        layout.addWidget(self.suggestions)
+        layout.addWidget(
+            button(
+                "Suggest slices",
+                self.suggest_slices,
+                "where a label helps most: evenly spaced "
+                "at first, then where the prediction is least certain",
+            )
+        )
+        layout.addWidget(heading("Brush"))
+        layout.addLayout(
+            row(
+                button("Structure", self.paint, "paint the structure"),
+                button("Background", self.paint_background, "paint what is not the structure"),
+                button("Erase", self.erase, "nothing is known there any more"),
+            )
+        )
+        layout.addLayout(
+            row(
+                button("New object", self.new_object, "paint the next object, with a new number"),
+                button("Undo", self.undo, "undo the last stroke (Ctrl+Z)"),
+            )
+        )
+        layout.addWidget(heading("What is labeled"))
+        layout.addLayout(
+            row(
+                button(
+                    "Whole slice",
+                    self.label_whole_slice,
+                    "all other pixels of this slice are background",
+                ),
+                button(
+                    "Visible part",
+                    self.label_visible_part,
+                    "all other pixels that you see are background; outside nothing is known",
+                ),
+                button(
+                    "Drawn region",
+                    self.label_drawn_region,
+                    "all other pixels in the drawn rectangle or polygon are background",
+                ),
+            )
+        )
+        layout.addWidget(heading("Faster"))
+        layout.addLayout(
+            row(
+                button(
+                    "Fill between",
+                    self.fill_between,
+                    "label the slices between the painted "
+                    "slices before and after this one, by optical flow",
+                ),
+                button(
+                    "Carry to next",
+                    self.carry_to_next,
+                    "copy the labels of this slice to the next one, by optical flow",
+                ),
+            )
+        )
+        layout.addLayout(
+            row(
+                button(
+                    "Copy prediction",
+                    self.copy_prediction,
+                    "start from the prediction of this slice, and correct it",
+                ),
+                button("Draw box", self.draw_box, "draw a rectangle around an object"),
+                button(
+                    "Box to outline",
+                    self.box_to_outline,
+                    "outline the object in the last drawn rectangle",
+                ),
+            )
+        )
+        self.status = note()
+        layout.addWidget(self.status)
+        layout.addStretch()
+        self._list_names()
+        canvas.on_change(self._list_names)
+        self._timer = QTimer(self)
+        self._timer.timeout.connect(self._show_status)
+        self._timer.start(SHOW_EVERY_MS)
+
+    # The annotation
+
+    def _list_names(self) -> None:
+        current = self.name.currentText()
+        names = list(dict.fromkeys([*self._canvas.sample.names("annotations"), "nucleus"]))
+        self.name.clear()
+        self.name.addItems(names)
+        self.name.setCurrentText(current or names[0])
+
+    @property
+    def structure(self) -> str:
+        """Name of the structure that is labeled."""
+        return str(self.name.currentText().strip())
+
+    def layer(self) -> Any:
+        """Return the layer of the annotation, which is selected.
+
+        Raises:
+            SparsemError: the name cannot be that of a structure.
+        """
+        checked_structure(self.structure)
+        layer = self._canvas.annotation(self.structure)
+        layer.visible = True
+        self._canvas.viewer.layers.selection.active = layer
+        return layer
+
+    def painted(self) -> PaintedAnnotation:
+        """Return the annotation.
+
+        Raises:
+            SparsemError: the name cannot be that of a structure.
+        """
+        data = self.layer().data
+        if not isinstance(data, PaintedAnnotation):
+            raise SampleError(f"The layer of {self.structure} cannot be painted in.")
+        return data
+
+    def _attempt(self, action: Callable[[], str | None]) -> None:
+        """Call a function, and show what it says or what is wrong."""
+        try:
+            message = action()
+        except SparsemError as error:
+            message = str(error)
+        if message:
+            self._canvas.show_message(message)
+            self.status.setText(message)
+
+    def _show_status(self) -> None:
+        for painted in self._canvas.annotations():
+            if painted.problem:
+                self.status.setText(f"Not saved yet: {painted.problem}")
+                return
+            if painted.unsaved:
+                self.status.setText("Saving ...")
+                return
+        layer = self._canvas.layer("annotation", self.structure)
+        if layer is not None:
+            slices = ", ".join(map(str, layer.data.slices)) or "none"
+            self.status.setText(f"Saved. Labeled slices of {self.structure}: {slices}")
+
+    # Slices
+
+    def suggest_slices(self) -> None:
+        """List the slices to label next."""
+        self._attempt(self._suggest)
+
+    def _suggest(self) -> str:
+        sample = self._canvas.sample
+        known = {*sample.names("annotations"), *sample.names("probabilities")}
+        structure = self.structure if self.structure in known else None
+        result = suggest(sample, structure, n=min(N_SUGGESTED, sample.image().shape[0] - 1))
+        self.suggestions.clear()
+        self.suggestions.addItems([f"slice {z}" for z in result.z])
+        return f"Suggested because {result.criterion}."
+
+    def _go_to(self, text: str) -> None:
+        self._canvas.go_to(int(text.rpartition(" ")[2]))
+
+    # Brush
+
+    def paint(self) -> None:
+        """Paint the structure with the brush."""
+        self._attempt(lambda: self._select(1, "paint"))
+
+    def paint_background(self) -> None:
+        """Paint background with the brush."""
+        self._attempt(lambda: self._select(self.painted().background, "paint"))
+
+    def erase(self) -> None:
+        """Erase labels with the brush."""
+        self._attempt(lambda: self._select(1, "erase"))
+
+    def new_object(self) -> None:
+        """Paint an object with a number that none has in the slices that were looked at."""
+
+        def select() -> None:
+            painted = self.painted()
+            numbers = [0]
+            for z in painted.slices:
+                plane = painted.plane(z)
+                numbers.append(int(plane[plane != painted.background].max(initial=0)))
+            self._select(max(numbers) + 1, "paint")
+
+        self._attempt(select)
+
+    def _select(self, number: int, mode: str) -> None:
+        layer = self.layer()
+        layer.selected_label = number
+        layer.mode = mode
+
+    def undo(self) -> None:
+        """Undo the last stroke."""
+        self._attempt(lambda: self.layer().undo())
+
+    # What is labeled
+
+    def label_whole_slice(self) -> None:
+        """Label everything else in the slice as background."""
+        self._attempt(lambda: self._label_background(np.s_[:, :]))
+
+    def label_visible_part(self) -> None:
+        """Label everything else in the visible part of the slice as background."""
+        self._attempt(lambda: self._label_background(self._visible_part()))
+
+    def _visible_part(self) -> tuple[slice, slice]:
+        """Return rows and columns of the slice that the canvas shows."""
+        corners = np.asarray(self.layer().corner_pixels)
+        (top, left), (bottom, right) = corners[0, -2:], corners[1, -2:]
+        rows = slice(max(0, int(top)), int(bottom) + 1)
+        return rows, slice(max(0, int(left)), int(right) + 1)
+
+    def _label_background(self, part: Any) -> str:
+        layer, painted, z = self.layer(), self.painted(), self._canvas.z
+        plane = painted.plane(z)[part]
+        is_unlabeled = plane == 0
+        painted[(z, *part)] = np.where(is_unlabeled, painted.background, plane)
+        layer.refresh()
+        return f"{int(is_unlabeled.sum())} pixels of slice {z} are background."
+
+    def label_drawn_region(self) -> None:
+        """Label everything else in the last drawn shape as background."""
+
+        def label() -> str:
+            mask = self._drawn_mask()
+            layer, painted, z = self.layer(), self.painted(), self._canvas.z
+            plane = painted.plane(z)
+            painted[z] = np.where(mask & (plane == 0), painted.background, plane)
+            layer.refresh()
+            return f"The labeled region of slice {z} has {int(mask.sum())} pixels."
+
+        self._attempt(label)
+
+    # Shapes
+
+    def draw_box(self) -> None:
+        """Let the person draw rectangles."""
+        layer = self._shapes()
+        self._canvas.viewer.layers.selection.active = layer
+        layer.mode = "add_rectangle"
+
+    def _shapes(self) -> Any:
+        viewer = self._canvas.viewer
+        if BOXES not in viewer.layers:
+            voxel = self._canvas.sample.voxel_size
+            viewer.add_shapes(
+                ndim=3,
+                name=BOXES,
+                scale=tuple(voxel),
+                units=("nm",) * 3,
+                axis_labels=("z", "y", "x"),
+                face_color="transparent",
+                edge_color="#56B4E9",
+                edge_width=2,
+            )
+        return viewer.layers[BOXES]
+
+    def _drawn_mask(self) -> Any:
+        """Return the pixels (y, x) within the last drawn shape.
+
+        Raises:
+            SampleError: nothing was drawn.
+        """
+        layer = self._shapes()
+        if not len(layer.data):
+            raise SampleError("Draw a rectangle or a polygon first ('Draw box').")
+        _, height, width = self._canvas.sample.image().shape
+        masks = layer.to_masks(mask_shape=self._canvas.sample.image().shape)
+        return np.asarray(masks[-1]).any(axis=0).reshape(height, width)
+
+    def box_to_outline(self) -> None:
+        """Outline the object in the last drawn rectangle."""
+
+        def outline() -> str:
+            layer = self._shapes()
+            if not len(layer.data):
+                raise SampleError("Draw a rectangle around an object first ('Draw box').")
+            corners = np.asarray(layer.data[-1])
+            z = self._canvas.z
+            (_, y0, x0), (_, y1, x1) = corners.min(axis=0), corners.max(axis=0)
+            mask, (top, left) = mask_in_box(self._canvas.image_slice(z), (x0, y0, x1, y1))
+            annotation, painted = self.layer(), self.painted()
+            rows = slice(top, top + mask.shape[0])
+            columns = slice(left, left + mask.shape[1])
+            plane = painted.plane(z)[rows, columns]
+            number = int(annotation.selected_label) or 1
+            painted[z, rows, columns] = np.where(mask, number, plane)
+            annotation.refresh()
+            return f"Outlined {int(mask.sum())} pixels in slice {z}."
+
+        self._attempt(outline)
+
+    # Labels from elsewhere
+
+    def copy_prediction(self) -> None:
+        """Label the slice with the result, which is then corrected."""
+
+        def copy() -> str:
+            sample, z, painted = self._canvas.sample, self._canvas.z, self.painted()
+            if self.structure not in sample.names("labels"):
+                names = sample.names("labels")
+                raise SampleError(
+                    f"There is no prediction of {self.structure}{nearest(self.structure, names)} "
+                    "Predict first, on the page 'Result'."
+                )
+            labels = sample.computed(self.structure).read(slice(z, z + 1))[0]
+            painted.start_from_prediction(z, labels)
+            self.layer().refresh()
+            return f"Copied the prediction of slice {z}; correct it with the brush."
+
+        self._attempt(copy)
+
+    def carry_to_next(self) -> None:
+        """Copy the labels of the slice to the next one, by optical flow."""
+
+        def carry() -> str:
+            painted, z = self.painted(), self._canvas.z
+            if z + 1 >= painted.shape[0]:
+                raise SampleError("This is the last slice.")
+            plane = painted.plane(z)
+            if not plane.any():
+                raise SampleError(f"Nothing is labeled in slice {z}.")
+            images = [self._canvas.image_slice(n) for n in (z, z + 1)]
+            carried = carry_labels(plane, images, window=_window(images))[0]
+            painted[z + 1] = carried
+            self._canvas.go_to(z + 1)
+            self.layer().refresh()
+            return f"Carried the labels to slice {z + 1}; correct them with the brush."
+
+        self._attempt(carry)
+
+    def fill_between(self) -> None:
+        """Label the slices between the labeled ones around this slice, by optical flow."""
+
+        def fill() -> str:
+            painted, z = self.painted(), self._canvas.z
+            below = [n for n in painted.slices if n <= z]
+            above = [n for n in painted.slices if n > z]
+            if not below or not above:
+                raise SampleError("Label a slice before and a slice after this one first.")
+            first, last = max(below), min(above)
+            if last - first < 2:
+                raise SampleError(f"There is no slice between {first} and {last}.")
+            if last - first > MAX_BETWEEN:
+                raise SampleError(f"{last - first} slices are too many; label one in between.")
+            images = [self._canvas.image_slice(n) for n in range(first, last + 1)]
+            planes = fill_between(
+                painted.plane(first), painted.plane(last), images, window=_window(images)
+            )
+            for number, plane in enumerate(planes, first + 1):
+                painted[number] = plane
+            self.layer().refresh()
+            return f"Filled the slices {first + 1} to {last - 1}; correct them with the brush."
+
+        self._attempt(fill)
+
+
+def _window(images: list[Any]) -> tuple[float, float] | None:
+    """Return the gray levels for the optical flow; None for 8 bit."""
+    if images[0].dtype == np.uint8:
+        return None
+    low, high = np.percentile(images[0], (0.5, 99.5))
+    return float(low), float(high)
