@@ -4,7 +4,7 @@ Volumes are read lazily; positions are in nm. Only annotations can be painted in
 was computed, and change by edits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,7 @@ def _probability_layer(sample: Sample, name: str, cache: ChunkCache) -> Layer:
     options = {
         **_volume_options(sample, volume, "probability", f"{name} probability"),
         "multiscale": is_multiscale,
-        "colormap": "inferno" if is_doubt else [(0, 0, 0, 0), (*color, 1.0)],
+        "colormap": "inferno" if is_doubt else fading_color(color),
         "contrast_limits": (0, 255),
         "blending": "additive" if is_doubt else "translucent",
         "opacity": OPACITY,
@@ -123,19 +123,25 @@ def _probability_layer(sample: Sample, name: str, cache: ChunkCache) -> Layer:
     return data, options, "image"
 
 
+def fading_color(color: Sequence[float]) -> Any:
+    """Return a color map from transparent to a color (red, green, blue)."""
+    from napari.utils import Colormap
+
+    return Colormap([(*color, 0.0), (*color, 1.0)])
+
+
 def labels_layer(sample: Sample, name: str, cache: ChunkCache) -> Layer:
     """Return the layer of ``labels/NAME``, in the papers' color or one color for each object."""
     volume = sample.volume("labels", name)
-    data, is_multiscale = _pyramid(volume, cache)
     is_mask = volume.dtype == np.uint8
     options = {
         **_volume_options(sample, volume, "labels", name),
-        "multiscale": is_multiscale,
+        "multiscale": True,
         "opacity": OPACITY,
         "colormap": mask_colors(name) if is_mask else object_colors(),
         "visible": name == base_name(name),
     }
-    return data, options, "labels"
+    return _two_levels(cached_levels(volume, cache)), options, "labels"
 
 
 def annotation_layer(painted: PaintedAnnotation) -> Layer:
@@ -156,6 +162,35 @@ def is_numbered(sample: Sample, name: str) -> bool:
     """Return True if an annotation numbers objects, as that of cells does."""
     attributes = annotation_attributes(sample, name)
     return not attributes["classes"] and name.startswith("cell")
+
+
+class _EverySecondPixel:
+    """Every second pixel along y and x of an array (z, y, x), as a coarser level.
+
+    napari lets nobody paint in a layer of several levels, so small labels get a second one.
+    """
+
+    def __init__(self, fine: Any) -> None:
+        self._fine = fine
+        z, y, x = fine.shape
+        self.shape = (z, -(-y // 2), -(-x // 2))
+        self.dtype = fine.dtype
+        self.ndim = 3
+        self.size = int(np.prod(self.shape, dtype=np.int64))
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        parts = index if isinstance(index, tuple) else (index,)
+        planes = np.asarray(self._fine[parts[0]])[..., ::2, ::2]
+        rest: tuple[Any, ...] = parts[1:]
+        if isinstance(parts[0], slice):
+            rest = (slice(None), *rest)
+        part: NDArray[Any] = planes[rest]
+        return part
+
+
+def _two_levels(levels: list[Any]) -> list[Any]:
+    """Return levels, with a coarser one where there is only one."""
+    return levels if len(levels) > 1 else [levels[0], _EverySecondPixel(levels[0])]
 
 
 class _CorrectedMask:
@@ -181,12 +216,13 @@ def _corrections_layer(sample: Sample, name: str, corrections: Corrections) -> L
     volume = sample.volume("labels", name)
     options = {
         **_volume_options(sample, volume, "corrections", f"{name} (corrections)"),
+        "multiscale": True,
         "colormap": _direct_colors({1: CORRECTION_COLOR}),
         "opacity": OPACITY,
         "visible": False,
     }
     options["metadata"] = _metadata(sample, "corrections", name)
-    return _CorrectedMask(corrections), options, "labels"
+    return _two_levels([_CorrectedMask(corrections)]), options, "labels"
 
 
 def mask_colors(name: str, background: int | None = None) -> Any:

@@ -70,8 +70,8 @@ class ReviewPage(QWidget):
         layout.addWidget(self.picked)
         layout.addLayout(
             row(
-                button("Merge (M)", self.merge, "make one object of those that are picked"),
-                button("Split (X)", self.split, "split an object between two picked points"),
+                button("Merge (J)", self.merge, "make one object of those that are picked"),
+                button("Split (K)", self.split, "split an object between two picked points"),
                 button("Delete (D)", self.delete, "make picked objects background"),
                 button("Undo (U)", self.undo, "undo the last edit"),
             )
@@ -93,8 +93,8 @@ class ReviewPage(QWidget):
             "A": self.accept,
             "C": self.correct,
             "S": self.skip,
-            "M": self.merge,
-            "X": self.split,
+            "J": self.merge,
+            "K": self.split,
             "D": self.delete,
             "U": self.undo,
         }

@@ -11,6 +11,7 @@ from sparsem.store.volume import FOREGROUND
 from sparsem.viewer.canvas import Canvas
 from sparsem.viewer.forms import SettingsForm
 from sparsem.viewer.label_page import LabelPage
+from sparsem.viewer.layers import fading_color
 from sparsem.viewer.tasks import Task
 from sparsem.viewer.widgets import Curve, button, heading, note, row
 
@@ -165,7 +166,7 @@ class TrainPage(QWidget):
                 units=("nm",) * 3,
                 axis_labels=("z", "y", "x"),
                 translate=position,
-                colormap=[(0, 0, 0, 0), (*color, 1.0)],
+                colormap=fading_color(color),
                 contrast_limits=(FOREGROUND - 64, FOREGROUND + 64),
                 opacity=0.5,
                 blending="translucent",
