@@ -10,6 +10,8 @@ The annotator labels a slice by copying the ground truth.
 predicts, and adds slices up to the next number of ``--labeled``:
 
 - suggest, continued: slices of highest entropy; training starts from the weights of the last round.
+- suggest, continued at the full rate: the same, but the learning rate is that of a training from
+  random weights, not the lower default.
 - suggest, from scratch: the same choice, but every round trains a new network with the sum of the
   updates of all rounds so far.
 - even, from scratch: k evenly spaced slices instead, so that every round may have other slices.
@@ -48,6 +50,7 @@ from sparsem.cells.cells import cells
 from sparsem.cells.track import track
 from sparsem.geometry import evenly_spaced
 from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.models.architectures import default_learning_rate
 from sparsem.score.overlap import mask_overlap, pool_slices
 from sparsem.score.score import ScoreSettings, score
 from sparsem.segment.network_training import train_network
@@ -97,7 +100,13 @@ class Stack:
         labels = [self.truth[number] for number in z]
         write_annotation(self.sample, self.structure, z, labels, overwrite=True)
 
-    def train(self, name: str, updates: int, earlier: Path | None = None) -> tuple[Path, float]:
+    def train(
+        self,
+        name: str,
+        updates: int,
+        earlier: Path | None = None,
+        learning_rate: float | None = None,
+    ) -> tuple[Path, float]:
         """Train on the labeled slices, and predict; return the model and the seconds."""
         model = self.folder / f"{name}.safetensors"
         settings = TrainSettings(
@@ -105,6 +114,7 @@ class Stack:
             seed=self.seed,
             updates=updates,
             width=self.width,
+            learning_rate=learning_rate,
             from_model=str(earlier) if earlier else None,
         )
         start = time.perf_counter()
@@ -147,14 +157,17 @@ class Strategy:
     Attributes:
         suggested: slices are suggested, not evenly spaced.
         continued: training starts from the weights of the last round.
+        full_rate: the learning rate is that of a training from random weights.
     """
 
     suggested: bool
     continued: bool
+    full_rate: bool = False
 
 
 STRATEGIES = {
     "suggest, continued": Strategy(suggested=True, continued=True),
+    "suggest, continued at the full rate": Strategy(True, True, full_rate=True),
     "even, from scratch": Strategy(suggested=False, continued=False),
     "suggest, from scratch": Strategy(suggested=True, continued=False),
 }
@@ -206,7 +219,8 @@ def grow(
         stack.label(slices)
         total = number * updates
         if strategy.continued:
-            model, seconds = stack.train(f"round-{number}", updates, model)
+            rate = default_learning_rate("resunet") if strategy.full_rate else None
+            model, seconds = stack.train(f"round-{number}", updates, model, rate)
         else:
             model, seconds = stack.train(f"round-{number}", total)
         stack.save(name, slices, numbers_of(total, stack.dice(slices), seconds))

@@ -45,6 +45,7 @@ TABLE = "from_model"
 SCRATCH = "none"  # source of a training from random weights
 OTHER = {"vnc": "epfl", "epfl": "vnc"}
 LABELED_IN_SOURCE = {"epfl": 7, "vnc": 5}
+FACTORS = {"rates": (1.0, 0.3, 0.1), "compare": (RATE_FACTOR,)}
 REPLACE = Execution(overwrite=True, quiet=True)
 QUIET = Execution(quiet=True)
 
@@ -150,13 +151,13 @@ def learning_rate(factor: float) -> float:
     return round(default_learning_rate("resunet") * factor, 8)
 
 
-def trainings(what: str, arguments: argparse.Namespace) -> list[Training]:
+def trainings(arguments: argparse.Namespace) -> list[Training]:
     """Return the trainings of a benchmark, in their order."""
     target, source = arguments.target, OTHER[arguments.target]
-    scratch, continued = (SCRATCH, learning_rate(1)), (source, learning_rate(RATE_FACTOR))
-    variants = [scratch, continued]
-    if what == "rates":
-        variants = [(source, learning_rate(factor)) for factor in arguments.factors]
+    factors = arguments.factors or FACTORS[arguments.what]
+    variants = [(source, learning_rate(factor)) for factor in factors]
+    if arguments.what == "compare":
+        variants.insert(0, (SCRATCH, learning_rate(1)))
     choices = product(arguments.updates, arguments.seeds, arguments.labeled, variants)
     return [
         Training(target, origin, labeled, seed, updates, rate)
@@ -172,7 +173,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     sample = labeled_sample(arguments.target, folder)
     target = Target(sample, read_truth(arguments.target), earlier, folder)
     warm_up(target)
-    for training in trainings(arguments.what, arguments):
+    for training in trainings(arguments):
         measure(target, training)
 
 
@@ -191,8 +192,7 @@ def parsed_arguments() -> argparse.Namespace:
         "--factors",
         nargs="+",
         type=float,
-        default=[1.0, 0.3, 0.1],
-        help="rates: multiples of the default learning rate",
+        help="learning rates of trainings from the earlier model, as multiples of the default one",
     )
     parser.add_argument("--source-updates", type=int, default=TrainSettings().updates)
     parser.add_argument("--source-seed", type=int, default=0)

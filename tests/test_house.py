@@ -109,6 +109,8 @@ def test_compute_knows_no_dask_no_viewer_no_command_line() -> None:
         frameworks = names & {"dask", "distributed", "napari", "typer", "click"}
         if name.startswith("sparsem.cli."):
             frameworks -= {"typer"}
+        if name.startswith("sparsem.viewer."):
+            frameworks -= {"napari"}
         assert frameworks <= allowed.get(name, set()), name
 
 
@@ -193,6 +195,7 @@ NEEDS_EXTRA = {
     "sparsem.report.plots": (),
     "sparsem.cli.doctor": ("train",),
     "sparsem.preprocess.denoise": ("train",),
+    "sparsem.viewer": ("napari",),
 }
 PACKAGES = {
     "cv2": "opencv_python_headless",

@@ -18,7 +18,7 @@ from sparsem.workflow.execution import Execution
 LOG_EVERY_S = 0.5  # between two lines of progress, which the window shows
 
 
-def run(request: dict[str, Any]) -> dict[str, Any]:
+def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Call the function that a request names, and return what it returns as JSON."""
     sample = Sample.open(request["sample"])
     function = _function(request["function"])
@@ -58,11 +58,11 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def main() -> None:
+def run_child() -> None:
     """Run the request of the command line; exit with 2 if the user can correct what is wrong."""
     progress.LOG_EVERY_S = LOG_EVERY_S
     try:
-        result = run(json.loads(sys.argv[1]))
+        result = answer(json.loads(sys.argv[1]))
     except SparsemError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(2)
@@ -70,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_child()
