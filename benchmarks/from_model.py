@@ -2,7 +2,7 @@
 
     python benchmarks/from_model.py rates --target vnc --labeled 1 3 --seeds 0 1 --updates 300
     python benchmarks/from_model.py compare --target vnc --labeled 1 2 3 --seeds 0 1 2 \
-        --updates 100 300 1000
+        --updates 100 300 1000 --factors 1.0
 
 The structure is mitochondria. The earlier model is trained on the other stack: on 7 labeled slices
 of ``epfl``, or on 5 of ``vnc``. ``compare`` trains on a few evenly spaced slices of the target,

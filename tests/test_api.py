@@ -15,7 +15,7 @@ from sparsem.errors import SettingsError
 from sparsem.workflow.execution import HERE
 from tests.layers import SOURCE
 
-NO_STAGES = ("Execution", "Sample", "SparsemError", "arrays", "open", "remove")
+NO_STAGES = ("Execution", "Sample", "SparsemError", "arrays", "edit", "open", "remove")
 STAGES = [name for name in sparsem.__all__ if name not in NO_STAGES]
 
 
@@ -29,10 +29,12 @@ def test_the_public_names_are_pinned() -> None:
         "box_masks",
         "cells",
         "constrain",
+        "correct",
         "count_boxes",
         "demo",
         "denoise",
         "detect",
+        "edit",
         "equalize",
         "export",
         "import_annotation",

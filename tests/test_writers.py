@@ -273,7 +273,7 @@ def test_an_exported_annotation_is_imported_unchanged(
         (
             ["annotations/neurons", "nucleus"],
             {},
-            "An annotation is written into a file of its own; got 2 names",
+            "Annotations and corrections are written into a file each; got 2 names",
         ),
     ]
     for names, settings, sentence in refused:

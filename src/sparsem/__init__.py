@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from sparsem.detect.training.train import train_detector as train_detector
     from sparsem.errors import SparsemError as SparsemError
     from sparsem.io.ingest import import_stack as import_stack
+    from sparsem.labels import edit as edit
     from sparsem.labels.constrain import constrain as constrain
+    from sparsem.labels.correct import correct as correct
     from sparsem.labels.inventory import remove_pieces as remove
     from sparsem.measure.measure import measure as measure
     from sparsem.phantom.phantom import phantom as phantom
@@ -55,7 +57,8 @@ if TYPE_CHECKING:
     from sparsem.study.study import run as run
     from sparsem.workflow.execution import Execution as Execution
 
-# Public name -> the module that defines it, and its name there if that differs.
+# Public name -> the module that defines it, and its name there if that differs; a module that ends
+# with a colon is public itself.
 _DEFINED_IN = {
     "Execution": "workflow.execution",
     "Sample": "store.sample",
@@ -65,10 +68,12 @@ _DEFINED_IN = {
     "box_masks": "detect.masks.masks",
     "cells": "cells.cells",
     "constrain": "labels.constrain",
+    "correct": "labels.correct",
     "count_boxes": "boxes.counts",
     "demo": "study.demo",
     "denoise": "preprocess.denoise",
     "detect": "detect.predict",
+    "edit": "labels.edit:",
     "equalize": "preprocess.equalize",
     "export": "report.export",
     "import_annotation": "annotation.importing",
@@ -99,9 +104,10 @@ __all__ = sorted(_DEFINED_IN)
 def __getattr__(name: str) -> Any:
     if name not in _DEFINED_IN:
         raise AttributeError(f"module 'sparsem' has no attribute '{name}'")
-    module_name, _, other_name = _DEFINED_IN[name].partition(":")
+    module_name, colon, other_name = _DEFINED_IN[name].partition(":")
     module = import_module(f"sparsem.{module_name}")
-    value = module if name == module_name else getattr(module, other_name or name)
+    is_module = name == module_name or (colon and not other_name)
+    value = module if is_module else getattr(module, other_name or name)
     globals()[name] = value
     return value
 

@@ -229,7 +229,8 @@ class PaintedAnnotation:
         """Write a painted slice; see ``save``."""
         with self._lock:
             changed_at = self._changed_at.get(z)
-            stored = self._to_stored(self._planes[z])
+            plane = self._planes[z].copy()
+        stored = self._to_stored(plane)  # without the lock, so that the brush never waits for it
         try:
             origin = self._origins.get(z, "manual")
             write_slice(self.sample, self.name, z, stored, self.image, origin)

@@ -28,7 +28,11 @@ def review_places(sample: Sample, name: str) -> list[ReviewPlace]:
     rows = sample.read_table(f"review_{name}").select(list(ReviewPlace._fields)).to_pylist()
     places = [ReviewPlace(**row) for row in rows]
     accepted = accepted_places(sample, name)
-    return [place for place in places if not any(is_same_place(place, old) for old in accepted)]
+    return [
+        candidate
+        for candidate in places
+        if not any(is_same_place(candidate, earlier) for earlier in accepted)
+    ]
 
 
 def accepted_places(sample: Sample, name: str) -> list[ReviewPlace]:
@@ -39,9 +43,9 @@ def accepted_places(sample: Sample, name: str) -> list[ReviewPlace]:
     return [ReviewPlace(*fields) for fields in json.loads(file.read_text(encoding="utf-8"))]
 
 
-def accept_place(sample: Sample, name: str, place: ReviewPlace) -> None:
+def accept_place(sample: Sample, name: str, review_place: ReviewPlace) -> None:
     """Record that a place is right as it is."""
-    accepted = [*accepted_places(sample, name), place]
+    accepted = [*accepted_places(sample, name), review_place]
     file = _file_of(sample, name)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json_bytes([list(entry) for entry in accepted]))
@@ -57,12 +61,12 @@ def withdraw_acceptance(sample: Sample, name: str) -> ReviewPlace | None:
     return accepted[-1]
 
 
-def is_same_place(place: ReviewPlace, other: ReviewPlace) -> bool:
+def is_same_place(first: ReviewPlace, second: ReviewPlace) -> bool:
     """Return True if two places concern the same cells, nearby."""
-    has_same_cells = {place.first, place.second} == {other.first, other.second}
-    is_near = abs(place.z - other.z) <= MAX_SLICES_APART
-    is_near &= max(abs(place.y - other.y), abs(place.x - other.x)) <= MAX_PX_APART
-    return place.kind == other.kind and has_same_cells and is_near
+    has_same_cells = {first.first, first.second} == {second.first, second.second}
+    is_near = abs(first.z - second.z) <= MAX_SLICES_APART
+    is_near &= max(abs(first.y - second.y), abs(first.x - second.x)) <= MAX_PX_APART
+    return first.kind == second.kind and has_same_cells and is_near
 
 
 def _file_of(sample: Sample, name: str) -> Path:

@@ -201,9 +201,9 @@ def _probability(image: Any, z: int, state: TrainingState, job: TrainingJob) -> 
     halo = job.recipe.adjacent_slices
     first, stop = max(0, z - halo), min(image.shape[0], z + halo + 1)
     voxels = image.read(slice(first, stop))
-    own = slice(z - first, z - first + 1)
+    own_slice = slice(z - first, z - first + 1)
     factors = job.recipe.factors(image.voxel_size)
-    slices = predict_slices(voxels, forward, job.recipe, factors, 0.25, 16, 0, own)
+    slices = predict_slices(voxels, forward, job.recipe, factors, 0.25, 16, 0, own_slice)
     channels: Sequence[NDArray[np.float32]] = list(next(iter(slices)))
     is_cells = job.settings.cells is not None
     return channels[-1] if is_cells else channels[0]

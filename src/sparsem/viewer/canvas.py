@@ -79,8 +79,8 @@ class Canvas:
 
     def annotations(self) -> list[PaintedAnnotation]:
         """Return all annotations that can be painted in."""
-        found = [layer.data for layer in self.viewer.layers if "sparsem" in layer.metadata]
-        return [data for data in found if isinstance(data, PaintedAnnotation)]
+        arrays = [layer.data for layer in self.viewer.layers if "sparsem" in layer.metadata]
+        return [data for data in arrays if isinstance(data, PaintedAnnotation)]
 
     def refresh_labels(self, name: str) -> None:
         """Show ``labels/NAME`` as it is on disk now; the layer is added if there is none."""

@@ -133,10 +133,11 @@ class ReviewPage(QWidget):
         self._places = []
         if f"review_{name}" in self._canvas.sample.tables:
             places = review_places(self._canvas.sample, name)
-            self._places = [place for place in places if place not in self._skipped]
+            skipped = self._skipped
+            self._places = [candidate for candidate in places if candidate not in skipped]
         self.places.blockSignals(True)
         self.places.clear()
-        self.places.addItems([_in_words(place) for place in self._places])
+        self.places.addItems([_in_words(review_place) for review_place in self._places])
         self.places.blockSignals(False)
         n_left = len(self._places)
         self.left.setText(f"{n_left} places are left." if n_left else "No place is left.")
@@ -149,8 +150,8 @@ class ReviewPage(QWidget):
 
     def _go_to(self, number: int) -> None:
         if 0 <= number < len(self._places):
-            place = self._places[number]
-            self._canvas.go_to(place.z, place.y, place.x)
+            review_place = self._places[number]
+            self._canvas.go_to(review_place.z, review_place.y, review_place.x)
             self._show_labels_layer()
 
     def _show_labels_layer(self) -> None:
@@ -165,16 +166,16 @@ class ReviewPage(QWidget):
 
     def accept(self) -> None:
         """Accept the place that is shown, and go to the next one."""
-        place = self.current
-        if place is not None:
-            accept_place(self._canvas.sample, self.name.currentText(), place)
+        review_place = self.current
+        if review_place is not None:
+            accept_place(self._canvas.sample, self.name.currentText(), review_place)
             self._continue_at(self.places.currentRow())
 
     def skip(self) -> None:
         """Skip the place that is shown, in this session."""
-        place = self.current
-        if place is not None:
-            self._skipped.append(place)
+        review_place = self.current
+        if review_place is not None:
+            self._skipped.append(review_place)
             self._continue_at(self.places.currentRow())
 
     def withdraw(self) -> None:
@@ -184,9 +185,9 @@ class ReviewPage(QWidget):
 
     def correct(self) -> None:
         """Label the slice of the place by hand."""
-        place = self.current
-        if place is not None:
-            self._canvas.go_to(place.z, place.y, place.x)
+        review_place = self.current
+        if review_place is not None:
+            self._canvas.go_to(review_place.z, review_place.y, review_place.x)
         self._show_labels()
 
     def _continue_at(self, number: int) -> None:
@@ -291,8 +292,12 @@ class ReviewPage(QWidget):
         self._task.start(self._canvas.sample, step, settings=settings, overwrite=True)
 
 
-def _in_words(place: ReviewPlace) -> str:
+def _in_words(review_place: ReviewPlace) -> str:
     """Return a place as a line of the list."""
-    cells = f"{place.first}" if not place.second else f"{place.first} or {place.second}"
-    reason = "which cell" if place.kind == "disagreement" else "jump of area"
-    return f"slice {place.z}: {reason} ({cells}), {place.area_um2:.2f} um2"
+    cells = (
+        f"{review_place.first}"
+        if not review_place.second
+        else f"{review_place.first} or {review_place.second}"
+    )
+    reason = "which cell" if review_place.kind == "disagreement" else "jump of area"
+    return f"slice {review_place.z}: {reason} ({cells}), {review_place.area_um2:.2f} um2"

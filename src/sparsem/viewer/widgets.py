@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QLayout, QPushButton, QWidget
 CURVE_COLOR = "#56B4E9"
 GRID_COLOR = "#808080"
 MARGIN = 6
+TITLE_HEIGHT = 16
 
 
 def button(text: str, action: Callable[[], object], hint: str) -> QPushButton:
@@ -59,9 +60,10 @@ class Curve(QWidget):
     def paintEvent(self, _event: object) -> None:
         """Draw the curve."""
         painter = QPainter(self)
-        width, height = self.width() - 2 * MARGIN, self.height() - 2 * MARGIN
+        top = MARGIN + TITLE_HEIGHT
+        width, height = self.width() - 2 * MARGIN, self.height() - top - MARGIN
         painter.setPen(QPen(QColor(GRID_COLOR)))
-        painter.drawRect(MARGIN, MARGIN, width, height)
+        painter.drawRect(MARGIN, top, width, height)
         text = self._title
         if self._values:
             text += f": {self._values[-1]:.3f}"
@@ -69,11 +71,11 @@ class Curve(QWidget):
             span = (high - low) or 1.0
             steps = max(1, len(self._values) - 1)
             points = [
-                QPointF(MARGIN + width * n / steps, MARGIN + height * (1 - (value - low) / span))
+                QPointF(MARGIN + width * n / steps, top + height * (1 - (value - low) / span))
                 for n, value in enumerate(self._values)
             ]
             painter.setPen(QPen(QColor(CURVE_COLOR), 1.5))
             painter.drawPolyline(QPolygonF(points))
         painter.setPen(QPen(self.palette().text().color()))
-        painter.drawText(2 * MARGIN, 3 * MARGIN + 4, text)
+        painter.drawText(MARGIN, MARGIN + TITLE_HEIGHT - 4, text)
         painter.end()
