@@ -38,9 +38,10 @@ from sparsem.labels.inventory import describe, remove_pieces
 from sparsem.labels.object_index import find_runs, object_boxes, object_index
 from sparsem.labels.results import result_labels
 from sparsem.measure.measure import measure
+from sparsem.phantom.phantom import phantom
 from sparsem.report.export import export
 from sparsem.score.score import score
-from sparsem.settings import Settings
+from sparsem.settings import Settings, changed
 from sparsem.store.patches import link_tree, replace_chunks
 from sparsem.store.sample import Sample
 from sparsem.store.transforms import warp
@@ -48,7 +49,7 @@ from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import Execution
 from sparsem.workflow.stage import BlockResult, Stage
 
-from .conftest import copy_of, files_in, voxels
+from .conftest import TISSUE, copy_of, files_in, voxels
 
 QUIET = Execution(quiet=True)
 AGAIN = Execution(quiet=True, overwrite=True)
@@ -453,6 +454,25 @@ def test_a_slice_that_is_written_alone_equals_all_slices_written_together(
     second_record["empty"] = {"alone": second_record["empty"]["together"]}
     assert first["attributes"]["sparsem"] == second_record
     assert files_in(alone / "labels") == files_in(together / "labels")
+
+
+def test_the_depth_of_blocks_changes_no_label(tmp_path: Path) -> None:
+    results = []
+    for depth in (1, 7, 16):
+        sample = phantom(tmp_path / f"{depth}.zarr", changed(TISSUE, {"block_depth": depth}))
+        shape = sample.image("raw").shape
+        labels = blobs(shape, seed=2, n=30)
+        write_annotation(sample, "cells", (3, 9), [labels[3] + 1, labels[9]])
+        computed(sample, "cells", labels, "track")
+        corrected = np.random.default_rng(1).integers(0, 5, (4, 30, 40)).astype(np.uint16)
+        tifffile.imwrite(tmp_path / "crop.tif", corrected, photometric="minisblack")
+        correct(sample, "cells", tmp_path / "crop.tif", box="5:9,10:40,20:60", on=QUIET)
+        ids = np.unique(whole(sample, "cells"))[[2, 5, 8]].tolist()
+        edit.merge(sample, "cells", ids[:2], on=QUIET)
+        edit.delete(sample, "cells", ids[2:], on=QUIET)
+        results.append(whole(sample, "cells"))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
 
 
 # A plain model of the rules.
