@@ -390,7 +390,7 @@ def island_accuracy(sample: Sample, name: str) -> dict[str, float | None]:
     """
     truth, labels = (
         sample.volume("truth", "cells").read(slice(None)),
-        sample.volume("labels", name).read(slice(None)),
+        sample.computed(name).read(slice(None)),
     )
     labeled_slices = read_annotation(sample, "cells").z
     area = correct_px = area_of_correct_islands = 0

@@ -133,7 +133,7 @@ def _dice(
     )
     train_network([sample], model, settings, on=REPLACE)
     predict(sample, model, PredictSettings(image=image), on=REPLACE)
-    predicted = sample.volume("labels", NAME).read(slice(None)) > 0
+    predicted = sample.computed(NAME).read(slice(None)) > 0
     return pool_slices(
         [mask_overlap(predicted[z], truth[z]) for z in range(len(truth)) if z not in slices]
     ).dice

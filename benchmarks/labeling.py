@@ -55,7 +55,7 @@ def dice_after(
 def dice_without(sample: Sample, excluded: Sequence[int]) -> float:
     """Return the 3D Dice of the predicted labels on all slices except the excluded ones."""
     truth = tifffile.imread(truth_path("epfl")) > 0
-    predicted = sample.volume("labels", NAME).read(slice(None)) > 0
+    predicted = sample.computed(NAME).read(slice(None)) > 0
     return pool_slices(
         [mask_overlap(predicted[z], truth[z]) for z in range(len(truth)) if z not in set(excluded)]
     ).dice

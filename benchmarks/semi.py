@@ -51,7 +51,7 @@ def train_and_score(
     seconds = time.perf_counter() - start
     predict(sample, model, on=REPLACE)
     true = tifffile.imread(truth) > 0
-    predicted = sample.volume("labels", NAME).read(slice(None)) > 0
+    predicted = sample.computed(NAME).read(slice(None)) > 0
     overlaps = [mask_overlap(predicted[z], true[z]) for z in range(len(true))]
     unseen_overlaps = [overlap for z, overlap in enumerate(overlaps) if z not in settings.slices]
     dice_of_slices = [overlap.dice for overlap in overlaps]
