@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from sparsem.errors import InputError
 from sparsem.progress import Meter
-from sparsem.settings import nearest
 from sparsem.store.patches import Box, ChunkIndex, chunk_box, chunk_grid
 from sparsem.store.sample import Sample, save_table
 from sparsem.store.summary import list_first
@@ -144,9 +143,14 @@ class ObjectIndex:
         selected = self.rows[np.isin(self.rows[:, 3], list(ids))]
         missing = sorted(set(ids) - set(np.unique(selected[:, 3]).tolist()))
         if missing or not ids:
-            known = [str(number) for number in self.ids[:1000]]
-            hint = nearest(str(missing[0]), known) if missing else ""
-            raise InputError(f"There is no object {list_first(missing) or '(none given)'}{hint}")
+            known = self.ids
+            present = (
+                f"numbers are from {known[0]} to {known[-1]}" if len(known) else "there is none"
+            )
+            raise InputError(
+                f"There is no object {list_first(missing) or '(none was given)'} among "
+                f"{len(known)} objects; {present}."
+            )
         return selected
 
     def chunks_of(self, ids: Sequence[int]) -> list[ChunkIndex]:
