@@ -14,8 +14,8 @@ from sparsem.errors import InputError
 from sparsem.models.checkpoint import load_state, network_state
 
 # Factor of the usual learning rate. Smaller steps keep more of the earlier model; they cost little:
-# 300 updates from an EPFL model on 3 slices of VNC reached a Dice of 0.90 at the usual rate, 0.88 at
-# 0.3 and 0.86 at 0.1 of it (benchmarks/from_model.py).
+# 300 updates from an EPFL model on 3 slices of VNC reached a Dice of 0.90 at the usual rate, 0.89
+# at 0.3 and 0.86 at 0.1 of it (benchmarks/from_model.py).
 RATE_FACTOR = 0.3
 
 Build = Callable[[int], nn.Module]  # builds a network for a number of structures
