@@ -9,7 +9,6 @@ under ``.sparsem/undo``, so that edits can be undone one by one, also after a re
 """
 
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -82,12 +81,6 @@ class Corrections:
     def n_voxels(self) -> int:
         """Number of corrected voxels."""
         return sum(self.attributes["counts"].values())
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the corrected voxels, their values and their image."""
-        text = json.dumps([self.image, self.attributes["prints"]], sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @cached_property
     def prints(self) -> dict[ChunkIndex, str]:
@@ -240,14 +233,8 @@ def write_corrections(
         The new version.
     """
     restore_corrections(sample, name)
-    work = _work_folder(sample, name)
-    shutil.rmtree(work, ignore_errors=True)
     current = read_corrections(sample, name)
-    prints, counts = _begin_version(sample, current, target, work)
-    for chunk, values in patches:
-        _write_values(work, chunk, values, prints, counts)
-    _write_attributes(sample, work, target, prints, counts, edit)
-    _publish(sample, name, work)
+    _write_version(sample, name, current, target, patches, edit)
     return Corrections(_final_folder(sample, name))
 
 
@@ -257,9 +244,23 @@ def clear_corrections(sample: Sample, name: str, target: Volume, edit: Edit) -> 
     The arguments are those of ``write_corrections``.
     """
     restore_corrections(sample, name)
+    _write_version(sample, name, None, target, (), edit)
+
+
+def _write_version(
+    sample: Sample,
+    name: str,
+    current: Corrections | None,
+    target: Volume,
+    patches: Iterable[Patch],
+    edit: Edit,
+) -> None:
+    """Write a version with the voxels of another one and those of patches, and publish it."""
     work = _work_folder(sample, name)
     shutil.rmtree(work, ignore_errors=True)
-    prints, counts = _begin_version(sample, None, target, work)
+    prints, counts = _begin_version(sample, current, target, work)
+    for chunk, values in patches:
+        _write_values(work, chunk, values, prints, counts)
     _write_attributes(sample, work, target, prints, counts, edit)
     _publish(sample, name, work)
 

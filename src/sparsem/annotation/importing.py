@@ -288,8 +288,8 @@ def _read_labels(
         image = find_annotated_image(sample, size) or sample.newest_image
     shape = sample.image(image).shape
     meaning = _meaning(settings, extended)
+    outside = UNLABELED if meaning.ignore is None else meaning.ignore
     if settings.box is not None:
-        outside = UNLABELED if meaning.ignore is None else meaning.ignore
         planes_in_file = crop_to_box(planes_in_file, settings.box, shape[1:], outside, where)
     slices, planes = match_planes_to_slices(
         planes_in_file,
@@ -303,7 +303,6 @@ def _read_labels(
     plane_of = dict(zip(slices, planes, strict=True))
     stack = planes_in_file.stack
     if settings.within is not None:
-        outside = UNLABELED if meaning.ignore is None else meaning.ignore
         stack = mask_labels(planes_in_file, settings.within, plane_of, shape[0], outside)
     if extended and meaning != extended.meaning:
         special = SpecialNumbers(meaning.ignore, meaning.background)

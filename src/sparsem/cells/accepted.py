@@ -51,16 +51,6 @@ def accept_place(sample: Sample, name: str, review_place: ReviewPlace) -> None:
     write_atomically(file, json_bytes([list(entry) for entry in accepted]))
 
 
-def withdraw_acceptance(sample: Sample, name: str) -> ReviewPlace | None:
-    """Undo the last acceptance, and return the place; None if there was none."""
-    accepted = accepted_places(sample, name)
-    if not accepted:
-        return None
-    content = json_bytes([list(entry) for entry in accepted[:-1]])
-    write_atomically(_file_of(sample, name), content)
-    return accepted[-1]
-
-
 def is_same_place(first: ReviewPlace, second: ReviewPlace) -> bool:
     """Return True if two places concern the same cells, nearby."""
     has_same_cells = {first.first, first.second} == {second.first, second.second}

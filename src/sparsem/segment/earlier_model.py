@@ -17,7 +17,7 @@ from sparsem.models.architectures import build_network, default_learning_rate
 from sparsem.models.checkpoint import Recipe, load_tensors, read_recipe
 from sparsem.models.transfer import RATE_FACTOR, take_over_weights
 from sparsem.settings import changed
-from sparsem.training.settings import TrainSettings
+from sparsem.training.settings import TrainSettings, refuse_other_network
 
 # Settings that are those of the earlier model.
 NETWORK_FIELDS = ("architecture", "width", "input_px", "adjacent_slices")
@@ -43,16 +43,7 @@ def earlier_recipe(settings: TrainSettings, structures: tuple[str, ...]) -> Reci
     """
     path = Path(settings.from_model or "")
     recipe = read_recipe(path)
-    for name in NETWORK_FIELDS:
-        stated = getattr(settings, name)
-        default = TrainSettings.model_fields[name].default
-        expected = getattr(recipe, name)
-        if stated not in (default, expected):
-            option = f"--{name.replace('_', '-')}"
-            raise SettingsError(
-                f"{path.name} has {option} {expected}, but {stated} was given; a training that "
-                f"starts from it keeps its network. Leave out {option}."
-            )
+    refuse_other_network(settings, {name: getattr(recipe, name) for name in NETWORK_FIELDS}, path)
     if settings.pretrained:
         raise SettingsError("A training starts from ImageNet weights or from --from, not both.")
     if settings.semi == "cps":

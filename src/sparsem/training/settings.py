@@ -1,10 +1,12 @@
 """Settings of a training: how networks are trained and on what, each with its default."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from sparsem.errors import SettingsError
 from sparsem.settings import Metavar, OptionName, Precision, Settings, SliceNumbers, StructureNames
 
 
@@ -234,3 +236,25 @@ class TrainSettings(NetworkTrainingSettings):
         False, description="--semi cps: also write the other network, as NAME.second.safetensors"
     )
     validate_every: int = Field(100, ge=1, description="updates between two validations")
+
+
+def refuse_other_network(settings: LoopSettings, network: Mapping[str, Any], path: Path) -> None:
+    """Refuse settings that state another network than that of the earlier model.
+
+    Args:
+        settings: settings of the training.
+        network: name of a field -> its value in the earlier model.
+        path: the earlier model.
+
+    Raises:
+        SettingsError: a field has neither its default nor this value.
+    """
+    for name, expected in network.items():
+        stated = getattr(settings, name)
+        default = type(settings).model_fields[name].default
+        if stated not in (default, expected):
+            option = f"--{name.replace('_', '-')}"
+            raise SettingsError(
+                f"{path.name} has {option} {expected}, but {stated} was given; a training that "
+                f"starts from it keeps its network. Leave out {option}."
+            )

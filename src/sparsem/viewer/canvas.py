@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from sparsem.annotation.painted import PaintedAnnotation
 from sparsem.errors import SparsemError
 from sparsem.store.cached import ChunkCache
+from sparsem.store.names import OBJECTS
 from sparsem.store.sample import Sample
 from sparsem.viewer.layers import (
     annotation_layer,
     is_numbered,
     labels_layer,
-    sample_layers,
+    result_layers,
 )
 
 
@@ -82,6 +83,11 @@ class Canvas:
         arrays = [layer.data for layer in self.viewer.layers if "sparsem" in layer.metadata]
         return [data for data in arrays if isinstance(data, PaintedAnnotation)]
 
+    def objects_name(self, name: str) -> str:
+        """Return the labels in which the objects of a result are numbered."""
+        numbered = f"{name}{OBJECTS}"
+        return numbered if numbered in self.sample.names("labels") else name
+
     def refresh_labels(self, name: str) -> None:
         """Show ``labels/NAME`` as it is on disk now; the layer is added if there is none."""
         if name not in self.sample.names("labels"):
@@ -97,10 +103,8 @@ class Canvas:
 
     def refresh(self) -> None:
         """Show all results as they are on disk now, and tell the pages."""
-        for data, options, kind in sample_layers(self.sample):
+        for data, options, kind in result_layers(self.sample, self._cache):
             about = options["metadata"]["sparsem"]
-            if about["kind"] == "annotation":
-                continue
             layer = self.layer(about["kind"], about["name"])
             if layer is None:
                 getattr(self.viewer, f"add_{kind}")(data, **options)

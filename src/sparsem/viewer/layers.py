@@ -35,7 +35,23 @@ def sample_layers(sample: Sample) -> list[Layer]:
     Raises:
         SampleError: a volume is damaged.
     """
-    cache = ChunkCache()
+    layers = result_layers(sample, ChunkCache())
+    for name in sample.names("annotations"):
+        painted = PaintedAnnotation(sample, name, numbered=is_numbered(sample, name))
+        layers.append(annotation_layer(painted))
+    return layers
+
+
+def result_layers(sample: Sample, cache: ChunkCache) -> list[Layer]:
+    """Return all layers of a sample but its annotations, images first.
+
+    Args:
+        sample: the sample.
+        cache: where decoded chunks are kept.
+
+    Raises:
+        SampleError: a volume is damaged.
+    """
     layers = [
         _image_layer(sample, name, cache) for name in sample.images if _is_usable(sample, name)
     ]
@@ -51,10 +67,6 @@ def sample_layers(sample: Sample) -> list[Layer]:
         corrections = read_corrections(sample, name)
         if corrections is not None and corrections.n_voxels:
             layers.append(_corrections_layer(sample, name, corrections))
-    for name in sample.names("annotations"):
-        layers.append(
-            annotation_layer(PaintedAnnotation(sample, name, numbered=is_numbered(sample, name)))
-        )
     return layers
 
 

@@ -20,7 +20,6 @@ from qtpy.QtWidgets import (
 from sparsem.errors import SettingsError, SparsemError
 from sparsem.labels.object_index import object_index
 from sparsem.settings import Settings
-from sparsem.store.names import OBJECTS
 from sparsem.viewer.canvas import Canvas
 from sparsem.viewer.forms import SettingsForm
 from sparsem.viewer.tasks import Task
@@ -240,18 +239,12 @@ class ResultPage(QWidget):
                 self.table.setItem(number, index, item)
         self.table.setSortingEnabled(True)
 
-    def _objects_name(self) -> str:
-        """Return the labels in which the objects of the table are numbered."""
-        name = self.structure.currentText()
-        numbered = f"{name}{OBJECTS}"
-        return numbered if numbered in self._canvas.sample.names("labels") else name
-
     def _go_to_selected(self) -> None:
         items = self.table.selectedItems()
         if not items:
             return
         object_id = int(self.table.item(items[0].row(), 0).data(Qt.ItemDataRole.DisplayRole))
-        name = self._objects_name()
+        name = self._canvas.objects_name(self.structure.currentText())
         try:
             box = object_index(self._canvas.sample, name, quiet=True).box_of([object_id])
         except SparsemError as error:
@@ -267,7 +260,9 @@ class ResultPage(QWidget):
 
     def _select_clicked(self, _viewer: Any, event: Any) -> None:
         """Select the row of the object that was clicked twice."""
-        layer = self._canvas.layer("labels", self._objects_name())
+        layer = self._canvas.layer(
+            "labels", self._canvas.objects_name(self.structure.currentText())
+        )
         if layer is None:
             return
         value = layer.get_value(event.position, world=True)

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from qtpy.QtWidgets import QComboBox, QListWidget, QVBoxLayout, QWidget
 
-from sparsem.cells.accepted import accept_place, review_places, withdraw_acceptance
+from sparsem.cells.accepted import accept_place, review_places
 from sparsem.cells.review import ReviewPlace
 from sparsem.errors import InputError, SparsemError
 from sparsem.labels import edit
-from sparsem.store.names import OBJECTS, is_step
+from sparsem.store.names import is_step
 from sparsem.viewer.canvas import Canvas
 from sparsem.viewer.tasks import Task
 from sparsem.viewer.widgets import button, heading, note, row
@@ -178,11 +178,6 @@ class ReviewPage(QWidget):
             self._skipped.append(review_place)
             self._continue_at(self.places.currentRow())
 
-    def withdraw(self) -> None:
-        """Bring the last accepted place back."""
-        withdraw_acceptance(self._canvas.sample, self.name.currentText())
-        self.list_places()
-
     def correct(self) -> None:
         """Label the slice of the place by hand."""
         review_place = self.current
@@ -197,17 +192,13 @@ class ReviewPage(QWidget):
 
     # Edits
 
-    def _objects_name(self) -> str:
-        """Return the labels in which objects are numbered."""
-        name = self.name.currentText()
-        numbered = f"{name}{OBJECTS}"
-        return numbered if numbered in self._canvas.sample.names("labels") else name
-
     def _pick(self, _viewer: Any, event: Any) -> None:
         """Pick the object under the pointer, with Shift."""
         if not self.isVisible() or "Shift" not in event.modifiers:
             return
-        volume = self._canvas.sample.volume("labels", self._objects_name())
+        volume = self._canvas.sample.volume(
+            "labels", self._canvas.objects_name(self.name.currentText())
+        )
         scale = np.array(tuple(volume.voxel_size))
         z, y, x = np.floor(np.asarray(event.position) / scale + 0.5).astype(int).tolist()
         position = (z, y, x)
@@ -217,7 +208,9 @@ class ReviewPage(QWidget):
 
     def pick(self, position: tuple[int, int, int]) -> None:
         """Pick the object at a voxel (z, y, x)."""
-        volume = self._canvas.sample.volume("labels", self._objects_name())
+        volume = self._canvas.sample.volume(
+            "labels", self._canvas.objects_name(self.name.currentText())
+        )
         object_id = int(volume.lazy()[position])
         if not object_id:
             self.picked.setText("There is no object.")

@@ -13,6 +13,7 @@ from sparsem.models.checkpoint import file_digest, load_tensors
 from sparsem.models.transfer import RATE_FACTOR, take_over_weights
 from sparsem.settings import changed
 from sparsem.store.slice_use import slice_digest
+from sparsem.training.settings import refuse_other_network
 
 # Fields of the settings that are those of the earlier detector, and their names in its recipe.
 NETWORK_FIELDS = {"architecture": "detector", "input_px": "input_px", "queries": "queries"}
@@ -29,17 +30,10 @@ def with_earlier_detector(settings: DetectTrainSettings) -> DetectTrainSettings:
         return settings
     path = Path(settings.from_model)
     recipe = read_detector(path)
-    network = {}
-    for name, name_in_recipe in NETWORK_FIELDS.items():
-        stated = getattr(settings, name)
-        default = DetectTrainSettings.model_fields[name].default
-        network[name] = getattr(recipe, name_in_recipe)
-        if stated not in (default, network[name]):
-            option = f"--{name.replace('_', '-')}"
-            raise SettingsError(
-                f"{path.name} has {option} {network[name]}, but {stated} was given; a training "
-                f"that starts from it keeps its network. Leave out {option}."
-            )
+    network = {
+        name: getattr(recipe, name_in_recipe) for name, name_in_recipe in NETWORK_FIELDS.items()
+    }
+    refuse_other_network(settings, network, path)
     if settings.weights != "auto":
         raise SettingsError("A training starts from --weights or from --from, not both.")
     return changed(settings, network)
