@@ -32,7 +32,7 @@ from sparsem.store.snapshot import read_attributes
 from sparsem.store.transforms import Motion, WarpedStack
 from sparsem.store.volume import Volume, put_in_place, write_group
 
-UNCORRECTED = UNLABELED  # value of voxels that nobody corrected
+UNCORRECTED = UNLABELED  # value of voxels that are not corrected
 MAX_VERSIONS = 100  # versions that can be undone
 VOXELS = "voxels"  # name of the array
 

@@ -193,7 +193,7 @@ def apply_precedence(sample: Sample, name: str, quiet: bool = False) -> list[Chu
     with sample.locked():
         _restore(sample, name)
         restore_corrections(sample, name.removesuffix(CONSTRAINED))
-        if name not in sample.names("labels") or _is_stale(sample, name):
+        if name not in sample.names("labels") or sample.is_stale("labels", name):
             return []
         drawing = read_drawing(sample, name)
         for note in drawing.notes:
@@ -205,15 +205,6 @@ def apply_precedence(sample: Sample, name: str, quiet: bool = False) -> list[Chu
         if labels.fingerprint == _fingerprint(computed, drawing):
             return []
         return _write_labels(sample, labels, computed, drawing)
-
-
-def _is_stale(sample: Sample, name: str) -> bool:
-    """Return True if the image that labels were made on was replaced since, or is missing."""
-    try:
-        sample.transform_of(sample.volume("labels", name))
-    except SampleError:
-        return True
-    return False
 
 
 def apply_annotation(sample: Sample, annotation: str, quiet: bool = False) -> None:

@@ -21,7 +21,7 @@ from pydantic import Field
 from sparsem.annotation.precedence import apply_to_structures
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
-from sparsem.labels.results import is_stale, require_same_pixels
+from sparsem.labels.results import require_same_pixels
 from sparsem.settings import Settings, resolve_settings
 from sparsem.store.names import CONSTRAINED, OBJECTS
 from sparsem.store.sample import Sample, now
@@ -377,7 +377,7 @@ def _weights_of(sample: Sample, name: str, labels: Volume) -> Volume | None:
     if name not in sample.names("probabilities") or labels.dtype != np.uint8:
         return None
     probabilities = sample.volume("probabilities", name)
-    if is_stale(sample, "probabilities", name):
+    if sample.is_stale("probabilities", name):
         return None
     # Labels that were imported later may belong to another image.
     has_same_pixels = sample.transform_of(probabilities).is_same(sample.transform_of(labels))

@@ -33,7 +33,6 @@ from sparsem.labels.object_index import (
     renewed_index,
     stored_index,
 )
-from sparsem.labels.results import is_stale
 from sparsem.labels.splitting import level_for, split_at_level, voxels_in
 from sparsem.settings import Settings, resolve_settings
 from sparsem.store.names import CONSTRAINED, INTERIOR, OBJECTS, base_name
@@ -518,7 +517,7 @@ def _probability(sample: Sample, target: _Target, name: str | None) -> Volume | 
     if name is None:
         usual = (structure, f"{structure}{INTERIOR}")
         name = next((each for each in usual if each in names), None)
-        if name is None or is_stale(sample, "probabilities", name):
+        if name is None or sample.is_stale("probabilities", name):
             return None
         volume = sample.volume("probabilities", name)
         return volume if _has_pixels_of(sample, volume, target.labels) else None

@@ -14,7 +14,7 @@ from sparsem.annotation.labeled_slices import (
 from sparsem.annotation.precedence import apply_to_structures
 from sparsem.annotation.writing import remove_replaced_annotation
 from sparsem.errors import InputError
-from sparsem.labels.results import is_outdated, is_stale, older_than_annotation
+from sparsem.labels.results import is_outdated, older_than_annotation
 from sparsem.settings import nearest
 from sparsem.store.sample import Sample, now
 from sparsem.store.volume import Volume
@@ -99,7 +99,7 @@ def _stale_volumes(sample: Sample) -> list[str]:
         f"{folder}/{name}"
         for folder in ("images", "probabilities", "labels")
         for name in sample.names(folder)
-        if is_stale(sample, folder, name)
+        if sample.is_stale(folder, name)
     ]
 
 

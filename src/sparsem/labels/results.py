@@ -166,15 +166,6 @@ def _fingerprint_of_table(sample: Sample, name: str, table: str) -> str | None:
     return fingerprint
 
 
-def is_stale(sample: Sample, folder: str, name: str) -> bool:
-    """Return True if a volume was made on an image that was replaced since, or is missing."""
-    try:
-        sample.transform_of(sample.volume(folder, name))
-    except SampleError:
-        return True
-    return False
-
-
 def older_than_annotation(sample: Sample) -> list[str]:
     """Return the ``labels/NAME`` that are older than the annotation of their structure."""
     last_entry: dict[

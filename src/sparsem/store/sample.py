@@ -335,6 +335,14 @@ class Sample:
             return Transform(volume.shape, volume.motions)
         return Transform(volume.shape, compose(before.to_raw, volume.motions))
 
+    def is_stale(self, folder: str, name: str) -> bool:
+        """Return True if a volume was made on an image that was replaced since, or is missing."""
+        try:
+            self.transform_of(self.volume(folder, name))
+        except SampleError:
+            return True
+        return False
+
     def resample_to(self, volume: Volume, stack: Any, outside: int = 0) -> Any:
         """Return a stack on the pixel grid of a volume.
 

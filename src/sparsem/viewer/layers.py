@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from sparsem.annotation.corrections import UNCORRECTED, Corrections, read_corrections
 from sparsem.annotation.labeled_slices import annotation_attributes
 from sparsem.annotation.painted import PaintedAnnotation
-from sparsem.labels.results import is_stale
 from sparsem.report.plots.colors import N_CELL_COLORS, cell_color, structure_color, unit_rgb
 from sparsem.store.cached import ChunkCache, cached_levels
 from sparsem.store.names import DISAGREEMENT, REGIONS, UNCERTAINTY, base_name
@@ -58,10 +57,10 @@ def result_layers(sample: Sample, cache: ChunkCache) -> list[Layer]:
     for number, (_, options, _) in enumerate(layers):
         options["visible"] = number == len(layers) - 1
     for name in sample.names("probabilities"):
-        if not is_stale(sample, "probabilities", name):
+        if not sample.is_stale("probabilities", name):
             layers.append(_probability_layer(sample, name, cache))
     for name in sample.names("labels"):
-        if not is_stale(sample, "labels", name) and not name.endswith(REGIONS):
+        if not sample.is_stale("labels", name) and not name.endswith(REGIONS):
             layers.append(labels_layer(sample, name, cache))
     for name in sample.names("corrections"):
         corrections = read_corrections(sample, name)
@@ -72,7 +71,7 @@ def result_layers(sample: Sample, cache: ChunkCache) -> list[Layer]:
 
 def _is_usable(sample: Sample, image: str) -> bool:
     """Return True if an image was not made on one that was replaced since."""
-    return image == "raw" or not is_stale(sample, "images", image)
+    return image == "raw" or not sample.is_stale("images", image)
 
 
 def _metadata(sample: Sample, kind: str, name: str) -> dict[str, Any]:
