@@ -6,6 +6,7 @@ The parent imports the stage once and computes nothing; each child is a fork tha
 Prints how many died.
 """
 
+import faulthandler
 import json
 import os
 import random
@@ -37,6 +38,9 @@ WORK = {
     "phantom": ("sparsem.phantom.phantom", "phantom", "PhantomSettings"),
 }
 
+HANGS_AFTER_S = 240
+THREADS = Path("/proc/self/task")
+
 
 def work(what: str, given: dict[str, Any]) -> None:
     on = Execution(
@@ -62,6 +66,8 @@ def work(what: str, given: dict[str, Any]) -> None:
 def child(what: str, given: dict[str, Any]) -> int:
     process = os.fork()
     if process == 0:
+        # A child that hangs says where, and lets the test fail instead of wait.
+        faulthandler.dump_traceback_later(HANGS_AFTER_S, exit=True)
         code = 1
         try:
             work(what, given)
@@ -80,6 +86,8 @@ def main() -> None:
     )
     moments = random.Random(seed)
     import_module(WORK[what][0])  # before the clock runs
+    if THREADS.exists():
+        assert len(list(THREADS.iterdir())) == 1, "a fork copies the locks of other threads"
     died, longest = 0, float(given["seconds"])
     for _ in range(kills):
         process = child(what, given)
