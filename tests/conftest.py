@@ -32,6 +32,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
 
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Take back what others did: compiled loops of napari let torch use all cores again."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+
+
 hypothesis.settings.register_profile("shared", deadline=None)  # another process may hold the core
 hypothesis.settings.load_profile("shared")
 

@@ -31,6 +31,7 @@ ROWS = {
     "score": "comparison with ground truth",
     "training": "the training loop, shared by pixel networks and detectors",
     "segment": "pixel networks: sampling, training, tiled prediction",
+    "review": "places to review, and those that a person accepted",
     "cells": "single cells and their protrusions",
     "measure": "measurements of objects and cells",
     "detect": "detection of objects in boxes, and their masks",

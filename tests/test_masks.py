@@ -21,10 +21,12 @@ from sparsem.boxes.tables import (
     read_detected_boxes,
     write_detected_boxes,
 )
+from sparsem.detect.inference import sample_gray_statistics
 from sparsem.detect.masks.masks import MasksSettings, box_masks, paint_masks
 from sparsem.detect.masks.outline import mask_in_box
+from sparsem.detect.masks.outliner import BoxOutliner
 from sparsem.detect.masks.sam import Sam, load_sam
-from sparsem.detect.masks.sam_masks import sam_tiles
+from sparsem.detect.masks.sam_masks import sam_masks, sam_tiles
 from sparsem.errors import ResumeError, SampleError, SettingsError
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.measure.measure import measure
@@ -248,6 +250,31 @@ def test_embeddings_of_another_image_are_not_used(
     write_detected_boxes(sample, f"{DETECTED_PREFIX}disc", replace(stored, image="equalized"))
     box_masks(sample, settings, on=Execution(quiet=True, overwrite=True))
     assert len(set((sample.path / ".sparsem" / "embeddings").iterdir()) - folders) == 1
+
+
+def test_a_box_that_a_person_draws_gets_the_same_mask(
+    sample_and_boxes: tuple[Sample, Boxes], sam: Path
+) -> None:
+    """With and without a model; the tile of a box is embedded once."""
+    sample, boxes = sample_and_boxes
+    image = sample.image()
+    plane = image.read(slice(0, 1))[0]
+    of_slice = boxes.corners[boxes.z == 0]
+    plain = BoxOutliner(image)
+    with_model = BoxOutliner(image, str(sam), "cpu")
+    model, levels = load_sam(str(sam), CPU), sample_gray_statistics(image)
+    expected = sam_masks(plane, 0, of_slice, model, levels, None)
+    for box, (mask, position) in zip(of_slice, expected, strict=True):
+        corners = tuple(box.tolist())
+        outlined, at = with_model.outline(plane, 0, corners)
+        assert at == position
+        np.testing.assert_array_equal(outlined, mask)
+        outlined, at = plain.outline(plane, 0, corners)
+        mask, position = mask_in_box(plane, corners)
+        assert at == position
+        np.testing.assert_array_equal(outlined, mask)
+    with pytest.raises(SettingsError, match="cannot be loaded"):
+        BoxOutliner(image, str(sam / "none"), "cpu").outline(plane, 0, corners)
 
 
 def test_a_small_image_of_a_montage_is_read_without_its_padding(tmp_path: Path) -> None:

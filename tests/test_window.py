@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 
 from sparsem.annotation.labeled_slices import read_annotation
-from sparsem.cells.accepted import accepted_places
 from sparsem.cells.cells import cells
 from sparsem.cells.track import track
 from sparsem.labels.editing import delete_objects, merge_objects
+from sparsem.measure.measure import measure
+from sparsem.review.accepted import accepted_places
 from sparsem.store.sample import Sample
 from sparsem.viewer.reader import napari_get_reader
 from sparsem.workflow.execution import Execution
 
+from .conftest import put
 from .test_cells import tissue_of_depth
 from .test_corrections import computed, whole
-from .window_tools import close, display, drag, open_sample, press_key, spin, wait_for
+from .window_tools import close, display, double_click, drag, open_sample, press_key, spin, wait_for
 
 pytest.importorskip("napari", reason="the window needs the extra 'napari'")
 pytestmark = [
@@ -224,12 +226,76 @@ def test_review_by_keys_edits_and_redo(cell_sample: Sample) -> None:
     close(viewer, dock)
 
 
+def test_uncertain_places_of_a_structure_are_reviewed_by_keys(own_tissue: Sample) -> None:
+    truth = own_tissue.volume("truth", "nucleus").read(slice(None)) > 0
+    probability = np.where(truth, 255, 0).astype(np.uint8)
+    probability[8:12, 20:60, 30:70] = 120
+    made_on = ("raw", own_tissue.image().fingerprint)
+    voxel = own_tissue.voxel_size
+    put(own_tissue, "probabilities/nucleus", probability, voxel=voxel, made_on=made_on)
+    computed(own_tissue, "nucleus", (probability >= 128).astype(np.uint8))
+    viewer, dock = open_sample(own_tissue.path)
+    dock.tabs.setCurrentWidget(dock.review_page)
+    page = dock.review_page
+    page.name.setCurrentText("nucleus")
+    assert page.places.count() == 0
+    assert "Find places" in page.left.text()
+    page.find_places()
+    wait_for(lambda: page.places.count() > 0, 60)
+    n_places = page.places.count()
+    press_key(viewer, "n")
+    assert 7 <= dock.canvas.z <= 12
+    assert "uncertain" in page.places.item(0).text()
+    press_key(viewer, "a")
+    assert page.places.count() == n_places - 1
+    page.find_places()
+    wait_for(lambda: "listed" in page.state.text(), 60)
+    assert page.places.count() == n_places - 1
+    close(viewer, dock)
+
+
+def test_the_table_of_objects_and_the_canvas_lead_to_each_other(
+    own_tissue: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = own_tissue.volume("truth", "nucleus").read(slice(None)) > 0
+    computed(own_tissue, "nucleus", truth.astype(np.uint8))
+    measure(own_tissue, structures=("nucleus",), on=QUIET)
+    viewer, dock = open_sample(own_tissue.path)
+    page = dock.result_page
+    dock.tabs.setCurrentWidget(page)
+    page.structure.setCurrentText("nucleus")
+    n_objects = own_tissue.read_table("nucleus").num_rows
+    assert page.table.rowCount() == n_objects
+    objects = whole(own_tissue, "nucleus-objects")
+    number = int(page.table.item(n_objects - 1, 0).text())
+    page.table.selectRow(n_objects - 1)
+    z, y, x = np.nonzero(objects == number)
+    assert z.min() <= dock.canvas.z <= z.max()
+    layer = dock.canvas.layer("labels", "nucleus-objects")
+    assert (layer.visible, layer.selected_label) == (True, number)
+    # A double click on an object selects its row.
+    page.table.clearSelection()
+    middle = len(z) // 2
+    dock.canvas.go_to(int(z[middle]), int(y[middle]), int(x[middle]))
+    double_click(viewer)
+    assert page.table.item(page.table.currentRow(), 0).text() == str(number)
+    # The report opens in the browser.
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    page.report()
+    wait_for(lambda: bool(opened), 180)
+    assert opened[0].startswith("file://")
+    assert opened[0].endswith(".html")
+    close(viewer, dock)
+
+
 def test_filled_slices_lie_between_the_painted_ones(window: tuple[Any, Any, Sample]) -> None:
     _, dock, sample = window
     page = dock.label_page
     page.name.setCurrentText("nucleus")
     dock.canvas.go_to(5)
     page.fill_between()
+    wait_for(lambda: not page.work.is_running)
     painted = page.painted()
     wait_for(lambda: not painted.unsaved)
     truth = sample.volume("truth", "nucleus").read(slice(None)) > 0
@@ -238,6 +304,34 @@ def test_filled_slices_lie_between_the_painted_ones(window: tuple[Any, Any, Samp
     dice = 2 * (drawn & truth[4]).sum() / (drawn.sum() + truth[4].sum())
     assert dice > 0.85
     assert set(read_annotation(sample, "nucleus").z) >= set(range(10))
+
+
+def test_a_drawn_box_becomes_the_outline_of_an_object(window: tuple[Any, Any, Sample]) -> None:
+    _, dock, sample = window
+    page = dock.label_page
+    page.name.setCurrentText("nucleus")
+    truth = sample.volume("truth", "nucleus").read(slice(5, 6))[0]
+    number = int(np.bincount(truth[truth > 0]).argmax())
+    rows, columns = np.nonzero(truth == number)
+    top, left, bottom, right = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+    dock.canvas.go_to(5)
+    page.box_to_outline()
+    assert "Draw a rectangle" in page.status.text()
+    page.draw_box()
+    corners = [(5, top, left), (5, top, right), (5, bottom, right), (5, bottom, left)]
+    dock.canvas.viewer.layers["boxes and regions"].add_rectangles(np.array(corners))
+    page.box_to_outline()
+    wait_for(lambda: not page.work.is_running)
+    painted = page.painted()
+    plane = painted.plane(5)
+    drawn = (plane > 0) & (plane != painted.background)
+    true = truth == number
+    assert 2 * (drawn & true).sum() / (drawn.sum() + true.sum()) > 0.8
+    # A model that is not there is named, and the window goes on.
+    page.sam.setText("no/such-model-here")
+    page.box_to_outline()
+    wait_for(lambda: not page.work.is_running)
+    assert "cannot be loaded" in page.status.text()
 
 
 def test_a_dropped_sample_is_read_by_the_plugin(own_tissue: Sample) -> None:

@@ -111,6 +111,22 @@ def drag(
     spin(0.05)
 
 
+def double_click(viewer: Any) -> None:
+    """Click twice on the middle of the canvas."""
+    from qtpy.QtCore import QPoint, Qt
+    from qtpy.QtTest import QTest
+
+    native = viewer.window._qt_viewer.canvas.native
+    middle = QPoint(native.size().width() // 2, native.size().height() // 2)
+    left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    QTest.mouseMove(native, middle)
+    spin(0.05)
+    QTest.mouseClick(native, left, none, middle)
+    QTest.mouseDClick(native, left, none, middle)
+    QTest.mouseRelease(native, left, none, middle)
+    spin(0.2)
+
+
 def press_key(viewer: Any, key: str) -> None:
     """Press a key while the canvas has the focus."""
     from qtpy.QtTest import QTest

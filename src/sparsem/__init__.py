@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sparsem.report.export import export as export
     from sparsem.report.report import report as report
     from sparsem.report.scene3d.render import render as render
+    from sparsem.review.review import review as review
     from sparsem.score.score import score as score
     from sparsem.segment.predict import predict as predict
     from sparsem.segment.suggest import suggest as suggest
@@ -89,6 +90,7 @@ _DEFINED_IN = {
     "remove": "labels.inventory:remove_pieces",
     "render": "report.scene3d.render",
     "report": "report.report",
+    "review": "review.review",
     "run": "study.study",
     "score": "score.score",
     "score_boxes": "detect.score",

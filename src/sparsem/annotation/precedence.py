@@ -160,6 +160,22 @@ def _hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def known_voxels(drawing: Drawing, block: ZBlock) -> NDArray[np.bool_] | None:
+    """Return which voxels (z, y, x) of a block a person drew; None if there are none."""
+    planes = _labeled_planes(drawing.annotation, block)
+    corrected = None
+    if drawing.corrections is not None:
+        corrected = drawing.corrections[block.own] != UNCORRECTED
+    if not planes and (corrected is None or not corrected.any()):
+        return None
+    if corrected is None:
+        _, plane = next(iter(planes.values()))
+        corrected = np.zeros((block.stop - block.start, *plane.shape), bool)
+    for z, (_, known) in planes.items():
+        corrected[z - block.start] |= known
+    return corrected
+
+
 def is_precedence_current(sample: Sample, name: str) -> bool:
     """Return True if ``labels/NAME`` holds everything that a person drew, and nothing else."""
     labels = sample.volume("labels", name)

@@ -5,16 +5,17 @@ object changes gradually: its signed distances in the two carried labels are wei
 either side is (shape-based interpolation, Raya and Udupa 1990, after compensation of motion).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 
 from sparsem.cells.flow import (
     ComposedFlow,
+    Flow,
     FlowSettings,
     Labels,
     compose_flow,
@@ -23,9 +24,21 @@ from sparsem.cells.flow import (
     reduce_to_grid,
     warp_labels,
 )
+from sparsem.labels.overlaps import label_sizes
 
-Images = Sequence[NDArray[np.uint8]]
 MARGIN_PX = 2  # around the pixels of an object in which distances are computed
+
+
+class PairFlow(NamedTuple):
+    """The optical flow between a slice and the next one.
+
+    Attributes:
+        to_before: from every pixel of the next slice to the slice, (y, x, 2) float32.
+        to_after: from every pixel of the slice to the next one, (y, x, 2) float32.
+    """
+
+    to_before: Flow
+    to_after: Flow
 
 
 def carry_labels(
@@ -45,17 +58,36 @@ def carry_labels(
     Returns:
         The labels of all slices but the first, in the order of the images.
     """
-    height, width = labels.shape
+    return list(_carry(labels, flows_between(images, settings, window)))
+
+
+def flows_between(
+    images: Sequence[NDArray[Any]],
+    settings: FlowSettings = FlowSettings(),
+    window: tuple[float, float] | None = None,
+) -> list[PairFlow]:
+    """Return the flow between each slice and the next one.
+
+    The arguments are those of ``carry_labels``.
+    """
+    height, width = images[0].shape
     grid = settings.grid_shape((height, width))
     small = [reduce_to_grid(np.asarray(image), grid, window) for image in images]
-    composed: ComposedFlow = identity_flow(grid)
-    carried = []
-    for before, after in pairwise(small):
-        to_before = flow_between(after, before, settings)
-        to_after = flow_between(before, after, settings)
-        composed = compose_flow(to_before, to_after, composed)
-        carried.append(warp_labels(labels, composed.flow))
-    return carried
+    return [
+        PairFlow(flow_between(after, before, settings), flow_between(before, after, settings))
+        for before, after in pairwise(small)
+    ]
+
+
+def _carry(labels: Labels, flows: Sequence[PairFlow]) -> Iterator[Labels]:
+    """Yield the labels of a slice in the slices after it, along the composed flow."""
+    composed: ComposedFlow | None = None
+    for flow in flows:
+        if composed is None:
+            height, width, _ = flow.to_before.shape
+            composed = identity_flow((height, width))
+        composed = compose_flow(flow.to_before, flow.to_after, composed)
+        yield warp_labels(labels, composed.flow)
 
 
 def fill_between(
@@ -79,8 +111,10 @@ def fill_between(
     """
     if len(images) < 2:
         raise ValueError(f"two labeled slices have an image each; got {len(images)}")
-    from_first = carry_labels(first, images[:-1], settings, window)
-    from_last = carry_labels(last, list(images)[:0:-1], settings, window)[::-1]
+    flows = flows_between(images, settings, window)
+    upward = [PairFlow(flow.to_after, flow.to_before) for flow in flows[::-1]]
+    from_first = _carry(first, flows[:-1])
+    from_last = list(_carry(last, upward[:-1]))[::-1]
     steps = len(images) - 1
     return [
         blend_labels(below, above, number / steps)
@@ -96,14 +130,14 @@ def blend_labels(below: Labels, above: Labels, position: float) -> Labels:
         above: (y, x) labels with the same ids.
         position: 0 at ``below``, 1 at ``above``.
     """
-    ids = np.union1d(np.unique(below), np.unique(above))
+    ids = np.union1d(label_sizes(below)[0], label_sizes(above)[0])
     best = np.zeros(below.shape, np.float32)
     blended = np.zeros_like(below)
-    for object_id in ids[ids > 0]:
-        masks = below == object_id, above == object_id
-        rows, columns = _pixels_of(masks[0] | masks[1])
-        distance = (1 - position) * _signed_distance(masks[0][rows, columns])
-        distance += position * _signed_distance(masks[1][rows, columns])
+    for object_id in ids:
+        is_below, is_above = below == object_id, above == object_id
+        rows, columns = _pixels_of(is_below | is_above)
+        distance = (1 - position) * _signed_distance(is_below[rows, columns])
+        distance += position * _signed_distance(is_above[rows, columns])
         part = best[rows, columns]
         is_better = distance > part
         part[is_better] = distance[is_better]
@@ -128,6 +162,9 @@ def _signed_distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """
     if not mask.any():
         return np.full(mask.shape, -1.0, np.float32)
-    inside = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    outside = distance_transform_edt(~mask)
+    pixels = mask.view(np.uint8)
+    inside = cv2.distanceTransform(
+        np.pad(pixels, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE, dstType=cv2.CV_32F
+    )[1:-1, 1:-1]
+    outside = cv2.distanceTransform(1 - pixels, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(np.where(mask, inside - 0.5, 0.5 - outside), np.float32)

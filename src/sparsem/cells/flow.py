@@ -255,8 +255,10 @@ def _resize_flow(flow: Flow, shape: tuple[int, ...]) -> Flow:
     """Interpolate a flow on another grid, in pixels of that grid."""
     height, width = shape
     scale = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
-    resized = cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(resized, np.float32) * scale
+    # Scaled before it is enlarged, which is linear.
+    return np.asarray(
+        cv2.resize(flow * scale, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
+    )
 
 
 def compact_labels(labels: Labels) -> tuple[Labels, NDArray[np.uint16]]:

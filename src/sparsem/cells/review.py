@@ -1,39 +1,16 @@
-"""Places to review: the few places of a stack where a correction helps most."""
+"""Places to review of cells: disagreements of two sides, and abrupt changes of area."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sparsem.review.places import ReviewPlace
 
 # Minimum of an abrupt change of a cell's area between two slices, as a fraction of the larger area.
 MIN_CHANGE = 0.2
 # Minimum of an abrupt change, as a multiple of the median change of the cell.
 MIN_CHANGE_TO_MEDIAN = 6.0
-
-
-class ReviewPlace(NamedTuple):
-    """One place to review.
-
-    Attributes:
-        kind: ``disagreement`` of the labels from two sides, or ``jump`` of a cell's area.
-        z: slice with most of its pixels; the upper of the two slices of a jump.
-        y: row of a pixel in it.
-        x: column of the same pixel.
-        first: id of the cell; 0 is no cell.
-        second: id of the cell that the other side has there; 0 is no cell.
-        area_um2: area in slice ``z``.
-        slices: number of slices in which the two sides disagree; 1 for a jump.
-    """
-
-    kind: str
-    z: int
-    y: int
-    x: int
-    first: int
-    second: int
-    area_um2: float
-    slices: int
 
 
 def disagreement_places(

@@ -1,4 +1,4 @@
-"""Tables that ``track`` writes: tracks of islands, links of regions, places to review."""
+"""Tables that ``track`` writes: tracks of islands, links of regions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparsem.cells.linking import Links, Tracks, relabel_islands
-from sparsem.cells.review import ReviewPlace
 from sparsem.geometry import VoxelSize
 
 
@@ -87,14 +86,6 @@ def _identities(
         of_slice = tracks.of_slice[first_slice + number]
         identities.append(relabel_islands(labels, tracks.identity[of_slice], base))
     return identities
-
-
-def review_table(places: Sequence[ReviewPlace]) -> pa.Table:
-    """Return one row for each place to review, the most important first."""
-    columns: dict[str, Any] = {"rank": np.arange(1, len(places) + 1)}
-    for name in ReviewPlace._fields:
-        columns[name] = [getattr(review_place, name) for review_place in places]
-    return pa.table(columns)
 
 
 def concatenate(parts: Sequence[Any]) -> Any:

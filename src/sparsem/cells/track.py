@@ -23,11 +23,12 @@ from sparsem.cells.linking import (
     remove_fragments,
     resolve_tracks,
 )
-from sparsem.cells.review import ReviewPlace, disagreement_places, largest_area_jumps
-from sparsem.cells.tables import concatenate, link_table, review_table, track_table
+from sparsem.cells.review import disagreement_places, largest_area_jumps
+from sparsem.cells.tables import concatenate, link_table, track_table
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
 from sparsem.labels.overlaps import label_sizes
+from sparsem.review.places import ReviewPlace, review_table
 from sparsem.settings import Settings, resolve_settings
 from sparsem.store.names import REGIONS
 from sparsem.store.sample import Sample

@@ -1,15 +1,13 @@
 """The commands that separate cells and follow their protrusions."""
 
 from sparsem.cells.cells import cells
-from sparsem.cells.review import ReviewPlace
 from sparsem.cells.settings import CellsSettings
 from sparsem.cells.track import TrackResult, TrackSettings, track
 from sparsem.cli.format import in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
+from sparsem.cli.review import MAX_PLACES, place_line
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
-
-MAX_PLACES = 10  # places to review that are printed; the table has all
 
 
 @command(CellsSettings, spread=True)
@@ -50,7 +48,7 @@ def track_command(path: SamplePath, *, settings: TrackSettings, on: Execution) -
     if tracking.review:
         n_places = len(tracking.review)
         lines += ["", f"Places to review first ({n_places} in tables/review_{name}.csv):"]
-        lines += map(_review_line, tracking.review[:MAX_PLACES])
+        lines += map(place_line, tracking.review[:MAX_PLACES])
     data = {
         "cells": tracking.cells,
         "islands": tracking.islands,
@@ -83,15 +81,3 @@ def _unassigned_lines(tracking: TrackResult) -> list[str]:
             "(--min-volume-um3)"
         )
     return lines
-
-
-def _review_line(review_place: ReviewPlace) -> str:
-    position = f"slice {review_place.z}, y {review_place.y}, x {review_place.x}"
-    cells_there = f"cell {review_place.first}"
-    if review_place.second:
-        cells_there = f"cells {review_place.first} and {review_place.second}"
-    if review_place.kind == "disagreement":
-        reason = "the two propagations disagree about"
-    else:
-        reason = "the area changes of"
-    return f"  {position}: {reason} {cells_there} ({review_place.area_um2:.3g} um2)"

@@ -61,6 +61,7 @@ class SampleDock(QWidget):
 
     def close_all(self) -> None:
         """Save everything that was painted, and end what runs."""
+        self.label_page.work.close()
         self.train_page.stop()
         self.result_page.stop()
         self.canvas.close()

@@ -5,15 +5,18 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QComboBox, QListWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QLineEdit, QListWidget, QVBoxLayout, QWidget
 
 from sparsem.annotation.painted import PaintedAnnotation
 from sparsem.cells.between import carry_labels, fill_between
-from sparsem.detect.masks.outline import mask_in_box
+from sparsem.cells.flow import Labels
+from sparsem.detect.masks.outline import PlacedMask
+from sparsem.detect.masks.outliner import BoxOutliner
 from sparsem.errors import SampleError, SparsemError
 from sparsem.segment.suggest import suggest
 from sparsem.settings import nearest
 from sparsem.store.names import checked_structure
+from sparsem.viewer.background import Background
 from sparsem.viewer.canvas import Canvas
 from sparsem.viewer.widgets import button, heading, note, row
 
@@ -33,6 +36,8 @@ class LabelPage(QWidget):
     def __init__(self, canvas: Canvas) -> None:
         super().__init__()
         self._canvas = canvas
+        self.work = Background(self, self._say)
+        self._outliner: BoxOutliner | None = None
         layout = QVBoxLayout(self)
         self.name = QComboBox()
         self.name.setEditable(True)
@@ -119,6 +124,10 @@ class LabelPage(QWidget):
                 ),
             )
         )
+        self.sam = QLineEdit()
+        self.sam.setPlaceholderText("SAM for 'Box to outline': a folder, or facebook/sam-vit-base")
+        self.sam.setToolTip("without a model, the outline follows the gray values")
+        layout.addWidget(self.sam)
         self.status = note()
         layout.addWidget(self.status)
         layout.addStretch()
@@ -172,10 +181,15 @@ class LabelPage(QWidget):
         except SparsemError as error:
             message = str(error)
         if message:
-            self._canvas.show_message(message)
-            self.status.setText(message)
+            self._say(message)
+
+    def _say(self, message: str) -> None:
+        self._canvas.show_message(message)
+        self.status.setText(message)
 
     def _show_status(self) -> None:
+        if self.work.is_running:
+            return
         for painted in self._canvas.annotations():
             if painted.problem:
                 self.status.setText(f"Not saved yet: {painted.problem}")
@@ -320,24 +334,36 @@ class LabelPage(QWidget):
     def box_to_outline(self) -> None:
         """Outline the object in the last drawn rectangle."""
 
-        def outline() -> str:
+        def start() -> None:
             layer = self._shapes()
             if not len(layer.data):
                 raise SampleError("Draw a rectangle around an object first ('Draw box').")
             corners = np.asarray(layer.data[-1])
-            z = self._canvas.z
+            z, painted = self._canvas.z, self.painted()
+            number = int(self.layer().selected_label) or 1
             (_, y0, x0), (_, y1, x1) = corners.min(axis=0), corners.max(axis=0)
-            mask, (top, left) = mask_in_box(self._canvas.image_slice(z), (x0, y0, x1, y1))
-            annotation, painted = self.layer(), self.painted()
-            rows = slice(top, top + mask.shape[0])
-            columns = slice(left, left + mask.shape[1])
-            plane = painted.plane(z)[rows, columns]
-            number = int(annotation.selected_label) or 1
-            painted[z, rows, columns] = np.where(mask, number, plane)
-            annotation.refresh()
-            return f"Outlined {int(mask.sum())} pixels in slice {z}."
+            image, outliner = self._canvas.image_slice(z), self._outliner_of_model()
 
-        self._attempt(outline)
+            def show(placed: PlacedMask) -> str:
+                mask, (top, left) = placed
+                rows = slice(top, top + mask.shape[0])
+                columns = slice(left, left + mask.shape[1])
+                plane = painted.plane(z)[rows, columns]
+                painted[z, rows, columns] = np.where(mask, number, plane)
+                self.layer().refresh()
+                return f"Outlined {int(mask.sum())} pixels in slice {z}."
+
+            box = (float(x0), float(y0), float(x1), float(y1))
+            self.work.start("Outlining", lambda: outliner.outline(image, z, box), show)
+
+        self._attempt(start)
+
+    def _outliner_of_model(self) -> BoxOutliner:
+        """Return what outlines objects with the chosen model, which is loaded once."""
+        model = self.sam.text().strip() or None
+        if self._outliner is None or self._outliner.model != model:
+            self._outliner = BoxOutliner(self._canvas.sample.image(), model)
+        return self._outliner
 
     # Labels from elsewhere
 
@@ -362,26 +388,32 @@ class LabelPage(QWidget):
     def carry_to_next(self) -> None:
         """Copy the labels of the slice to the next one, by optical flow."""
 
-        def carry() -> str:
+        def start() -> None:
             painted, z = self.painted(), self._canvas.z
             if z + 1 >= painted.shape[0]:
                 raise SampleError("This is the last slice.")
             plane = painted.plane(z)
             if not plane.any():
                 raise SampleError(f"Nothing is labeled in slice {z}.")
-            images = [self._canvas.image_slice(n) for n in (z, z + 1)]
-            carried = carry_labels(plane, images, window=_window(images))[0]
-            painted[z + 1] = carried
-            self._canvas.go_to(z + 1)
-            self.layer().refresh()
-            return f"Carried the labels to slice {z + 1}; correct them with the brush."
 
-        self._attempt(carry)
+            def carry() -> Labels:
+                images = [self._canvas.image_slice(n) for n in (z, z + 1)]
+                return carry_labels(plane, images, window=_window(images))[0]
+
+            def show(carried: Labels) -> str:
+                painted[z + 1] = carried
+                self._canvas.go_to(z + 1)
+                self.layer().refresh()
+                return f"Carried the labels to slice {z + 1}; correct them with the brush."
+
+            self.work.start(f"Carrying the labels to slice {z + 1}", carry, show)
+
+        self._attempt(start)
 
     def fill_between(self) -> None:
         """Label the slices between the labeled ones around this slice, by optical flow."""
 
-        def fill() -> str:
+        def start() -> None:
             painted, z = self.painted(), self._canvas.z
             below = [n for n in painted.slices if n <= z]
             above = [n for n in painted.slices if n > z]
@@ -392,16 +424,21 @@ class LabelPage(QWidget):
                 raise SampleError(f"There is no slice between {first} and {last}.")
             if last - first > MAX_BETWEEN:
                 raise SampleError(f"{last - first} slices are too many; label one in between.")
-            images = [self._canvas.image_slice(n) for n in range(first, last + 1)]
-            planes = fill_between(
-                painted.plane(first), painted.plane(last), images, window=_window(images)
-            )
-            for number, plane in enumerate(planes, first + 1):
-                painted[number] = plane
-            self.layer().refresh()
-            return f"Filled the slices {first + 1} to {last - 1}; correct them with the brush."
+            ends = painted.plane(first), painted.plane(last)
 
-        self._attempt(fill)
+            def fill() -> list[Labels]:
+                images = [self._canvas.image_slice(n) for n in range(first, last + 1)]
+                return fill_between(*ends, images, window=_window(images))
+
+            def show(planes: list[Labels]) -> str:
+                for number, plane in enumerate(planes, first + 1):
+                    painted[number] = plane
+                self.layer().refresh()
+                return f"Filled the slices {first + 1} to {last - 1}; correct them with the brush."
+
+            self.work.start(f"Filling the slices {first + 1} to {last - 1}", fill, show)
+
+        self._attempt(start)
 
 
 def _window(images: list[Any]) -> tuple[float, float] | None:

@@ -207,7 +207,7 @@ class ResultPage(QWidget):
         self.bar.setValue(1)
         self.state.setText(f"{self._function}: done.")
         if self._function == "report":
-            webbrowser.open(Path(result["file"]).resolve().as_uri())
+            webbrowser.open(Path(result["written"][0]).resolve().as_uri())
             return
         self._canvas.refresh()
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from qtpy.QtWidgets import QComboBox, QListWidget, QVBoxLayout, QWidget
 
-from sparsem.cells.accepted import accept_place, review_places
-from sparsem.cells.review import ReviewPlace
 from sparsem.errors import InputError, SparsemError
 from sparsem.labels import edit
+from sparsem.review.accepted import accept_place, review_places
+from sparsem.review.places import ReviewPlace
 from sparsem.store.names import is_step
 from sparsem.viewer.canvas import Canvas
 from sparsem.viewer.tasks import Task
@@ -36,9 +36,10 @@ class ReviewPage(QWidget):
         self._picked: list[tuple[int, tuple[int, int, int]]] = []
         self._task = Task(self)
         self._steps: list[str] = []
+        self._done = ""  # what is said after the last step
         self.state = note()
         self._task.progressed.connect(self.state.setText)
-        self._task.finished.connect(lambda _: self._redo_next())
+        self._task.finished.connect(lambda _: self._end_step())
         self._task.failed.connect(self.state.setText)
         layout = QVBoxLayout(self)
         self.name = QComboBox()
@@ -57,6 +58,14 @@ class ReviewPage(QWidget):
                 button("Accept (A)", self.accept, "it is right; the place does not return"),
                 button("Correct (C)", self.correct, "label this slice by hand"),
                 button("Skip (S)", self.skip, "decide later"),
+            )
+        )
+        layout.addWidget(
+            button(
+                "Find places",
+                self.find_places,
+                "list where the prediction of this structure is least certain; 'track' finds the "
+                "places of cells",
             )
         )
         layout.addWidget(heading("Edit objects"))
@@ -140,7 +149,20 @@ class ReviewPage(QWidget):
         self.places.addItems([_in_words(review_place) for review_place in self._places])
         self.places.blockSignals(False)
         n_left = len(self._places)
-        self.left.setText(f"{n_left} places are left." if n_left else "No place is left.")
+        if n_left:
+            self.left.setText(f"{n_left} places are left.")
+        elif f"review_{name}" in self._canvas.sample.tables:
+            self.left.setText("No place is left.")
+        else:
+            self.left.setText("No places are listed yet: 'Find places'.")
+
+    def find_places(self) -> None:
+        """List the places where a prediction is least certain, or those that ``track`` found."""
+        name = self.name.currentText()
+        if name and not self._task.is_running:
+            self._steps = []
+            self._done = "The places are listed; N leads to the first one."
+            self._task.start(self._canvas.sample, "review", [name])
 
     @property
     def current(self) -> ReviewPlace | None:
@@ -273,12 +295,15 @@ class ReviewPage(QWidget):
         for painted in self._canvas.annotations():
             painted.save()
         self._steps = ["cells", "track"]
-        self._redo_next()
+        self._done = "Cells are computed."
+        self._end_step()
 
-    def _redo_next(self) -> None:
+    def _end_step(self) -> None:
+        """Start the next step; after the last one, show the result."""
         if not self._steps:
-            self.state.setText("Cells are computed.")
+            self.state.setText(self._done)
             self._canvas.refresh()
+            self.list_places()
             return
         step = self._steps.pop(0)
         settings = {"cells": self.name.currentText()}
@@ -287,6 +312,9 @@ class ReviewPage(QWidget):
 
 def _in_words(review_place: ReviewPlace) -> str:
     """Return a place as a line of the list."""
+    if review_place.kind == "uncertain":
+        predicted = "structure" if review_place.first else "background"
+        return f"slice {review_place.z}: uncertain {predicted}, {review_place.area_um2:.2f} um2"
     cells = (
         f"{review_place.first}"
         if not review_place.second

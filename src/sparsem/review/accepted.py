@@ -7,7 +7,7 @@ at a position nearby.
 import json
 from pathlib import Path
 
-from sparsem.cells.review import ReviewPlace
+from sparsem.review.places import ReviewPlace
 from sparsem.store.sample import Sample
 from sparsem.store.volume import json_bytes, write_atomically
 

@@ -1,0 +1,1 @@
+"""Places to review, and those that a person accepted."""
