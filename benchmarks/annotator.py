@@ -3,6 +3,7 @@
     python benchmarks/annotator.py rounds --stacks vnc epfl --seeds 0 1 2 --updates 300
     python benchmarks/annotator.py start --stacks epfl --seeds 0 1 2 --updates 2000
     python benchmarks/annotator.py cells --seeds 0 --updates 1000
+    python benchmarks/annotator.py curves --out curves.png       # Dice, from the results
 
 The annotator labels a slice by copying the ground truth.
 
@@ -32,6 +33,7 @@ Rows are appended to benchmarks/results/annotator.csv.
 """
 
 import argparse
+import csv
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -42,9 +44,10 @@ from typing import Any
 
 import numpy as np
 import tifffile
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rows import save
+from rows import RESULTS, save
 from sparsem.annotation.writing import write_annotation
 from sparsem.cells.cells import cells
 from sparsem.cells.track import track
@@ -171,6 +174,20 @@ STRATEGIES = {
     "even, from scratch": Strategy(suggested=False, continued=False),
     "suggest, from scratch": Strategy(suggested=True, continued=False),
 }
+
+
+COLORS = {
+    "suggest, continued": "#0072B2",
+    "suggest, continued at the full rate": "#56B4E9",
+    "suggest, from scratch": "#009E73",
+    "even, from scratch": "#888888",
+    "review, most places": "#0072B2",
+    "review, largest area": "#56B4E9",
+    "widest gap": "#009E73",
+    "suggest": "#D55E00",
+    "even": "#888888",
+}
+TITLES = {"epfl": "EPFL, mitochondria", "vnc": "VNC, mitochondria", "FIB-25": "FIB-25, neurites"}
 
 
 def mitochondria(name: str, folder: Path, seed: int, width: int | None) -> Stack:
@@ -351,6 +368,38 @@ def save_cells(stack: Stack, strategy: str, slices: Sequence[int], updates: int)
     stack.save(strategy, slices, numbers_of(updates, dice, seconds))
 
 
+def plot_curves(path: Path) -> None:
+    """Plot the Dice against the number of labeled slices, mean and range over seeds.
+
+    There is a panel for each stack.
+    """
+    with (RESULTS / f"{TABLE}.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["strategy"] in COLORS]
+    stacks = list(dict.fromkeys(row["stack"] for row in rows))
+    figure = Figure(figsize=(4.4 * len(stacks), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(stacks), squeeze=False).ravel()
+    for axis, stack in zip(panels, stacks, strict=True):
+        of_stack = [row for row in rows if row["stack"] == stack]
+        for strategy in dict.fromkeys(row["strategy"] for row in of_stack):
+            dice_by_count: dict[int, list[float]] = defaultdict(list)
+            for row in of_stack:
+                if row["strategy"] == strategy:
+                    dice_by_count[int(row["labeled"])].append(float(row["dice"]))
+            counts = sorted(dice_by_count)
+            means = [np.mean(dice_by_count[count]) for count in counts]
+            lowest = [min(dice_by_count[count]) for count in counts]
+            highest = [max(dice_by_count[count]) for count in counts]
+            color = COLORS[strategy]
+            axis.plot(counts, means, color=color, marker="o", markersize=3, label=strategy)
+            axis.fill_between(counts, lowest, highest, color=color, alpha=0.12, linewidth=0)
+        n_seeds = len({row["seed"] for row in of_stack})
+        title = f"{TITLES.get(stack, stack)}, {n_seeds} seed{'s' if n_seeds > 1 else ''}"
+        axis.set(xlabel="labeled slices", ylabel="Dice of the unlabeled slices", title=title)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False, fontsize=7, loc="lower right")
+    figure.savefig(path, dpi=110)
+
+
 def run(arguments: argparse.Namespace, stack_name: str, seed: int) -> None:
     """Run a benchmark on one stack with one seed."""
     with tempfile.TemporaryDirectory() as name:
@@ -371,13 +420,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["rounds", "start", "cells"])
+    parser.add_argument("what", choices=["rounds", "start", "cells", "curves"])
     parser.add_argument("--stacks", nargs="+", choices=["epfl", "vnc"], default=["epfl", "vnc"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--updates", type=int, default=300)
     parser.add_argument("--labeled", type=int, nargs="+", default=list(range(1, 9)))
     parser.add_argument("--width", type=int, help="width of the networks")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"))
     arguments = parser.parse_args()
+    if arguments.what == "curves":
+        plot_curves(arguments.out)
+        return
     stacks = ["FIB-25"] if arguments.what == "cells" else arguments.stacks
     for seed in arguments.seeds:
         for stack_name in stacks:

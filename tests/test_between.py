@@ -38,20 +38,22 @@ def test_outlines_lie_between_by_exact_distances(seed: int) -> None:
     expected = np.zeros_like(below)
     for number in np.union1d(below, above)[1:]:
         total = np.zeros(below.shape)
-        box = np.nonzero((below == number) | (above == number))
-        rows = slice(max(0, box[0].min() - 2), box[0].max() + 3)
-        columns = slice(max(0, box[1].min() - 2), box[1].max() + 3)
+        ys, xs = np.nonzero((below == number) | (above == number))
+        box = (
+            slice(max(0, ys.min() - 2), ys.max() + 3),
+            slice(max(0, xs.min() - 2), xs.max() + 3),
+        )
         for weight, plane in ((0.6, below), (0.4, above)):
-            mask = (plane == number)[rows, columns]
+            mask = (plane == number)[box]
             if mask.any():
                 inside = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
                 outside = distance_transform_edt(~mask)
                 signed = np.where(mask, inside - 0.5, 0.5 - outside)
             else:
                 signed = np.full(mask.shape, -1.0)
-            total[rows, columns] += weight * signed
+            total[box] += weight * signed
         is_better = np.zeros(below.shape, bool)
-        is_better[rows, columns] = total[rows, columns] > best[rows, columns] + 1e-6
+        is_better[box] = total[box] > best[box] + 1e-6
         best[is_better] = total[is_better]
         expected[is_better] = number
     blended = blend_labels(below, above, 0.4)

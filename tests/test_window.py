@@ -284,7 +284,7 @@ def test_the_table_of_objects_and_the_canvas_lead_to_each_other(
     monkeypatch.setattr("webbrowser.open", opened.append)
     page.report()
     wait_for(lambda: bool(opened), 180)
-    assert opened[0].startswith("file://")
+    assert opened[0].startswith("file:")
     assert opened[0].endswith(".html")
     close(viewer, dock)
 
@@ -328,7 +328,7 @@ def test_a_drawn_box_becomes_the_outline_of_an_object(window: tuple[Any, Any, Sa
     true = truth == number
     assert 2 * (drawn & true).sum() / (drawn.sum() + true.sum()) > 0.8
     # A model that is not there is named, and the window goes on.
-    page.sam.setText("no/such-model-here")
+    page.sam.setText("./no-such-model")
     page.box_to_outline()
     wait_for(lambda: not page.work.is_running)
     assert "cannot be loaded" in page.status.text()
