@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsem.annotation.labeled_slices import read_annotation
 from sparsem.annotation.painted import BACKGROUND, PaintedAnnotation
+from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.store.cached import CachedArray, ChunkCache, cached_levels
 from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
 
 from .test_corrections import blobs, labels_only
 
@@ -39,6 +42,26 @@ def test_a_stroke_is_on_disk_a_moment_later(own_tissue: Sample) -> None:
     again = PaintedAnnotation(own_tissue, "lysosome")
     np.testing.assert_array_equal(again[4], painted[4])
     painted.close()
+
+
+def test_the_padding_of_a_small_image_stays_unlabeled(tmp_path: Path) -> None:
+    """In a montage the images have their own sizes."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, size in enumerate([(40, 60), (90, 70)]):
+        image = np.full(size, 9, np.uint8)
+        image[::2] = 200
+        tifffile.imwrite(folder / f"{number}.tif", image, photometric="minisblack")
+    settings = ImportSettings(voxel_nm=(50, 5, 5), montage=True)
+    sample = import_stack(folder, tmp_path / "m.zarr", settings, on=Execution(quiet=True))
+    painted = PaintedAnnotation(sample, "nucleus", "raw")
+    painted[0] = painted.background
+    painted[0, 10:20, 10:90] = 1
+    assert (painted[0] == painted.background).sum() + 500 == 40 * 60
+    painted.close()
+    _, known = read_annotation(sample, "nucleus").objects(0)
+    assert known[:40, :60].all()
+    assert known.sum() == 40 * 60
 
 
 def test_existing_labels_are_shown_and_background_is_known(own_tissue: Sample) -> None:

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
+from typer.testing import CliRunner
 
 from sparsem.annotation.labeled_slices import read_annotation
 from sparsem.cells.cells import cells
 from sparsem.cells.track import track
+from sparsem.cli.app import app
 from sparsem.labels.editing import delete_objects, merge_objects
 from sparsem.measure.measure import measure
 from sparsem.review.accepted import accepted_places
@@ -332,6 +335,31 @@ def test_a_drawn_box_becomes_the_outline_of_an_object(window: tuple[Any, Any, Sa
     page.box_to_outline()
     wait_for(lambda: not page.work.is_running)
     assert "cannot be loaded" in page.status.text()
+
+
+def test_labels_without_an_image_are_shown_and_edited(tmp_path: Path) -> None:
+    labels = np.zeros((5, 60, 70), np.uint32)
+    labels[1:4, 10:50, 10:30] = 7
+    labels[1:4, 10:50, 35:60] = 4_000_000_000
+    tifffile.imwrite(tmp_path / "l.tif", labels, photometric="minisblack")
+    given = ["import", str(tmp_path / "l.tif"), str(tmp_path / "l.zarr"), "--as-labels", "cells"]
+    result = CliRunner().invoke(app, [*given, "--voxel-nm", "10", "10", "10", "--quiet"])
+    assert result.exit_code == 0, result.output
+    viewer, dock = open_sample(tmp_path / "l.zarr")
+    assert [layer.name for layer in viewer.layers] == ["cells"]
+    page = dock.label_page
+    for action in (page.paint, page.suggest_slices, page.draw_box, page.copy_prediction):
+        action()
+        assert "has no image" in page.status.text()
+    dock.tabs.setCurrentWidget(dock.review_page)
+    review = dock.review_page
+    review.merge()
+    assert "Pick two objects" in review.state.text()
+    review.pick((2, 20, 20))
+    review.pick((2, 20, 50))
+    press_key(viewer, "j")
+    assert np.unique(whole(Sample.open(tmp_path / "l.zarr"), "cells")).tolist() == [0, 7]
+    close(viewer, dock)
 
 
 def test_a_dropped_sample_is_read_by_the_plugin(own_tissue: Sample) -> None:

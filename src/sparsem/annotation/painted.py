@@ -63,7 +63,8 @@ class PaintedAnnotation:
         exists = name in sample.names("annotations")
         attributes = annotation_attributes(sample, name) if exists else {}
         self.image = str(attributes.get("image") or image or sample.newest_image)
-        self.shape = sample.image(self.image).shape
+        self._volume = sample.image(self.image)
+        self.shape = self._volume.shape
         self.ndim = 3
         is_wide = numbered or not _has_small_numbers(sample, name, exists)
         self.dtype: np.dtype[Any] = np.dtype(np.uint32 if is_wide else np.uint8)
@@ -154,6 +155,10 @@ class PaintedAnnotation:
             self._mark(z)
 
     def _mark(self, z: int) -> None:
+        if self._volume.sizes:  # an image of a montage; the rest of the plane is padding
+            height, width = self._volume.size_of(z)
+            self.plane(z)[height:] = 0
+            self.plane(z)[:, width:] = 0
         self._changed_at[z] = time.monotonic()
         self._painted.add(z)
         if self._saver is None or not self._saver.is_alive():

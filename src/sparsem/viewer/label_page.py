@@ -212,7 +212,8 @@ class LabelPage(QWidget):
         sample = self._canvas.sample
         known = {*sample.names("annotations"), *sample.names("probabilities")}
         structure = self.structure if self.structure in known else None
-        result = suggest(sample, structure, n=min(N_SUGGESTED, sample.image().shape[0] - 1))
+        n_slices = sample.image().shape[0]
+        result = suggest(sample, structure, n=max(1, min(N_SUGGESTED, n_slices - 1)))
         self.suggestions.clear()
         self.suggestions.addItems([f"slice {z}" for z in result.z])
         return f"Suggested because {result.criterion}."
@@ -276,10 +277,11 @@ class LabelPage(QWidget):
     def _label_background(self, part: Any) -> str:
         layer, painted, z = self.layer(), self.painted(), self._canvas.z
         plane = painted.plane(z)[part]
-        is_unlabeled = plane == 0
-        painted[(z, *part)] = np.where(is_unlabeled, painted.background, plane)
+        n_unlabeled = int((plane == 0).sum())
+        painted[(z, *part)] = np.where(plane == 0, painted.background, plane)
         layer.refresh()
-        return f"{int(is_unlabeled.sum())} pixels of slice {z} are background."
+        n_left = int((painted.plane(z)[part] == 0).sum())
+        return f"{n_unlabeled - n_left} more pixels of slice {z} are background."
 
     def label_drawn_region(self) -> None:
         """Label everything else in the last drawn shape as background."""
@@ -298,9 +300,13 @@ class LabelPage(QWidget):
 
     def draw_box(self) -> None:
         """Let the person draw rectangles."""
-        layer = self._shapes()
-        self._canvas.viewer.layers.selection.active = layer
-        layer.mode = "add_rectangle"
+
+        def draw() -> None:
+            layer = self._shapes()
+            self._canvas.viewer.layers.selection.active = layer
+            layer.mode = "add_rectangle"
+
+        self._attempt(draw)
 
     def _shapes(self) -> Any:
         viewer = self._canvas.viewer
@@ -385,10 +391,15 @@ class LabelPage(QWidget):
 
         self._attempt(copy)
 
+    def _refuse_montage(self) -> None:
+        if self._canvas.sample.image().sizes:
+            raise SampleError("These are single images: nothing leads from one to the next.")
+
     def carry_to_next(self) -> None:
         """Copy the labels of the slice to the next one, by optical flow."""
 
         def start() -> None:
+            self._refuse_montage()
             painted, z = self.painted(), self._canvas.z
             if z + 1 >= painted.shape[0]:
                 raise SampleError("This is the last slice.")
@@ -414,6 +425,7 @@ class LabelPage(QWidget):
         """Label the slices between the labeled ones around this slice, by optical flow."""
 
         def start() -> None:
+            self._refuse_montage()
             painted, z = self.painted(), self._canvas.z
             below = [n for n in painted.slices if n <= z]
             above = [n for n in painted.slices if n > z]

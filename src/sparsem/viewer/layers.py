@@ -15,7 +15,7 @@ from sparsem.annotation.labeled_slices import annotation_attributes
 from sparsem.annotation.painted import PaintedAnnotation
 from sparsem.report.plots.colors import N_CELL_COLORS, cell_color, structure_color, unit_rgb
 from sparsem.store.cached import ChunkCache, cached_levels
-from sparsem.store.names import DISAGREEMENT, REGIONS, UNCERTAINTY, base_name
+from sparsem.store.names import DISAGREEMENT, RAW, REGIONS, UNCERTAINTY, base_name
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 
@@ -70,8 +70,10 @@ def result_layers(sample: Sample, cache: ChunkCache) -> list[Layer]:
 
 
 def _is_usable(sample: Sample, image: str) -> bool:
-    """Return True if an image was not made on one that was replaced since."""
-    return image == "raw" or not sample.is_stale("images", image)
+    """Return True if an image exists, and was not made on one that was replaced since."""
+    if image == RAW:
+        return sample.has_image
+    return not sample.is_stale("images", image)
 
 
 def _metadata(sample: Sample, kind: str, name: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from sparsem.viewer.widgets import button, heading, note, row
 from sparsem.workflow.execution import Execution
 
 QUIET = Execution(quiet=True)
+NO_RESULT = "There is no result yet: predict, on the page 'Result'."
 
 
 class ReviewPage(QWidget):
@@ -154,12 +155,14 @@ class ReviewPage(QWidget):
         elif f"review_{name}" in self._canvas.sample.tables:
             self.left.setText("No place is left.")
         else:
-            self.left.setText("No places are listed yet: 'Find places'.")
+            self.left.setText("No places are listed yet: 'Find places'." if name else NO_RESULT)
 
     def find_places(self) -> None:
         """List the places where a prediction is least certain, or those that ``track`` found."""
         name = self.name.currentText()
-        if name and not self._task.is_running:
+        if not name:
+            self.state.setText(NO_RESULT)
+        elif not self._task.is_running:
             self._steps = []
             self._done = "The places are listed; N leads to the first one."
             self._task.start(self._canvas.sample, "review", [name])
@@ -247,19 +250,31 @@ class ReviewPage(QWidget):
     def merge(self) -> None:
         """Merge the picked objects."""
         name = self.name.currentText()
-        self._edit(lambda: edit.merge(self._canvas.sample, name, self._picked_ids(), on=QUIET))
+
+        def merge() -> edit.EditResult:
+            if len(self._picked_ids()) < 2:
+                raise InputError("Pick two objects, with Shift and a click on each.")
+            return edit.merge(self._canvas.sample, name, self._picked_ids(), on=QUIET)
+
+        self._edit(merge)
 
     def delete(self) -> None:
         """Delete the picked objects."""
         name = self.name.currentText()
-        self._edit(lambda: edit.delete(self._canvas.sample, name, self._picked_ids(), on=QUIET))
+
+        def delete() -> edit.EditResult:
+            if not self._picked:
+                raise InputError("Pick an object, with Shift and a click on it.")
+            return edit.delete(self._canvas.sample, name, self._picked_ids(), on=QUIET)
+
+        self._edit(delete)
 
     def split(self) -> None:
         """Split an object between two picked points."""
 
         def split() -> edit.EditResult:
             if len(self._picked) != 2 or len(self._picked_ids()) != 1:
-                raise InputError("Pick two points of one object, with Shift.")
+                raise InputError("Pick two points of one object, with Shift and a click on each.")
             object_id = self._picked[0][0]
             first, second = ([position] for _, position in self._picked)
             name = self.name.currentText()
@@ -274,6 +289,9 @@ class ReviewPage(QWidget):
 
     def _edit(self, action: Callable[[], edit.EditResult]) -> None:
         """Edit objects, and show the labels as they are then."""
+        if not self.name.currentText():
+            self.state.setText(NO_RESULT)
+            return
         try:
             result = action()
         except SparsemError as error:
@@ -292,8 +310,15 @@ class ReviewPage(QWidget):
         """Compute cells again, only in the intervals whose labeled slices changed."""
         if self._task.is_running:
             return
-        for painted in self._canvas.annotations():
-            painted.save()
+        if not self.name.currentText():
+            self.state.setText(NO_RESULT)
+            return
+        try:
+            for painted in self._canvas.annotations():
+                painted.save()
+        except SparsemError as error:
+            self.state.setText(str(error))
+            return
         self._steps = ["cells", "track"]
         self._done = "Cells are computed."
         self._end_step()
