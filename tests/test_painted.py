@@ -172,8 +172,6 @@ def test_a_cached_array_reads_like_numpy(wide: Sample, z: object, y: slice, x: i
     volume = wide.volume("labels", "cells")
     array = CachedArray(volume, 0, ChunkCache(2_000_000))  # less than two chunks
     plain = volume.read(slice(None))
-    if y.step is not None and y.step < 0:
-        y = slice(y.start, y.stop)
     np.testing.assert_array_equal(array[z, y, x], plain[z, y, x])  # type: ignore[index]
     np.testing.assert_array_equal(array[..., x], plain[..., x])
 
@@ -182,5 +180,5 @@ def test_levels_are_those_of_the_volume(wide: Sample) -> None:
     volume = wide.volume("labels", "cells")
     for level, array in enumerate(cached_levels(volume, ChunkCache())):
         np.testing.assert_array_equal(np.asarray(array), volume.read(slice(None), level))
-    with pytest.raises(IndexError, match="outside of an axis of 4"):
+    with pytest.raises(IndexError, match="outside of axis 0, which has 4"):
         cached_levels(volume, ChunkCache())[0][4]

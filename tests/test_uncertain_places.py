@@ -148,7 +148,7 @@ def test_sums_equal_a_plain_version(grid: CubeGrid) -> None:
 
 def test_cubes_are_apart_and_in_order() -> None:
     sums = np.random.default_rng(1).random((6, 20, 20)).astype(np.float32)
-    cubes = largest_cubes(sums, 0.3, (2, 4, 4), 8)
+    cubes = largest_cubes(sums, np.full_like(sums, 0.3), (2, 4, 4), 8)
     values = [sums[cube] for cube in cubes]
     assert len(cubes) == 8
     assert values == sorted(values, reverse=True)
@@ -157,7 +157,20 @@ def test_cubes_are_apart_and_in_order() -> None:
         for earlier in cubes[:number]:
             distance = np.abs(np.subtract(cube, earlier))
             assert (distance >= (2, 4, 4)).any()
-    assert largest_cubes(sums, 2.0, (2, 4, 4), 8) == []
+    assert largest_cubes(sums, np.full_like(sums, 2), (2, 4, 4), 8) == []
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_thin_stacks_and_cut_cubes_have_places(tmp_path: Path, depth: int) -> None:
+    sample = Sample.create(tmp_path / "s.zarr")
+    image = put(sample, "", np.zeros((depth, 50, 60), np.uint8))
+    probability = np.zeros((depth, 50, 60), np.uint8)
+    probability[:, 44:, 50:] = 120  # in the corner, where cubes are cut
+    put(sample, "probabilities/nucleus", probability, made_on=("raw", image.fingerprint))
+    computed(sample, "nucleus", np.zeros((depth, 50, 60), np.uint8))
+    (place,) = review(sample, "nucleus", on=QUIET).places
+    assert place.y >= 43
+    assert place.x >= 49
 
 
 def test_a_cube_has_at_least_a_voxel() -> None:

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
-from sparsem.annotation.labeled_slices import read_annotation
+from sparsem.annotation.labeled_slices import annotated_structures, read_annotation
 from sparsem.cells.cells import cells
 from sparsem.cells.track import track
 from sparsem.cli.app import app
@@ -25,7 +25,17 @@ from sparsem.workflow.execution import Execution
 from .conftest import put
 from .test_cells import tissue_of_depth
 from .test_corrections import computed, whole
-from .window_tools import close, display, double_click, drag, open_sample, press_key, spin, wait_for
+from .window_tools import (
+    close,
+    display,
+    double_click,
+    drag,
+    hover,
+    open_sample,
+    press_key,
+    spin,
+    wait_for,
+)
 
 pytest.importorskip("napari", reason="the window needs the extra 'napari'")
 pytestmark = [
@@ -183,6 +193,8 @@ def test_review_by_keys_edits_and_redo(cell_sample: Sample) -> None:
     place = review.current
     assert place is not None
     assert dock.canvas.z == place.z
+    ring = viewer.layers["place to review"]
+    assert ring.data.tolist() == [[place.z, place.y, place.x]]
     press_key(viewer, "a")
     assert review.places.count() == n_places - 1
     assert accepted_places(cell_sample, "cells") == [place]
@@ -292,6 +304,27 @@ def test_the_table_of_objects_and_the_canvas_lead_to_each_other(
     close(viewer, dock)
 
 
+def test_a_stage_is_stopped_and_resumed(own_tissue: Sample) -> None:
+    truth = own_tissue.volume("truth", "nucleus").read(slice(None)) > 0
+    computed(own_tissue, "nucleus", truth.astype(np.uint8))
+    viewer, dock = open_sample(own_tissue.path)
+    page = dock.result_page
+    page.start("measure")
+    started = page.state.text()
+    wait_for(lambda: page.state.text() != started)  # it shows its progress
+    assert page.is_running
+    page.start("cells")
+    assert "measure is running" in page.state.text()
+    page.stop()
+    wait_for(lambda: not page.is_running)
+    assert page.state.text() == "Stopped; start it again to resume."
+    page.start("measure")
+    wait_for(lambda: not page.is_running, 180)
+    assert page.state.text() == "measure: done."
+    assert own_tissue.read_table("nucleus").num_rows == page.table.rowCount()
+    close(viewer, dock)
+
+
 def test_filled_slices_lie_between_the_painted_ones(window: tuple[Any, Any, Sample]) -> None:
     _, dock, sample = window
     page = dock.label_page
@@ -335,6 +368,44 @@ def test_a_drawn_box_becomes_the_outline_of_an_object(window: tuple[Any, Any, Sa
     page.box_to_outline()
     wait_for(lambda: not page.work.is_running)
     assert "cannot be loaded" in page.status.text()
+
+
+def test_buttons_and_strokes_are_undone_in_their_order(window: tuple[Any, Any, Sample]) -> None:
+    _, dock, sample = window
+    page = dock.label_page
+    page.name.setCurrentText("lysosome")
+    page.undo()
+    assert page.status.text() == "There is nothing to undo."
+    dock.canvas.go_to(4)
+    page.paint()
+    _stroke(window, (0.4, 0.4), (0.4, 0.6))
+    painted = page.painted()
+    stroke = painted.plane(4).copy()
+    page.label_whole_slice()
+    assert painted.plane(4).all()
+    page.carry_to_next()
+    wait_for(lambda: not page.work.is_running)
+    assert painted.plane(5).any()
+    assert painted.slices == [4, 5]
+    page.undo()
+    assert painted.slices == [4]
+    page.undo()
+    np.testing.assert_array_equal(painted.plane(4), stroke)
+    press_key(dock.canvas.viewer, "z", control=True)
+    assert painted.slices == []
+    wait_for(lambda: not painted.unsaved)
+    assert annotated_structures(sample)["lysosome"] == ()
+
+
+def test_moves_of_the_mouse_take_no_reference_to_none_away(
+    window: tuple[Any, Any, Sample],
+) -> None:
+    """PySide6 6.12.0 did, which ends a program on Python 3.11 after minutes."""
+    viewer, _, _ = window
+    hover(viewer, 20)
+    before = sys.getrefcount(None)
+    hover(viewer, 200)
+    assert sys.getrefcount(None) > before - 200
 
 
 def test_labels_without_an_image_are_shown_and_edited(tmp_path: Path) -> None:

@@ -49,13 +49,16 @@ def display() -> Iterator[bool]:
 
 
 def spin(seconds: float) -> None:
-    """Let the window work for a while."""
-    from qtpy.QtWidgets import QApplication
+    """Let the window work for a while.
 
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        QApplication.processEvents()
-        time.sleep(0.005)
+    ``QApplication.processEvents`` of PySide6 takes a reference to None away at every call, which
+    ends the process after many.
+    """
+    from qtpy.QtCore import QEventLoop, QTimer
+
+    loop = QEventLoop()
+    QTimer.singleShot(int(1000 * seconds), loop.quit)
+    loop.exec()
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -111,6 +114,17 @@ def drag(
     spin(0.05)
 
 
+def hover(viewer: Any, steps: int) -> None:
+    """Move the pointer over the canvas."""
+    from qtpy.QtCore import QPoint
+    from qtpy.QtTest import QTest
+
+    native = viewer.window._qt_viewer.canvas.native
+    for step in range(steps):
+        QTest.mouseMove(native, QPoint(100 + step % 50, 100 + step % 3))
+    spin(0.05)
+
+
 def double_click(viewer: Any) -> None:
     """Click twice on the middle of the canvas."""
     from qtpy.QtCore import QPoint, Qt
@@ -127,14 +141,16 @@ def double_click(viewer: Any) -> None:
     spin(0.2)
 
 
-def press_key(viewer: Any, key: str) -> None:
+def press_key(viewer: Any, key: str, control: bool = False) -> None:
     """Press a key while the canvas has the focus."""
+    from qtpy.QtCore import Qt
     from qtpy.QtTest import QTest
 
     native = viewer.window._qt_viewer.canvas.native
     native.setFocus()
     spin(0.05)
-    QTest.keyClick(native, key)
+    modifier = Qt.KeyboardModifier.ControlModifier if control else Qt.KeyboardModifier.NoModifier
+    QTest.keyClick(native, key, modifier)
     spin(0.05)
 
 

@@ -18,6 +18,7 @@ from sparsem.annotation.labeled_slices import Origin
 from sparsem.errors import SampleError
 from sparsem.store.names import CONSTRAINED, REGIONS
 from sparsem.store.sample import Sample
+from sparsem.store.transforms import WarpedStack
 from sparsem.store.volume import FOREGROUND, Volume
 
 # An annotation began as a prediction if more than this fraction of its boundary is that of the
@@ -56,6 +57,21 @@ class PredictedVolume:
         voxels = self.volume.read(slice(z, z + 1))[0]
         is_probability = self.name.startswith("probabilities/")
         return np.asarray(voxels >= FOREGROUND, np.uint8) if is_probability else np.asarray(voxels)
+
+
+def computed_slice(sample: Sample, structure: str, z: int, image: str) -> Labels:
+    """Return a slice (y, x) of ``labels/NAME`` as computed, on the pixel grid of an image.
+
+    Raises:
+        SampleError: there are no such labels, or an image was replaced.
+    """
+    labels = sample.computed(structure)
+    target = sample.image(image)
+    grid, target_grid = sample.transform_of(labels), sample.transform_of(target)
+    if grid.is_same(target_grid):
+        return np.asarray(labels.read(slice(z, z + 1))[0])
+    moved = WarpedStack(labels.lazy(), grid.motions_from(target_grid), target.shape)
+    return np.asarray(moved[z : z + 1][0])
 
 
 def predictions_of(sample: Sample, structure: str, image: str) -> list[PredictedVolume]:

@@ -199,7 +199,9 @@ def corrections_on(
         source = sample.image(image)
     except SampleError:
         return None
-    if source.fingerprint != fingerprint or corrections.shape != source.shape:
+    # Corrections of labels without an image name none; it may have been added since.
+    is_same = fingerprint in ("", source.fingerprint)
+    if not is_same or corrections.shape != source.shape:
         return None
     motions = _motions_between(sample, source, target)
     if motions is None:

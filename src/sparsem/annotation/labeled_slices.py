@@ -221,9 +221,14 @@ def annotation_of_output(output: str) -> str:
 
 
 def annotated_structures(sample: Sample) -> dict[str, tuple[int, ...]]:
-    """Return every annotated structure, with its slice numbers."""
-    annotations = _annotations_by_structure(sample)
-    return {structure: tuple(attributes["z"]) for structure, (_, attributes) in annotations.items()}
+    """Return every annotated structure, with the numbers of the slices that have labels.
+
+    A slice whose labels were all erased has none.
+    """
+    return {
+        structure: tuple(z for z in attributes["z"] if z not in attributes.get("unknown", ()))
+        for structure, (_, attributes) in _annotations_by_structure(sample).items()
+    }
 
 
 def recorded_origins(sample: Sample, structure: str) -> dict[int, Origin]:

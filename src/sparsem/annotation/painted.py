@@ -11,12 +11,11 @@ its own, slice by slice. If another run holds the sample, it is put aside in the
 when the sample is free.
 """
 
-import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,19 @@ from sparsem.annotation.labeled_slices import (
     Origin,
     annotation_attributes,
     read_slice,
+    refuse_second_annotation,
     stored_labels,
 )
 from sparsem.annotation.precedence import apply_annotation
-from sparsem.annotation.writing import write_slice
+from sparsem.annotation.unsaved import (
+    UnsavedSlice,
+    forget_unsaved,
+    put_aside,
+    unsaved_slices,
+)
+from sparsem.annotation.writing import is_being_replaced, restore_annotation, write_slice
 from sparsem.errors import SampleError, SparsemError
+from sparsem.store.names import checked_structure
 from sparsem.store.sample import Sample
 
 # Number of background in the array, by the type of its numbers: the last color of 255.
@@ -41,6 +48,8 @@ MAX_UNCHANGED_PLANES = 4  # planes that are kept after they were looked at
 SAVE_AFTER_S = 0.1  # pause in painting after which planes are saved
 APPLY_AFTER_S = 3.0  # pause after which labels get what was painted
 POLL_S = 0.05
+RETRY_S = 1.0  # pause after slices could not be saved
+ATTEMPTS = 100  # to read an annotation that others write
 
 Plane = NDArray[Any]
 
@@ -60,23 +69,46 @@ class PaintedAnnotation:
     ) -> None:
         self.sample = sample
         self.name = name
-        exists = name in sample.names("annotations")
-        attributes = annotation_attributes(sample, name) if exists else {}
-        self.image = str(attributes.get("image") or image or sample.newest_image)
+        with suppress(SampleError):  # of a run that holds the sample, and restores it as well
+            restore_annotation(sample, name)
+        self._directory = sample.path / "annotations" / name
+        attributes = self._attributes()
+        if not attributes:
+            refuse_second_annotation(sample, name, [checked_structure(name)])
+        unsaved = unsaved_slices(sample, name)
+        drawn_on = [entry.image for entry in unsaved.values()]
+        self.image = str(attributes.get("image") or next(iter(drawn_on), None) or image or "")
+        self.image = self.image or sample.newest_image
         self._volume = sample.image(self.image)
         self.shape = self._volume.shape
         self.ndim = 3
-        is_wide = numbered or not _has_small_numbers(sample, name, exists)
+        is_wide = numbered or not _has_small_numbers(sample, name, attributes)
         self.dtype: np.dtype[Any] = np.dtype(np.uint32 if is_wide else np.uint8)
         self.background = BACKGROUND[self.dtype.itemsize]
         self._lock = threading.RLock()
+        self._saving = threading.Lock()  # one thread at a time writes; the brush never waits for it
         self._planes: OrderedDict[int, Plane] = OrderedDict()
-        self._painted: set[int] = set()
+        self._prints: dict[int, str] = {}  # hashes of planes as they are on disk
+        self._version: tuple[int, int] | None = None  # of the annotation that planes are of
         self._changed_at: dict[int, float] = {}
+        self._aside_at: dict[int, float] = {}
         self._saver: AutoSaver | None = None
         self._origins: dict[int, Origin] = {}
-        for z, plane in _unsaved_planes(sample, name).items():
-            self._planes[z] = self._from_stored(plane)
+        self._note = ""
+        self._take_unsaved(unsaved)
+
+    def _take_unsaved(self, unsaved: Mapping[int, UnsavedSlice]) -> None:
+        """Take over slices that could not be saved, if their image is still the same."""
+        image = (self.image, self._volume.fingerprint)
+        for z, entry in unsaved.items():
+            if (entry.image, entry.image_fingerprint) != image:
+                self._note = (
+                    f"Slices of {self.name} wait in .sparsem/unsaved/{self.name}: they were "
+                    f"painted on '{entry.image}', which was replaced since."
+                )
+                continue
+            self._planes[z] = self._from_stored(entry.labels, self._attributes())
+            self._origins[z] = entry.origin
             self._mark(z)
 
     def __len__(self) -> int:
@@ -89,16 +121,18 @@ class PaintedAnnotation:
 
     @property
     def slices(self) -> list[int]:
-        """Numbers of the labeled slices, also of those that are not saved yet; ascending."""
-        stored: Iterable[int] = ()
-        if self.name in self.sample.names("annotations"):
-            stored = annotation_attributes(self.sample, self.name)["z"]
+        """Numbers of the slices with labels, also of those that are not saved yet; ascending."""
+        attributes = self._attributes()
+        stored = set(attributes.get("z", ())) - set(attributes.get("unknown", ()))
         with self._lock:
-            return sorted({*stored, *self._painted})
+            changed = {z: self._planes[z] for z in self._changed_at}
+        painted = {z for z, plane in changed.items() if plane.any()}
+        return sorted(stored - changed.keys() | painted)
 
     def plane(self, z: int) -> Plane:
         """Return the numbers (y, x) of a slice; changes of it must be announced by ``touch``."""
         with self._lock:
+            self._drop_outdated_planes()
             if z not in self._planes:
                 self._planes[z] = self._read(z)
                 self._drop_planes()
@@ -111,20 +145,67 @@ class PaintedAnnotation:
         for z in unchanged[:-MAX_UNCHANGED_PLANES]:
             del self._planes[z]
 
-    def _read(self, z: int) -> Plane:
-        if self.name in self.sample.names("annotations"):
-            numbers = annotation_attributes(self.sample, self.name)["z"]
-            if z in numbers:
-                labels = stored_labels(self.sample, self.name)
-                return self._from_stored(read_slice(labels, numbers.index(z)))
-        return np.zeros(self.shape[1:], self.dtype)
+    def _drop_outdated_planes(self) -> None:
+        """Drop unchanged planes of slices that somebody else wrote since they were read."""
+        try:
+            status = (self._directory / "zarr.json").stat()
+        except OSError:  # there is none, or another version takes its place at the moment
+            return
+        version = status.st_mtime_ns, status.st_ino
+        if version == self._version:
+            return
+        self._version = version
+        prints = self._attributes().get("slices", {})
+        for z in [z for z in self._planes if z not in self._changed_at]:
+            if self._prints.get(z, "") != prints.get(str(z), ""):
+                del self._planes[z]
 
-    def _from_stored(self, stored: NDArray[Any]) -> Plane:
+    def _attributes(self) -> dict[str, Any]:
+        """Return the attributes of the annotation; empty if there is none.
+
+        Raises:
+            SampleError: they are damaged.
+        """
+        for _ in range(ATTEMPTS):
+            try:
+                return annotation_attributes(self.sample, self.name)
+            except SampleError:
+                if (self._directory / "zarr.json").exists():
+                    raise
+                # The new version may have taken its place between the two looks.
+                if not is_being_replaced(self.sample, self.name) and not self._directory.exists():
+                    return {}
+                time.sleep(POLL_S / 5)
+        return annotation_attributes(self.sample, self.name)
+
+    def _read(self, z: int) -> Plane:
+        """Return a slice (y, x); while a new version takes its place, it is read again.
+
+        Raises:
+            SampleError: the slice is damaged.
+        """
+        problem = SampleError(f"annotations/{self.name} changes all the time.")
+        for _ in range(ATTEMPTS):
+            attributes = self._attributes()
+            numbers = attributes.get("z", [])
+            if z not in numbers:
+                self._prints[z] = ""
+                return np.zeros(self.shape[1:], self.dtype)
+            try:
+                stored = read_slice(stored_labels(self.sample, self.name), numbers.index(z))
+            except (SampleError, OSError, ValueError, IndexError) as error:
+                problem = SampleError(str(error))
+                time.sleep(POLL_S / 5)
+                continue
+            if self._attributes().get("fingerprint") == attributes["fingerprint"]:
+                self._prints[z] = attributes.get("slices", {}).get(str(z), "")
+                return self._from_stored(stored, attributes)
+        raise problem
+
+    def _from_stored(self, stored: NDArray[Any], attributes: Mapping[str, Any]) -> Plane:
         """Return the numbers of the array for stored labels (y, x)."""
-        exists = self.name in self.sample.names("annotations")
-        attributes = annotation_attributes(self.sample, self.name) if exists else {}
         ignore = attributes.get("ignore")
-        is_unlabeled = stored == (UNLABELED if ignore is None else ignore)
+        is_unlabeled = (stored == UNLABELED) | (stored == (UNLABELED if ignore is None else ignore))
         is_background = (stored == 0) | (stored == attributes.get("background", 0))
         numbers = np.where(is_background & ~is_unlabeled, self.background, stored)
         return np.where(is_unlabeled, 0, numbers).astype(self.dtype)
@@ -147,7 +228,16 @@ class PaintedAnnotation:
         Args:
             z: slice number, which must not be labeled yet, or is replaced.
             labels: (y, x) predicted labels; 0 is background.
+
+        Raises:
+            SampleError: the annotation has too few numbers for those of the labels.
         """
+        largest = int(labels.max(initial=0))
+        if self.dtype == np.uint8 and largest > MAX_SMALL_NUMBER:
+            raise SampleError(
+                f"annotations/{self.name} takes numbers up to {MAX_SMALL_NUMBER}, and the "
+                f"prediction has {largest}; open the sample again."
+            )
         with self._lock:
             self._origins[z] = "corrected prediction"
             plane = self.plane(z)
@@ -160,7 +250,6 @@ class PaintedAnnotation:
             self.plane(z)[height:] = 0
             self.plane(z)[:, width:] = 0
         self._changed_at[z] = time.monotonic()
-        self._painted.add(z)
         if self._saver is None or not self._saver.is_alive():
             self._saver = AutoSaver(self)
             self._saver.start()
@@ -206,7 +295,7 @@ class PaintedAnnotation:
     @property
     def problem(self) -> str:
         """Why slices could not be saved; empty if they could."""
-        return self._saver.problem if self._saver is not None else ""
+        return (self._saver.problem if self._saver is not None else "") or self._note
 
     @property
     def unsaved(self) -> list[int]:
@@ -227,25 +316,38 @@ class PaintedAnnotation:
             SampleError: another run holds the sample; the slices are put aside in the sample.
             InputError: the name cannot be that of a structure.
         """
+        problems = []
         for z in self.unsaved:
-            self.save_slice(z)
+            try:
+                self.save_slice(z)
+            except (SparsemError, OSError) as error:
+                problems.append(error)
+        if problems:
+            raise problems[0]
 
     def save_slice(self, z: int) -> None:
         """Write a painted slice; see ``save``."""
-        with self._lock:
-            changed_at = self._changed_at.get(z)
-            plane = self._planes[z].copy()
-        stored = self._to_stored(plane)  # without the lock, so that the brush never waits for it
-        try:
+        with self._saving:
+            with self._lock:
+                changed_at = self._changed_at.get(z)
+                if changed_at is None:
+                    return
+                plane = self._planes[z].copy()
             origin = self._origins.get(z, "manual")
-            write_slice(self.sample, self.name, z, stored, self.image, origin)
-        except SampleError:
-            _put_aside(self.sample, self.name, z, stored)
-            raise
-        _unsaved_file(self.sample, self.name, z).unlink(missing_ok=True)
-        with self._lock:
-            if self._changed_at.get(z) == changed_at:
-                self._changed_at.pop(z, None)
+            stored = self._to_stored(plane)  # without the lock: the brush never waits for it
+            try:
+                print_on_disk = write_slice(self.sample, self.name, z, stored, self.image, origin)
+            except (SparsemError, OSError):
+                if self._aside_at.get(z) != changed_at:
+                    image = (self.image, self._volume.fingerprint)
+                    put_aside(self.sample, self.name, z, UnsavedSlice(stored, *image, origin))
+                    self._aside_at[z] = changed_at
+                raise
+            forget_unsaved(self.sample, self.name, z)
+            with self._lock:
+                self._prints[z] = print_on_disk
+                if self._changed_at.get(z) == changed_at:
+                    del self._changed_at[z]
 
     def close(self) -> None:
         """Save everything, and write it into the labels of the structures.
@@ -256,7 +358,7 @@ class PaintedAnnotation:
         if self._saver is not None:
             self._saver.stop()
         self.save()
-        if self.name in self.sample.names("annotations"):
+        if self._attributes():
             apply_annotation(self.sample, self.name, quiet=True)
 
 
@@ -285,14 +387,19 @@ class AutoSaver(threading.Thread):
         """Save what is painted; write it into labels when nothing was painted for a while."""
         saved_at = time.monotonic()
         needs_applying = False
-        while not self._stopped.wait(POLL_S):
+        pause = POLL_S
+        while not self._stopped.wait(pause):
+            pause = POLL_S
             now = time.monotonic()
             for z in self._annotation.due(now):
                 if self._save(z):
                     saved_at, needs_applying = time.monotonic(), True
+                else:
+                    pause = RETRY_S
             is_idle = not self._annotation.unsaved and now - saved_at > APPLY_AFTER_S
             if needs_applying and is_idle:
                 needs_applying = not self._apply()
+                pause = RETRY_S if needs_applying else POLL_S
 
     def _save(self, z: int) -> bool:
         try:
@@ -310,14 +417,16 @@ class AutoSaver(threading.Thread):
         except (SparsemError, OSError) as error:
             self.problem = str(error)
             return False
+        self.problem = ""
         return True
 
 
-def _has_small_numbers(sample: Sample, name: str, exists: bool) -> bool:
+def _has_small_numbers(sample: Sample, name: str, attributes: Mapping[str, Any]) -> bool:
     """Return True if all numbers of an annotation fit into 8 bit next to those with a meaning."""
-    if not exists:
+    if name in sample.names("labels") and sample.volume("labels", name).dtype != np.uint8:
+        return False  # its objects may be copied into the annotation
+    if not attributes:
         return True
-    attributes = annotation_attributes(sample, name)
     special = (attributes["ignore"], attributes.get("background"))
     labels = stored_labels(sample, name)
     for index in range(labels.shape[0]):
@@ -338,27 +447,3 @@ def _split_index(index: Any) -> tuple[Any, tuple[Any, ...]]:
         parts[position : position + 1] = [slice(None)] * (4 - len(parts))
     parts += [slice(None)] * (3 - len(parts))
     return parts[0], (parts[1], parts[2])
-
-
-def _unsaved_folder(sample: Sample, name: str) -> Path:
-    return sample.path / ".sparsem" / "unsaved" / name
-
-
-def _unsaved_file(sample: Sample, name: str, z: int) -> Path:
-    return _unsaved_folder(sample, name) / f"{z:06d}.npy"
-
-
-def _put_aside(sample: Sample, name: str, z: int, stored: NDArray[np.uint32]) -> None:
-    """Write a slice next to the annotation, in one step, without the lock of the sample."""
-    file = _unsaved_file(sample, name, z)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".partial")
-    with unfinished.open("wb") as handle:
-        np.save(handle, stored, allow_pickle=False)
-    os.replace(unfinished, file)
-
-
-def _unsaved_planes(sample: Sample, name: str) -> dict[int, NDArray[np.uint32]]:
-    """Return the slices that an earlier session could not save."""
-    files = sorted(_unsaved_folder(sample, name).glob("*.npy"))
-    return {int(file.stem): np.load(file, allow_pickle=False) for file in files}

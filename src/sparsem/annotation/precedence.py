@@ -54,6 +54,7 @@ from sparsem.store.volume import Volume, write_group
 STAGE = "precedence-"  # beginning of the names of its entries in the history
 # Stages whose labels have the numbers of an annotation, or are masks.
 FOLLOWS_ANNOTATION = ("predict-", "track-", "constrain")
+WAIT_S = 60.0  # for another run that writes to the sample
 
 Voxels = NDArray[Any]
 
@@ -206,29 +207,40 @@ def apply_precedence(sample: Sample, name: str, quiet: bool = False) -> list[Chu
     Raises:
         SampleError: another run writes to the sample.
     """
-    with sample.locked():
-        _restore(sample, name)
-        restore_corrections(sample, name.removesuffix(CONSTRAINED))
-        if name not in sample.names("labels") or sample.is_stale("labels", name):
-            return []
-        drawing = read_drawing(sample, name)
-        for note in drawing.notes:
-            print_note(note, quiet)
-        labels = sample.volume("labels", name)
-        if drawing.is_empty:
-            return _move_computed_back(sample, labels)
-        computed = sample.computed(name)
-        if labels.fingerprint == _fingerprint(computed, drawing):
-            return []
-        return _write_labels(sample, labels, computed, drawing)
+    # A window saves strokes at any time; a stage of hours must not end because of that.
+    with sample.locked(wait_s=WAIT_S):
+        return apply_while_locked(sample, name, quiet)
+
+
+def apply_while_locked(sample: Sample, name: str, quiet: bool = False) -> list[ChunkIndex]:
+    """Do what ``apply_precedence`` does; the caller holds the lock of the sample."""
+    _restore(sample, name)
+    restore_corrections(sample, name.removesuffix(CONSTRAINED))
+    if name not in sample.names("labels") or sample.is_stale("labels", name):
+        return []
+    drawing = read_drawing(sample, name)
+    for note in drawing.notes:
+        print_note(note, quiet)
+    labels = sample.volume("labels", name)
+    if drawing.is_empty:
+        return _move_computed_back(sample, labels)
+    computed = sample.computed(name)
+    if labels.fingerprint == _fingerprint(computed, drawing):
+        return []
+    return _write_labels(sample, labels, computed, drawing)
 
 
 def apply_annotation(sample: Sample, annotation: str, quiet: bool = False) -> None:
-    """Write the slices of ``annotations/NAME`` into the labels of its structures."""
+    """Write the slices of ``annotations/NAME`` into the labels of its structures.
+
+    Raises:
+        SampleError: another run writes to the sample; this does not wait for it.
+    """
     structures = [
         structure for structure, name in annotation_names(sample).items() if name == annotation
     ]
-    apply_to_structures(sample, structures, quiet)
+    with sample.locked():
+        structures_while_locked(sample, structures, quiet)
 
 
 def apply_to_structures(
@@ -239,10 +251,20 @@ def apply_to_structures(
     Returns:
         Names of the labels that changed, with the chunks that may have changed.
     """
+    if not structures:
+        return {}
+    with sample.locked(wait_s=WAIT_S):
+        return structures_while_locked(sample, structures, quiet)
+
+
+def structures_while_locked(
+    sample: Sample, structures: Sequence[str], quiet: bool = False
+) -> dict[str, list[ChunkIndex]]:
+    """Do what ``apply_to_structures`` does; the caller holds the lock of the sample."""
     changed = {}
     for structure in structures:
         for name in (structure, f"{structure}{CONSTRAINED}"):
-            chunks = apply_precedence(sample, name, quiet)
+            chunks = apply_while_locked(sample, name, quiet)
             if chunks:
                 changed[name] = chunks
     return changed
@@ -272,7 +294,8 @@ def _write_labels(
     link_tree(labels.directory, work)
     target = Volume(work)
     candidates = _changed_chunks(computed, drawing.record, previous)
-    replaced = replace_chunks(work, _patches(computed, target, drawing, candidates))
+    mask = _mask_of_objects(sample, name, computed)
+    replaced = replace_chunks(work, _patches(computed, target, drawing, candidates, mask))
     attributes = read_attributes(computed.directory)
     record = attributes.setdefault("sparsem", {"complete": False})
     record["computed"] = computed.fingerprint
@@ -284,6 +307,15 @@ def _write_labels(
     _replace_labels(sample, name, work)
     _remember(sample, name, computed, drawing)
     return replaced
+
+
+def _mask_of_objects(sample: Sample, name: str, objects: Volume) -> Volume | None:
+    """Return the mask of ``labels/NAME-objects``; None for other labels."""
+    mask_name = name.removesuffix(OBJECTS)
+    if mask_name == name or mask_name not in sample.names("labels"):
+        return None
+    mask = sample.volume("labels", mask_name)
+    return mask if mask.shape == objects.shape else None
 
 
 def _record_of(labels: Volume) -> dict[str, Any]:
@@ -354,8 +386,12 @@ def _patches(
     target: Volume,
     drawing: Drawing,
     candidates: Mapping[int, list[ChunkIndex]],
+    mask: Volume | None,
 ) -> Iterator[Patch]:
-    """Yield the chunks of the target whose voxels differ from those of the rules."""
+    """Yield the chunks of the target whose voxels differ from those of the rules.
+
+    ``mask`` is the mask that the objects of the target belong to; None if there is none.
+    """
     blocks = computed.blocks()
     for number, chunks in candidates.items():
         block = blocks[number]
@@ -368,7 +404,10 @@ def _patches(
                 _set_known(voxels[index - block.start], labels[y, x], known[y, x])
             if drawing.corrections is not None:
                 values = drawing.corrections[z, y, x] if moved is None else moved[:, y, x]
-                _set_known(voxels, values, values != UNCORRECTED)
+                known = values != UNCORRECTED
+                if mask is not None:  # numbers of objects mean nothing where the mask ends
+                    known &= (values == 0) | (voxels > 0) | (mask.lazy()[z, y, x] > 0)
+                _set_known(voxels, values, known)
             if not np.array_equal(voxels, target.lazy()[z, y, x]):
                 yield chunk, voxels
 

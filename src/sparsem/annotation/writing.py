@@ -23,7 +23,7 @@ from sparsem.annotation.labeled_slices import (
     structure_mask,
 )
 from sparsem.annotation.renumbering import Renumbering, identity_renumbering
-from sparsem.errors import ResumeError, SampleError
+from sparsem.errors import InputError, ResumeError, SampleError
 from sparsem.store.names import checked_structure
 from sparsem.store.patches import link_tree
 from sparsem.store.sample import Sample, now
@@ -31,6 +31,7 @@ from sparsem.store.snapshot import read_attributes
 from sparsem.store.volume import put_in_place, write_group
 
 CHUNK_PX = 2048
+BACKGROUND_BESIDE_0 = UNLABELED - 1  # number of background where 0 is unlabeled
 
 
 def write_annotation(
@@ -88,7 +89,7 @@ def write_annotation(
 
 def write_slice(
     sample: Sample, name: str, z: int, labels: Labels, image: str, origin: Origin = "manual"
-) -> None:
+) -> str:
     """Write or replace one labeled slice of ``annotations/NAME``; all others are hard links.
 
     A new annotation has the structure of its name, and ``UNLABELED`` marks unlabeled pixels.
@@ -99,13 +100,22 @@ def write_slice(
         z: slice number.
         labels: (y, x) uint32 as they are stored; ``UNLABELED`` where nothing is known.
         image: name of the image that the labels are drawn on.
-        origin: how the labels came about; a slice that is annotated already keeps its own.
+        origin: how the labels came about; a slice that is annotated already keeps its own, unless
+            a prediction was copied into it.
+
+    Returns:
+        The hash of the labels as they are stored.
 
     Raises:
         InputError: a new annotation has a name that cannot be that of a structure, or another
-            annotation holds the structure.
+            annotation holds the structure; the labels have another shape than the image.
         SampleError: the annotation was drawn on another image, or another run writes to the sample.
     """
+    shape = sample.image(image).shape[1:]
+    if labels.shape != shape:
+        raise InputError(
+            f"The labels have {labels.shape} px (y, x), and the image '{image}' has {shape}."
+        )
     with sample.locked():
         unfinished = _empty_work_folder(sample, name)
         previous = _previous_attributes(sample, name)
@@ -114,7 +124,8 @@ def write_slice(
         else:
             checked_structure(name)
             refuse_second_annotation(sample, name, [name])
-        stored = _with_ignored_number(labels, previous)
+        previous = _with_background_number(previous)
+        stored = _with_stored_numbers(labels, previous)
         numbers = sorted({*previous.get("z", ()), z})
         _create_array(unfinished / "labels", (len(numbers), *stored.shape))
         _link_planes(sample, name, unfinished, previous, numbers, z)
@@ -122,9 +133,12 @@ def write_slice(
         array.with_config({"write_empty_chunks": True})[numbers.index(z)] = stored
         attributes = _attributes_with_slice(sample, name, previous, numbers, z, stored, image)
         origins = {str(n): o for n, o in previous.get("origin", {}).items()}
+        if origin != "manual":
+            origins[str(z)] = origin
         attributes["origin"] = {str(n): origins.get(str(n), origin) for n in numbers}
         write_group(unfinished, {"sparsem": attributes})
-        _publish(sample, name, unfinished, attributes)
+        _publish(sample, name, unfinished, attributes, painted=True)
+        return str(attributes["slices"][str(z)])
 
 
 def _previous_attributes(sample: Sample, name: str) -> Attributes:
@@ -146,12 +160,21 @@ def _refuse_other_image(sample: Sample, name: str, previous: Attributes, image: 
         )
 
 
-def _with_ignored_number(labels: Labels, previous: Attributes) -> Labels:
-    """Return labels in which unlabeled pixels have the number that the annotation gives them."""
+def _with_background_number(previous: Attributes) -> Attributes:
+    """Return attributes in which background has a number if 0 marks unlabeled pixels."""
+    if previous.get("ignore") != 0 or previous.get("background") is not None:
+        return previous
+    return {**previous, "background": BACKGROUND_BESIDE_0}
+
+
+def _with_stored_numbers(labels: Labels, previous: Attributes) -> Labels:
+    """Return labels in which unlabeled pixels and background have the annotation's numbers."""
     ignore = previous.get("ignore")
     stored = np.asarray(labels, np.uint32)
     if ignore in (None, UNLABELED):
         return stored
+    if ignore == 0:
+        stored = np.where(stored == 0, np.uint32(previous["background"]), stored)
     return np.where(stored == UNLABELED, np.uint32(ignore), stored)
 
 
@@ -388,8 +411,13 @@ def _list_changes(previous: Mapping[str, Any], attributes: Mapping[str, Any]) ->
     return f" (slices: {'; '.join(listed)})" if listed else ""
 
 
-def _publish(sample: Sample, name: str, unfinished: Path, attributes: Attributes) -> None:
-    """Rename a complete annotation into place, and record it in the history of the sample."""
+def _publish(
+    sample: Sample, name: str, unfinished: Path, attributes: Attributes, painted: bool = False
+) -> None:
+    """Rename a complete annotation into place, and record it in the history of the sample.
+
+    Of the strokes that were ``painted``, only the last one is recorded.
+    """
     replaced = _replaced_folder(sample, name)
     shutil.rmtree(replaced, ignore_errors=True)
     put_in_place(unfinished, sample.path / "annotations" / name, replaced)
@@ -402,6 +430,7 @@ def _publish(sample: Sample, name: str, unfinished: Path, attributes: Attributes
             "settings": attributes,
             "outputs": [f"annotations/{name}"],
             "finished": now(),
+            **({"painted": True} if painted else {}),
         }
     )
 
@@ -429,12 +458,28 @@ def restore_annotation(sample: Sample, name: str) -> None:
         _restore(sample, name)
 
 
+def restore_annotations(sample: Sample) -> None:
+    """Restore all annotations of which a replacement was killed between its two renames.
+
+    Raises:
+        SampleError: another run writes to the sample.
+    """
+    prefix, suffix = _replaced_folder(sample, "*").name.split("*")
+    for folder in (sample.path / ".sparsem" / "work").glob(f"{prefix}*{suffix}"):
+        restore_annotation(sample, folder.name.removeprefix(prefix).removesuffix(suffix))
+
+
 def remove_replaced_annotation(sample: Sample, name: str) -> None:
     """Remove the previous labels that a killed replacement left, so that they are never restored.
 
     The caller holds the lock of the sample.
     """
     shutil.rmtree(_replaced_folder(sample, name), ignore_errors=True)
+
+
+def is_being_replaced(sample: Sample, name: str) -> bool:
+    """Return True between the two renames of a replacement, and after it was killed there."""
+    return _replaced_folder(sample, name).exists()
 
 
 def _restore(sample: Sample, name: str) -> None:

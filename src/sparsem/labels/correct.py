@@ -24,7 +24,7 @@ from sparsem.annotation.ground_truth import (
     GroundTruthSettings,
     read_ground_truth,
 )
-from sparsem.annotation.precedence import apply_to_structures, restore_labels
+from sparsem.annotation.precedence import restore_labels, structures_while_locked
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
 from sparsem.labels.object_index import renewed_index, stored_index
@@ -116,9 +116,11 @@ def correct(
     sample.transform_of(labels)
     changed_slices: list[int] = []
     voxels = 0
+    corrected = None
     if source is not None:
         corrected = _read_source(sample, structure, labels, source, settings)
-        with sample.locked():
+    with sample.locked():
+        if corrected is not None and source is not None:
             edit = new_edit(sample, f"correct {structure} from {Path(source).name}")
             patches = _patches(labels, corrected, on.quiet)
             first = next(patches, None)
@@ -130,10 +132,10 @@ def correct(
                 counted = _Counter(first, patches)
                 write_corrections(sample, structure, labels, counted, edit)
                 changed_slices, voxels = sorted(counted.slices), counted.voxels
-    index = stored_index(sample, structure)
-    written = apply_to_structures(sample, [structure], on.quiet)
-    if index is not None:
-        renewed_index(sample, structure, index, written.get(structure, []))
+        index = stored_index(sample, structure)
+        written = structures_while_locked(sample, [structure], on.quiet)
+        if index is not None:
+            renewed_index(sample, structure, index, written.get(structure, []))
     corrections = read_corrections(sample, structure)
     return CorrectResult(
         sample=sample,

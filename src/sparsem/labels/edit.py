@@ -24,7 +24,7 @@ from sparsem.annotation.corrections import (
     undo_corrections,
     write_corrections,
 )
-from sparsem.annotation.precedence import apply_precedence, restore_labels
+from sparsem.annotation.precedence import apply_while_locked, restore_labels
 from sparsem.errors import InputError, SampleError
 from sparsem.labels.editing import Positions, fill_objects, replace_ids
 from sparsem.labels.object_index import (
@@ -33,6 +33,8 @@ from sparsem.labels.object_index import (
     renewed_index,
     stored_index,
 )
+from sparsem.labels.objects import are_objects_current
+from sparsem.labels.results import result_labels
 from sparsem.labels.splitting import level_for, split_at_level, voxels_in
 from sparsem.settings import Settings, resolve_settings
 from sparsem.store.names import CONSTRAINED, INTERIOR, OBJECTS, base_name
@@ -128,11 +130,17 @@ def _target(sample: Sample, name: str, quiet: bool) -> _Target:
     sample.transform_of(labels)
     mask = ""
     if labels.dtype == np.uint8:
+        mask_labels = result_labels(sample, name)
         mask, name = name, f"{name}{OBJECTS}"
         if name not in sample.names("labels"):
             raise SampleError(
                 f"labels/{mask} of {sample.path.name} is a mask, so its objects have no numbers "
                 f"yet; run 'sparsem measure {sample.path.name}', which numbers them."
+            )
+        if not are_objects_current(sample, mask, mask_labels):
+            raise SampleError(
+                f"labels/{mask} of {sample.path.name} changed since its objects were numbered; "
+                f"run 'sparsem measure {sample.path.name} --overwrite', which numbers them again."
             )
         labels = sample.volume("labels", name)
     return _Target(name, labels, object_index(sample, name, quiet), mask)
@@ -332,9 +340,9 @@ def undo(sample: Sample, name: str, *, on: Execution = HERE) -> EditResult:
     undone = [each for each, edit in edits.items() if edit.number == last.number]
     with sample.locked():
         was_possible = [undo_corrections(sample, each) for each in undone]
-    if not any(was_possible):
-        raise SampleError(f"No earlier corrections of '{name}' are kept in {sample.path.name}.")
-    _apply(sample, undone, on.quiet)
+        if not any(was_possible):
+            raise SampleError(f"No earlier corrections of '{name}' are kept in {sample.path.name}.")
+        _apply(sample, undone, on.quiet)
     written = tuple(f"labels/{each}" for each in undone)
     return EditResult(sample=sample, written=written, title=f"undo {last.title}")
 
@@ -358,7 +366,7 @@ def clear(sample: Sample, name: str, *, on: Execution = HERE) -> EditResult:
         edit = new_edit(sample, f"clear {name}")
         for each in names:
             clear_corrections(sample, each, sample.volume("labels", each), edit)
-    _apply(sample, names, on.quiet)
+        _apply(sample, names, on.quiet)
     written = tuple(f"labels/{each}" for each in names)
     return EditResult(sample=sample, written=written, title=edit.title)
 
@@ -452,13 +460,18 @@ def _edit(
             yield chunk, values
 
     with sample.locked():
+        if sample.volume("labels", target.name).fingerprint != target.labels.fingerprint:
+            raise SampleError(
+                f"labels/{target.name} of {sample.path.name} changed while this was prepared; "
+                "nothing was edited, so do it again."
+            )
         edit = new_edit(sample, title)
         write_corrections(sample, target.name, target.labels, counted(), edit)
         if target.mask and mask_patches:
             mask = sample.volume("labels", target.mask)
             write_corrections(sample, target.mask, mask, mask_patches(), edit)
             names.append(target.mask)
-    _apply(sample, names, quiet)
+        _apply(sample, names, quiet)
     written = tuple(f"labels/{name}" for name in names)
     return EditResult(sample=sample, written=written, title=title, ids=ids, voxels=voxels)
 
@@ -471,15 +484,19 @@ def _as_mask(patches: Iterable[Patch]) -> Iterator[Patch]:
 
 
 def _apply(sample: Sample, names: Sequence[str], quiet: bool) -> None:
-    """Apply corrections to labels, and renew the index of their objects."""
-    for name in names:
+    """Apply corrections to labels, and renew the index of their objects.
+
+    The caller holds the lock of the sample.
+    """
+    masks_first = sorted(names, key=lambda name: name.endswith(OBJECTS))
+    for name in masks_first:  # the objects of a mask lie within it
         index = stored_index(sample, name)
-        changed = apply_precedence(sample, name, quiet)
+        changed = apply_while_locked(sample, name, quiet)
         if index is not None:
             renewed_index(sample, name, index, changed)
         constrained = f"{name}{CONSTRAINED}"
         if constrained in sample.names("labels"):
-            apply_precedence(sample, constrained, quiet)
+            apply_while_locked(sample, constrained, quiet)
 
 
 def _check_memory(sample: Sample, voxels: int) -> None:

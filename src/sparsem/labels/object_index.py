@@ -199,15 +199,18 @@ def object_index(sample: Sample, name: str, quiet: bool = False) -> ObjectIndex:
     Raises:
         SampleError: there are no such labels, or they are damaged.
     """
-    labels = sample.volume("labels", name)
-    stored = stored_index(sample, name)
-    if stored is not None:
-        return stored
-    z, y, x = chunk_grid(labels)
-    chunks = list(product(range(z), range(y), range(x)))
-    index = ObjectIndex(_rows_of_chunks(labels, chunks, f"objects of {name}", quiet))
-    _write_index(sample, name, index, labels.fingerprint)
-    return index
+    while True:
+        labels = sample.volume("labels", name)
+        stored = _read_index(sample, name, labels.fingerprint)
+        if stored is not None:
+            return stored
+        z, y, x = chunk_grid(labels)
+        chunks = list(product(range(z), range(y), range(x)))
+        index = ObjectIndex(_rows_of_chunks(labels, chunks, f"objects of {name}", quiet))
+        # Chunks of two versions must not be mixed: labels that changed meanwhile are read again.
+        if sample.volume("labels", name).fingerprint == labels.fingerprint:
+            _write_index(sample, name, index, labels.fingerprint)
+            return index
 
 
 def stored_index(sample: Sample, name: str) -> ObjectIndex | None:

@@ -17,7 +17,7 @@ from pydantic import Field
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from sparsem.annotation.precedence import apply_precedence
+from sparsem.annotation.precedence import apply_precedence, read_drawing
 from sparsem.geometry import ZBlock
 from sparsem.labels.overlaps import overlaps
 from sparsem.settings import Settings
@@ -25,7 +25,7 @@ from sparsem.store.names import OBJECTS
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
-from sparsem.workflow.stage import Arrays, BlockResult, Stage, link_arrays
+from sparsem.workflow.stage import Arrays, BlockResult, Stage, fingerprint_of, link_arrays
 
 Parts = NDArray[np.uint32]
 Ints = NDArray[np.int64]
@@ -190,12 +190,34 @@ def number_objects(
     output = mask.like(f"labels/{name}{OBJECTS}", np.uint32, Kind.LABELS, mask.made_on)
     needs = _needs(mask, output.nbytes)
     settings = ObjectSettings(min_voxels=min_voxels)
-    inputs = {"mask": mask.fingerprint}
+    inputs = {"mask": mask.fingerprint, **_source_of(sample, mask)}
     with Stage(sample, f"objects-{name}", settings, inputs, [output], on, needs) as stage:
         summaries = _write_objects(stage, mask, output.path, min_voxels)
     apply_precedence(sample, f"{name}{OBJECTS}", on.quiet)
     count, voxels = summaries[0]["small_components"]
     return sample.volume("labels", f"{name}{OBJECTS}"), int(count), int(voxels)
+
+
+def are_objects_current(sample: Sample, name: str, mask: Volume) -> bool:
+    """Return True if ``labels/NAME-objects`` number a mask as it is, but for later corrections.
+
+    Edits of objects correct the mask too. A mask that was predicted again, or in which other slices
+    are labeled, has other objects.
+    """
+    recorded = sample.last_settings(f"objects-{name}")
+    return all(
+        recorded.get(f"input {key}") == value for key, value in _source_of(sample, mask).items()
+    )
+
+
+def _source_of(sample: Sample, mask: Volume) -> dict[str, str]:
+    """Return fingerprints of a mask without its corrections."""
+    mask_name = mask.directory.name
+    drawing = read_drawing(sample, mask_name)
+    return {
+        "computed mask": sample.computed(mask_name).fingerprint,
+        "labeled slices": fingerprint_of(drawing.record["annotation"]),
+    }
 
 
 def _write_objects(stage: Stage, mask: Volume, path: str, min_voxels: int) -> list[dict[str, Any]]:

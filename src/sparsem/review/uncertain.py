@@ -69,17 +69,32 @@ def _step_sums(
     return out.astype(np.float32)
 
 
-def cube_sums(slice_sums: NDArray[np.float32], grid: CubeGrid) -> NDArray[np.float32]:
+def step_voxels(shape: tuple[int, int, int], grid: CubeGrid) -> NDArray[np.float32]:
+    """Return the pixels of every square of a volume's slices: (n slices, rows, columns).
+
+    The last row and the last column may be cut.
+    """
+    n_slices, height, width = shape
+    rows = np.diff([*range(0, height, grid.y), height])
+    columns = np.diff([*range(0, width, grid.x), width])
+    pixels = np.outer(rows, columns).astype(np.float32)
+    return np.broadcast_to(pixels, (n_slices, *pixels.shape))
+
+
+def cube_sums(
+    slice_sums: NDArray[np.float32], grid: CubeGrid, in_depth: bool = True
+) -> NDArray[np.float32]:
     """Return the bits of every cube, of two steps along each axis.
 
     Args:
         slice_sums: (n slices, rows, columns), as ``step_sums`` returns them.
         grid: the grid of all of them.
+        in_depth: False if cubes have one step in depth.
     """
     starts = np.arange(0, len(slice_sums), grid.z)
     sums = np.add.reduceat(slice_sums, starts, axis=0)
     for axis, length in enumerate(sums.shape):
-        if length > 1:
+        if length > 1 and (axis or in_depth):
             first = np.take(sums, range(length - 1), axis)
             second = np.take(sums, range(1, length), axis)
             sums = first + second
@@ -87,18 +102,18 @@ def cube_sums(slice_sums: NDArray[np.float32], grid: CubeGrid) -> NDArray[np.flo
 
 
 def largest_cubes(
-    sums: NDArray[np.float32], min_sum: float, apart: Sequence[int], n: int
+    sums: NDArray[np.float32], min_sums: NDArray[np.float32], apart: Sequence[int], n: int
 ) -> list[tuple[int, int, int]]:
     """Return the positions of up to ``n`` cubes, the largest sum first.
 
     Args:
         sums: (z, y, x), as ``cube_sums`` returns them.
-        min_sum: minimum sum.
+        min_sums: minimum sum of each cube.
         apart: minimum distance of two cubes in z, y or x.
         n: maximum number of cubes.
     """
     is_free = np.ones(sums.shape, bool)
-    candidates = np.flatnonzero(sums >= min_sum)
+    candidates = np.flatnonzero(sums >= min_sums)
     order = candidates[np.argsort(-sums.ravel()[candidates], kind="stable")]
     cubes: list[tuple[int, int, int]] = []
     for flat in order.tolist():
@@ -124,17 +139,17 @@ def uncertain_places(
         grid: the grid of the sums.
         n: maximum number of places.
     """
-    sums = cube_sums(slice_sums, grid)
-    steps = [min(2, length) for length in sums.shape]
-    cube_voxels = 1
-    for edge, n_steps in zip(grid, steps, strict=True):
-        cube_voxels *= edge * n_steps
+    is_stack = not volume.sizes
+    if volume.sizes:  # no depth connects the images of a montage, and a cube is one slice deep
+        grid = grid._replace(z=1)
+    sums = cube_sums(slice_sums, grid, is_stack)
+    voxels = cube_sums(step_voxels(volume.shape, grid), grid, is_stack)
     voxel = volume.voxel_size
     steps_nm = [edge * nm for edge, nm in zip(grid, voxel, strict=True)]
     apart = [max(2, math.ceil(APART_NM / step_nm)) for step_nm in steps_nm]
     return [
         _place_in_cube(volume, slice_sums, grid, cube)
-        for cube in largest_cubes(sums, MIN_BITS * cube_voxels, apart, n)
+        for cube in largest_cubes(sums, MIN_BITS * voxels, apart, n)
     ]
 
 
@@ -144,7 +159,8 @@ def _place_in_cube(
     """Return the most uncertain slice of a cube, and the most uncertain pixel in it."""
     cube_z, cube_y, cube_x = cube
     first = cube_z * grid.z
-    squares = slice_sums[first : first + 2 * grid.z, cube_y : cube_y + 2, cube_x : cube_x + 2]
+    last = first + (1 if volume.sizes else 2 * grid.z)
+    squares = slice_sums[first:last, cube_y : cube_y + 2, cube_x : cube_x + 2]
     bits_of_slices = squares.sum(axis=(1, 2))
     z = first + int(bits_of_slices.argmax())
     n_slices = int((bits_of_slices >= 0.5 * bits_of_slices.max()).sum())

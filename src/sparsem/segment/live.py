@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotation.labeled_slices import annotation_names
+from sparsem.annotation.labeled_slices import annotated_structures, annotation_names
 from sparsem.errors import InputError, SampleError, SparsemError
 from sparsem.models.checkpoint import Recipe, save_checkpoint
 from sparsem.models.device import choose_device
@@ -116,8 +116,10 @@ class _LiveTraining:
         try:
             settings = self._next_settings()
             job = prepare_training([self._sample], self._folder.model, settings, overwrite=True)
-        except (InputError, SampleError):  # nothing of the structure is painted yet
-            self._show("waiting", HINT)
+        except (InputError, SampleError) as error:
+            # Usually nothing of the structure is painted yet.
+            is_empty = not annotated_structures(self._sample).get(self._name)
+            self._show("waiting", HINT if is_empty else str(error))
             return
         if self._state is None:
             state = start_networks(job)

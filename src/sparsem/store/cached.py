@@ -8,18 +8,17 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
-from types import EllipsisType
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from sparsem.store.lazy import Index, box_and_rest
 from sparsem.store.volume import Volume
 
 READERS = 4  # chunks that are decoded at the same time
 
 Key = tuple[str, tuple[int, ...]]
-Part = int | slice | EllipsisType
 
 
 class ChunkCache:
@@ -105,43 +104,16 @@ class CachedArray:
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[...], dtype)
 
-    def __getitem__(self, index: Part | tuple[Part, ...]) -> NDArray[Any]:
+    def __getitem__(self, index: Index) -> NDArray[Any]:
         """Return a part of the array, by integers, slices and ``...``.
 
         Raises:
-            IndexError: an integer lies outside of the array.
+            IndexError: an integer lies outside of the array, or there are more than three.
             SampleError: a chunk is damaged or lost.
         """
-        parts = self._full_index(index)
-        axes = []
-        rest: list[int | slice] = []
-        for part, length in zip(parts, self.shape, strict=True):
-            if isinstance(part, slice):
-                start, stop, step = part.indices(length)
-                axes.append((start, max(start, stop)))
-                rest.append(slice(None, None, step))
-            else:
-                number = int(part)
-                if not -length <= number < length:
-                    raise IndexError(f"index {number} is outside of an axis of {length}")
-                axes.append((number % length, number % length + 1))
-                rest.append(0)
-        return self._box(axes)[tuple(rest)]
-
-    def _full_index(self, index: Part | tuple[Part, ...]) -> list[int | slice]:
-        """Return an integer or a slice with a positive step for each axis."""
-        indices = list(index) if isinstance(index, tuple) else [index]
-        given = [part for part in indices if not isinstance(part, EllipsisType)]
-        filling: list[int | slice] = [slice(None)] * (3 - len(given))
-        full: list[int | slice] = []
-        is_filled = False
-        for part in indices:
-            if isinstance(part, EllipsisType):
-                full += filling
-                is_filled = True
-            else:
-                full.append(part)
-        return full if is_filled else [*full, *filling]
+        box, within = box_and_rest(index, self.shape)
+        part: NDArray[Any] = self._box(box)[within]
+        return part
 
     def _box(self, axes: list[tuple[int, int]]) -> NDArray[Any]:
         """Return the voxels between start and stop of each axis, put together from chunks."""

@@ -50,7 +50,7 @@ class LazyArray:
             SampleError: a chunk of the part is damaged or lost.
         """
         array = self._array()
-        box, within = _box_and_rest(index, array.shape)
+        box, within = box_and_rest(index, array.shape)
         is_empty = any(start >= stop for start, stop in box)
         if self.is_complete and not is_empty:
             self._refuse_lost_chunks(array, box)
@@ -90,7 +90,7 @@ def _slices_in_words(first: int, last: int) -> str:
     return f"slice {first}" if first == last else f"slices {first} to {last}"
 
 
-def _box_and_rest(
+def box_and_rest(
     index: Index, shape: tuple[int, ...]
 ) -> tuple[list[tuple[int, int]], tuple[Any, ...]]:
     """Return the box (start, stop) to read along each axis, and the index within what is read.

@@ -18,7 +18,9 @@ REMOVABLE_WHILE_HELD = os.name == "posix"  # Windows refuses to remove an open f
 
 
 @contextmanager
-def acquire(file: Path, refusal: SparsemError, remove_after: bool = False) -> Iterator[None]:
+def acquire(
+    file: Path, refusal: SparsemError, remove_after: bool = False, wait_s: float = 0.0
+) -> Iterator[None]:
     """Hold the lock ``file`` until the block or the process ends.
 
     Where the file system has no locks, a file next to it stands for the lock and names the process
@@ -30,8 +32,9 @@ def acquire(file: Path, refusal: SparsemError, remove_after: bool = False) -> It
         refusal: raised if another process holds the lock; with advice where that process may have
             ended.
         remove_after: remove the file at the end, where it lies among the user's files.
+        wait_s: seconds to wait for another process.
     """
-    lock = _acquired(file, refusal)
+    lock = _acquired(file, refusal, wait_s)
     try:
         yield
     finally:
@@ -53,21 +56,21 @@ def _release(lock: BaseFileLock, file: Path, remove: bool) -> None:
             file.unlink(missing_ok=True)
 
 
-def _acquired(file: Path, refusal: SparsemError) -> BaseFileLock:
+def _acquired(file: Path, refusal: SparsemError, wait_s: float) -> BaseFileLock:
     try:
-        lock: BaseFileLock = FileLock(file, timeout=0, fallback_to_soft=False)
+        lock: BaseFileLock = FileLock(file, timeout=wait_s, fallback_to_soft=False)
         lock.acquire()
     except Timeout:
         raise refusal from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        return _acquired_by_name(file.with_name(f"{file.name}.held"), refusal)
+        return _acquired_by_name(file.with_name(f"{file.name}.held"), refusal, wait_s)
     return lock
 
 
-def _acquired_by_name(file: Path, refusal: SparsemError) -> BaseFileLock:
-    lock = SoftFileLock(file, timeout=0)
+def _acquired_by_name(file: Path, refusal: SparsemError, wait_s: float) -> BaseFileLock:
+    lock = SoftFileLock(file, timeout=wait_s)
     try:
         lock.acquire()
     except Timeout:

@@ -370,10 +370,13 @@ class Sample:
     # Writing, and the history
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait_s: float = 0.0) -> Iterator[None]:
         """Hold the sample for writing.
 
         The lock ends with the process, so a killed run leaves none behind.
+
+        Args:
+            wait_s: seconds to wait for another run.
 
         Raises:
             SampleError: another run holds the lock.
@@ -381,7 +384,7 @@ class Sample:
         refusal = SampleError(
             f"Another run is writing to {self.path.name}; wait for it to end, or work on a copy."
         )
-        with acquire(self.path / ".sparsem" / "lock", refusal):
+        with acquire(self.path / ".sparsem" / "lock", refusal, wait_s=wait_s):
             self._remove_unfinished_files()
             yield
 
@@ -411,10 +414,16 @@ class Sample:
         return entries
 
     def remember(self, entry: Mapping[str, Any]) -> None:
-        """Append to the history, replacing an older entry of the same stage and fingerprint."""
+        """Append to the history.
+
+        The entry replaces an older one of the same stage and fingerprint. Of entries of one stage
+        that are ``painted``, stroke by stroke, only the last one remains.
+        """
 
         def is_same(old: Mapping[str, Any]) -> bool:
-            return all(old.get(key) == entry.get(key) for key in ("stage", "fingerprint"))
+            is_stroke = bool(entry.get("painted") and old.get("painted"))
+            is_equal = is_stroke or old.get("fingerprint") == entry.get("fingerprint")
+            return is_equal and old.get("stage") == entry.get("stage")
 
         entries = [old for old in self.history() if not is_same(old)]
         content = json_bytes([*entries, dict(entry)])

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from qtpy.QtCore import QObject, QTimer
 
-from sparsem.errors import SparsemError
+from sparsem.viewer.errors import SHOWN_ERRORS
 
 POLL_MS = 50
 
@@ -65,6 +65,6 @@ class Background(QObject):
         self._future = None
         try:
             message = self._show(future.result())
-        except SparsemError as error:
+        except SHOWN_ERRORS as error:
             message = str(error)
         self._say(message)

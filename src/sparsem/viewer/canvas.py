@@ -8,16 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.annotation.painted import PaintedAnnotation
-from sparsem.errors import SparsemError
+from sparsem.geometry import VoxelSize
 from sparsem.store.cached import ChunkCache
 from sparsem.store.names import OBJECTS
 from sparsem.store.sample import Sample
+from sparsem.viewer.errors import SHOWN_ERRORS
 from sparsem.viewer.layers import (
     annotation_layer,
     is_numbered,
     labels_layer,
     result_layers,
 )
+
+MARK = "place to review"  # layer of the ring
+RING_PX = 40
+RING_COLOR = "#FFD700"
 
 
 class Canvas:
@@ -46,12 +51,38 @@ class Canvas:
         self.viewer.dims.set_current_step(0, z)
         if y is None or x is None:
             return
-        voxel = self.sample.voxel_size
+        voxel = self.voxel_size
         self.viewer.camera.center = (0, y * voxel.y, x * voxel.x)
 
-    def image_slice(self, z: int) -> NDArray[Any]:
-        """Return a slice (y, x) of the newest image."""
-        return np.asarray(self.sample.image().read(slice(z, z + 1))[0])
+    @property
+    def voxel_size(self) -> VoxelSize:
+        """Voxel size of the image; of the first labels if there is none."""
+        if self.sample.has_image:
+            return self.sample.voxel_size
+        return self.sample.volume("labels", self.sample.names("labels")[0]).voxel_size
+
+    def mark(self, z: int, y: int, x: int) -> None:
+        """Put a ring around a position (px) of a slice; there is one ring at a time."""
+        if MARK in self.viewer.layers:
+            self.viewer.layers[MARK].data = [(z, y, x)]
+            return
+        active = self.viewer.layers.selection.active
+        self.viewer.add_points(
+            [(z, y, x)],
+            name=MARK,
+            scale=tuple(self.voxel_size),
+            units=("nm",) * 3,
+            axis_labels=("z", "y", "x"),
+            size=RING_PX,
+            face_color="transparent",
+            border_color=RING_COLOR,
+            border_width=0.06,
+        )
+        self.viewer.layers.selection.active = active  # so that the brush keeps painting
+
+    def image_slice(self, z: int, image: str | None = None) -> NDArray[Any]:
+        """Return a slice (y, x) of an image; of the newest one if none is named."""
+        return np.asarray(self.sample.image(image).read(slice(z, z + 1))[0])
 
     # Layers
 
@@ -71,9 +102,7 @@ class Canvas:
         """
         layer = self.layer("annotation", name)
         if layer is None:
-            exists = name in self.sample.names("annotations")
-            numbered = is_numbered(self.sample, name) if exists else name.startswith("cell")
-            painted = PaintedAnnotation(self.sample, name, numbered=numbered)
+            painted = PaintedAnnotation(self.sample, name, numbered=is_numbered(self.sample, name))
             data, options, _ = annotation_layer(painted)
             layer = self.viewer.add_labels(data, **options)
         return layer
@@ -100,6 +129,12 @@ class Canvas:
         else:
             layer.data = data
             layer.refresh()
+
+    def refresh_corrections(self) -> None:
+        """Show the corrected voxels as they are on disk now."""
+        for layer in self.viewer.layers:
+            if layer.metadata.get("sparsem", {}).get("kind") == "corrections":
+                layer.refresh()
 
     def refresh(self) -> None:
         """Show all results as they are on disk now, and tell the pages."""
@@ -128,5 +163,5 @@ class Canvas:
     def close(self) -> None:
         """Save everything that was painted; what cannot be saved is put aside in the sample."""
         for painted in self.annotations():
-            with suppress(SparsemError):
+            with suppress(*SHOWN_ERRORS):
                 painted.close()

@@ -50,9 +50,12 @@ class SampleDock(QWidget):
         self.setMinimumWidth(380)
         self.destroyed.connect(self.canvas.close)
 
-    def show_label_page(self) -> None:
-        """Show the page on which slices are labeled."""
+    def show_label_page(self, name: str) -> None:
+        """Show the page on which slices are labeled, with the brush of a structure."""
         self.tabs.setCurrentWidget(self.label_page)
+        if name:
+            self.label_page.name.setCurrentText(name)
+            self.label_page.paint()
 
     def closeEvent(self, event: Any) -> None:
         """Save everything that was painted, and end what runs."""

@@ -1,29 +1,35 @@
 """The page on which slices are labeled."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QComboBox, QLineEdit, QListWidget, QVBoxLayout, QWidget
 
+from sparsem.annotation.corrected_predictions import computed_slice
 from sparsem.annotation.painted import PaintedAnnotation
 from sparsem.cells.between import carry_labels, fill_between
 from sparsem.cells.flow import Labels
 from sparsem.detect.masks.outline import PlacedMask
 from sparsem.detect.masks.outliner import BoxOutliner
-from sparsem.errors import SampleError, SparsemError
+from sparsem.errors import SampleError
 from sparsem.segment.suggest import suggest
 from sparsem.settings import nearest
 from sparsem.store.names import checked_structure
 from sparsem.viewer.background import Background
 from sparsem.viewer.canvas import Canvas
+from sparsem.viewer.errors import SHOWN_ERRORS
+from sparsem.viewer.undo import UndoStack
 from sparsem.viewer.widgets import button, heading, note, row
 
 SHOW_EVERY_MS = 400
 N_SUGGESTED = 7
 BOXES = "boxes and regions"  # layer of drawn rectangles and polygons
 MAX_BETWEEN = 200  # slices that are filled at once
+READ_S = 6.0  # for which a sentence is shown
 
 
 class LabelPage(QWidget):
@@ -38,14 +44,15 @@ class LabelPage(QWidget):
         self._canvas = canvas
         self.work = Background(self, self._say)
         self._outliner: BoxOutliner | None = None
+        self._undo = UndoStack()
+        self._said_at = -READ_S
         layout = QVBoxLayout(self)
         self.name = QComboBox()
         self.name.setEditable(True)
-        self.name.setToolTip("the structure to label; type a new name to begin one")
+        self.name.setToolTip("the structure to label; type a new name and Enter to begin one")
+        self.name.activated.connect(lambda _: self.paint())
         layout.addWidget(heading("Structure"))
-        layout.addLayout(
-            row(self.name, button("Paint", self.paint, "paint this structure in the shown slice"))
-        )
+        layout.addWidget(self.name)
         layout.addWidget(heading("Slices to label next"))
         self.suggestions = QListWidget()
         self.suggestions.setMaximumHeight(110)
@@ -62,15 +69,15 @@ class LabelPage(QWidget):
         layout.addWidget(heading("Brush"))
         layout.addLayout(
             row(
-                button("Structure", self.paint, "paint the structure"),
+                button("Structure", self.paint, "paint the structure", is_next=True),
                 button("Background", self.paint_background, "paint what is not the structure"),
-                button("Erase", self.erase, "nothing is known there any more"),
+                button("Erase", self.erase, "unlabeled again: also what you are not sure of"),
             )
         )
         layout.addLayout(
             row(
                 button("New object", self.new_object, "paint the next object, with a new number"),
-                button("Undo", self.undo, "undo the last stroke (Ctrl+Z)"),
+                button("Undo", self.undo, "undo the last stroke or button (Ctrl+Z)"),
             )
         )
         layout.addWidget(heading("What is labeled"))
@@ -84,7 +91,7 @@ class LabelPage(QWidget):
                 button(
                     "Visible part",
                     self.label_visible_part,
-                    "all other pixels that you see are background; outside nothing is known",
+                    "all other pixels that you see are background; the rest stays unlabeled",
                 ),
                 button(
                     "Drawn region",
@@ -159,6 +166,7 @@ class LabelPage(QWidget):
         """
         checked_structure(self.structure)
         layer = self._canvas.annotation(self.structure)
+        self._undo.follow(layer)
         layer.visible = True
         self._canvas.viewer.layers.selection.active = layer
         return layer
@@ -178,7 +186,7 @@ class LabelPage(QWidget):
         """Call a function, and show what it says or what is wrong."""
         try:
             message = action()
-        except SparsemError as error:
+        except SHOWN_ERRORS as error:
             message = str(error)
         if message:
             self._say(message)
@@ -186,6 +194,7 @@ class LabelPage(QWidget):
     def _say(self, message: str) -> None:
         self._canvas.show_message(message)
         self.status.setText(message)
+        self._said_at = time.monotonic()
 
     def _show_status(self) -> None:
         if self.work.is_running:
@@ -196,11 +205,15 @@ class LabelPage(QWidget):
                 return
             if painted.unsaved:
                 self.status.setText("Saving ...")
+                self._said_at = -READ_S
                 return
         layer = self._canvas.layer("annotation", self.structure)
-        if layer is not None:
-            slices = ", ".join(map(str, layer.data.slices)) or "none"
-            self.status.setText(f"Saved. Labeled slices of {self.structure}: {slices}")
+        was_read = time.monotonic() - self._said_at > READ_S
+        if layer is not None and was_read:
+            slices = layer.data.slices
+            listed = ", ".join(map(str, slices)) or "none"
+            advice = " Next: page 2, Train." if slices else ""
+            self.status.setText(f"Saved. Labeled slices of {self.structure}: {listed}.{advice}")
 
     # Slices
 
@@ -244,6 +257,9 @@ class LabelPage(QWidget):
             for z in painted.slices:
                 plane = painted.plane(z)
                 numbers.append(int(plane[plane != painted.background].max(initial=0)))
+            limit = painted.background - 1
+            if max(numbers) >= limit:
+                raise SampleError(f"The numbers up to {limit} are used; take an older one again.")
             self._select(max(numbers) + 1, "paint")
 
         self._attempt(select)
@@ -254,8 +270,15 @@ class LabelPage(QWidget):
         layer.mode = mode
 
     def undo(self) -> None:
-        """Undo the last stroke."""
-        self._attempt(lambda: self.layer().undo())
+        """Undo the last stroke, or what the last button labeled."""
+        self._attempt(self._undo.undo)
+
+    def _replace(self, layer: Any, planes: Mapping[int, Labels]) -> None:
+        """Replace the labels of whole slices of a layer, so that it can be undone."""
+        self._undo.remember(layer, planes)
+        for z, plane in planes.items():
+            layer.data[z] = plane
+        layer.refresh()
 
     # What is labeled
 
@@ -275,12 +298,12 @@ class LabelPage(QWidget):
         return rows, slice(max(0, int(left)), int(right) + 1)
 
     def _label_background(self, part: Any) -> str:
-        layer, painted, z = self.layer(), self.painted(), self._canvas.z
-        plane = painted.plane(z)[part]
+        painted, z = self.painted(), self._canvas.z
+        plane = painted.plane(z).copy()
         n_unlabeled = int((plane == 0).sum())
-        painted[(z, *part)] = np.where(plane == 0, painted.background, plane)
-        layer.refresh()
-        n_left = int((painted.plane(z)[part] == 0).sum())
+        plane[part][plane[part] == 0] = painted.background
+        self._replace(self.layer(), {z: plane})
+        n_left = int((painted.plane(z) == 0).sum())
         return f"{n_unlabeled - n_left} more pixels of slice {z} are background."
 
     def label_drawn_region(self) -> None:
@@ -288,10 +311,10 @@ class LabelPage(QWidget):
 
         def label() -> str:
             mask = self._drawn_mask()
-            layer, painted, z = self.layer(), self.painted(), self._canvas.z
+            painted, z = self.painted(), self._canvas.z
             plane = painted.plane(z)
-            painted[z] = np.where(mask & (plane == 0), painted.background, plane)
-            layer.refresh()
+            labels = np.where(mask & (plane == 0), painted.background, plane)
+            self._replace(self.layer(), {z: labels})
             return f"The labeled region of slice {z} has {int(mask.sum())} pixels."
 
         self._attempt(label)
@@ -311,7 +334,7 @@ class LabelPage(QWidget):
     def _shapes(self) -> Any:
         viewer = self._canvas.viewer
         if BOXES not in viewer.layers:
-            voxel = self._canvas.sample.voxel_size
+            voxel = self.painted().sample.voxel_size
             viewer.add_shapes(
                 ndim=3,
                 name=BOXES,
@@ -333,9 +356,11 @@ class LabelPage(QWidget):
         layer = self._shapes()
         if not len(layer.data):
             raise SampleError("Draw a rectangle or a polygon first ('Draw box').")
-        _, height, width = self._canvas.sample.image().shape
-        masks = layer.to_masks(mask_shape=self._canvas.sample.image().shape)
-        return np.asarray(masks[-1]).any(axis=0).reshape(height, width)
+        _, height, width = self.painted().shape
+        corners = np.asarray(layer.data[-1])[:, 1:]  # the slices of the corners do not matter
+        mask = np.zeros((height, width), np.uint8)
+        cv2.fillPoly(mask, [np.round(corners[:, ::-1]).astype(np.int32)], 1)
+        return mask > 0
 
     def box_to_outline(self) -> None:
         """Outline the object in the last drawn rectangle."""
@@ -345,18 +370,19 @@ class LabelPage(QWidget):
             if not len(layer.data):
                 raise SampleError("Draw a rectangle around an object first ('Draw box').")
             corners = np.asarray(layer.data[-1])
-            z, painted = self._canvas.z, self.painted()
-            number = int(self.layer().selected_label) or 1
+            z, painted, annotation = self._canvas.z, self.painted(), self.layer()
+            number = int(annotation.selected_label) or 1
             (_, y0, x0), (_, y1, x1) = corners.min(axis=0), corners.max(axis=0)
-            image, outliner = self._canvas.image_slice(z), self._outliner_of_model()
+            image = self._canvas.image_slice(z, painted.image)
+            outliner = self._outliner_of_model(painted.image)
 
             def show(placed: PlacedMask) -> str:
                 mask, (top, left) = placed
                 rows = slice(top, top + mask.shape[0])
                 columns = slice(left, left + mask.shape[1])
-                plane = painted.plane(z)[rows, columns]
-                painted[z, rows, columns] = np.where(mask, number, plane)
-                self.layer().refresh()
+                plane = painted.plane(z).copy()
+                plane[rows, columns][mask] = number
+                self._replace(annotation, {z: plane})
                 return f"Outlined {int(mask.sum())} pixels in slice {z}."
 
             box = (float(x0), float(y0), float(x1), float(y1))
@@ -364,12 +390,14 @@ class LabelPage(QWidget):
 
         self._attempt(start)
 
-    def _outliner_of_model(self) -> BoxOutliner:
-        """Return what outlines objects with the chosen model, which is loaded once."""
+    def _outliner_of_model(self, name: str) -> BoxOutliner:
+        """Return what outlines objects of an image with the chosen model, which is loaded once."""
         model = self.sam.text().strip() or None
-        if self._outliner is None or self._outliner.model != model:
-            self._outliner = BoxOutliner(self._canvas.sample.image(), model)
-        return self._outliner
+        image = self._canvas.sample.image(name)
+        earlier = self._outliner
+        if earlier is None or (earlier.model, earlier.image) != (model, image):
+            self._outliner = BoxOutliner(image, model)
+        return self._outliner or BoxOutliner(image, model)
 
     # Labels from elsewhere
 
@@ -384,9 +412,11 @@ class LabelPage(QWidget):
                     f"There is no prediction of {self.structure}{nearest(self.structure, names)} "
                     "Predict first, on the page 'Result'."
                 )
-            labels = sample.computed(self.structure).read(slice(z, z + 1))[0]
+            labels = computed_slice(sample, self.structure, z, painted.image)
+            layer = self.layer()
+            self._undo.remember(layer, [z])
             painted.start_from_prediction(z, labels)
-            self.layer().refresh()
+            layer.refresh()
             return f"Copied the prediction of slice {z}; correct it with the brush."
 
         self._attempt(copy)
@@ -400,7 +430,7 @@ class LabelPage(QWidget):
 
         def start() -> None:
             self._refuse_montage()
-            painted, z = self.painted(), self._canvas.z
+            layer, painted, z = self.layer(), self.painted(), self._canvas.z
             if z + 1 >= painted.shape[0]:
                 raise SampleError("This is the last slice.")
             plane = painted.plane(z)
@@ -408,13 +438,12 @@ class LabelPage(QWidget):
                 raise SampleError(f"Nothing is labeled in slice {z}.")
 
             def carry() -> Labels:
-                images = [self._canvas.image_slice(n) for n in (z, z + 1)]
+                images = [self._canvas.image_slice(n, painted.image) for n in (z, z + 1)]
                 return carry_labels(plane, images, window=_window(images))[0]
 
             def show(carried: Labels) -> str:
-                painted[z + 1] = carried
+                self._replace(layer, {z + 1: carried})
                 self._canvas.go_to(z + 1)
-                self.layer().refresh()
                 return f"Carried the labels to slice {z + 1}; correct them with the brush."
 
             self.work.start(f"Carrying the labels to slice {z + 1}", carry, show)
@@ -426,7 +455,7 @@ class LabelPage(QWidget):
 
         def start() -> None:
             self._refuse_montage()
-            painted, z = self.painted(), self._canvas.z
+            layer, painted, z = self.layer(), self.painted(), self._canvas.z
             below = [n for n in painted.slices if n <= z]
             above = [n for n in painted.slices if n > z]
             if not below or not above:
@@ -439,13 +468,14 @@ class LabelPage(QWidget):
             ends = painted.plane(first), painted.plane(last)
 
             def fill() -> list[Labels]:
-                images = [self._canvas.image_slice(n) for n in range(first, last + 1)]
+                numbers = range(first, last + 1)
+                images = [self._canvas.image_slice(n, painted.image) for n in numbers]
                 return fill_between(*ends, images, window=_window(images))
 
             def show(planes: list[Labels]) -> str:
-                for number, plane in enumerate(planes, first + 1):
-                    painted[number] = plane
-                self.layer().refresh()
+                # Slices that were painted meanwhile stay.
+                filled = enumerate(planes, first + 1)
+                self._replace(layer, {n: plane for n, plane in filled if n not in painted.slices})
                 return f"Filled the slices {first + 1} to {last - 1}; correct them with the brush."
 
             self.work.start(f"Filling the slices {first + 1} to {last - 1}", fill, show)

@@ -5,6 +5,7 @@ was computed, and change by edits.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,10 @@ from numpy.typing import NDArray
 from sparsem.annotation.corrections import UNCORRECTED, Corrections, read_corrections
 from sparsem.annotation.labeled_slices import annotation_attributes
 from sparsem.annotation.painted import PaintedAnnotation
+from sparsem.annotation.unsaved import unsaved_names
+from sparsem.annotation.writing import restore_annotations
+from sparsem.errors import SampleError, SparsemError
+from sparsem.progress import print_note
 from sparsem.report.plots.colors import N_CELL_COLORS, cell_color, structure_color, unit_rgb
 from sparsem.store.cached import ChunkCache, cached_levels
 from sparsem.store.names import DISAGREEMENT, RAW, REGIONS, UNCERTAINTY, base_name
@@ -35,9 +40,15 @@ def sample_layers(sample: Sample) -> list[Layer]:
         SampleError: a volume is damaged.
     """
     layers = result_layers(sample, ChunkCache())
-    for name in sample.names("annotations"):
-        painted = PaintedAnnotation(sample, name, numbered=is_numbered(sample, name))
-        layers.append(annotation_layer(painted))
+    with suppress(SampleError):  # another run holds the sample
+        restore_annotations(sample)
+    for name in sorted({*sample.names("annotations"), *unsaved_names(sample)}):
+        try:
+            painted = PaintedAnnotation(sample, name, numbered=is_numbered(sample, name))
+        except SparsemError as error:  # such as an image that was replaced
+            print_note(f"Note: annotations/{name} is not shown: {error}", quiet=False)
+        else:
+            layers.append(annotation_layer(painted))
     return layers
 
 
@@ -64,7 +75,8 @@ def result_layers(sample: Sample, cache: ChunkCache) -> list[Layer]:
             layers.append(labels_layer(sample, name, cache))
     for name in sample.names("corrections"):
         corrections = read_corrections(sample, name)
-        if corrections is not None and corrections.n_voxels:
+        is_shown = name in sample.names("labels") and not sample.is_stale("labels", name)
+        if corrections is not None and corrections.n_voxels and is_shown:
             layers.append(_corrections_layer(sample, name, corrections))
     return layers
 
@@ -173,8 +185,10 @@ def annotation_layer(painted: PaintedAnnotation) -> Layer:
 
 def is_numbered(sample: Sample, name: str) -> bool:
     """Return True if an annotation numbers objects, as that of cells does."""
-    attributes = annotation_attributes(sample, name)
-    return not attributes["classes"] and name.startswith("cell")
+    is_of_cells = name.startswith("cell")
+    if name not in sample.names("annotations"):
+        return is_of_cells
+    return is_of_cells and not annotation_attributes(sample, name)["classes"]
 
 
 class _EverySecondPixel:
@@ -207,11 +221,12 @@ def _two_levels(levels: list[Any]) -> list[Any]:
 
 
 class _CorrectedMask:
-    """Corrected voxels as a mask (z, y, x) of 0 and 1."""
+    """Corrected voxels as a mask (z, y, x) of 0 and 1, in the version that is on disk now."""
 
-    def __init__(self, corrections: Corrections) -> None:
-        self._corrections = corrections
-        self.shape = corrections.shape
+    def __init__(self, sample: Sample, name: str, shape: tuple[int, int, int]) -> None:
+        self._sample = sample
+        self._name = name
+        self.shape = shape
         self.dtype = np.dtype(np.uint8)
         self.ndim = 3
         self.size = int(np.prod(self.shape, dtype=np.int64))
@@ -221,7 +236,13 @@ class _CorrectedMask:
         parts += [slice(None)] * (3 - len(parts))
         box = [slice(part, part + 1) if not isinstance(part, slice) else part for part in parts]
         rest = tuple(0 if not isinstance(part, slice) else slice(None) for part in parts)
-        values = self._corrections[box[0], box[1], box[2]]
+        corrections = read_corrections(self._sample, self._name)
+        if corrections is None or corrections.shape != self.shape:
+            lengths = [
+                len(range(*part.indices(n))) for part, n in zip(box, self.shape, strict=True)
+            ]
+            return np.zeros(lengths, np.uint8)[rest]
+        values = corrections[box[0], box[1], box[2]]
         return np.asarray(values != UNCORRECTED, np.uint8)[rest]
 
 
@@ -235,7 +256,8 @@ def _corrections_layer(sample: Sample, name: str, corrections: Corrections) -> L
         "visible": False,
     }
     options["metadata"] = _metadata(sample, "corrections", name)
-    return _two_levels([_CorrectedMask(corrections)]), options, "labels"
+    mask = _CorrectedMask(sample, name, corrections.shape)
+    return _two_levels([mask]), options, "labels"
 
 
 def mask_colors(name: str, background: int | None = None) -> Any:

@@ -21,6 +21,7 @@ from sparsem.errors import SettingsError, SparsemError
 from sparsem.labels.object_index import object_index
 from sparsem.settings import Settings
 from sparsem.viewer.canvas import Canvas
+from sparsem.viewer.errors import SHOWN_ERRORS
 from sparsem.viewer.forms import SettingsForm
 from sparsem.viewer.tasks import Task
 from sparsem.viewer.widgets import button, heading, note, row
@@ -38,6 +39,8 @@ STEPS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "track": ("cells.track:TrackSettings", ("cells",), "join protrusions to their cells"),
     "measure": ("measure.settings:MeasureSettings", (), "measure every object and every cell"),
 }
+
+BUTTONS = {"predict": "1 Predict", "measure": "2 Measure", "cells": "Cells", "track": "Track"}
 
 
 class ResultPage(QWidget):
@@ -65,15 +68,16 @@ class ResultPage(QWidget):
         )
         layout.addWidget(heading("Steps"))
         self.forms: dict[str, SettingsForm] = {}
-        buttons = [
-            button(name.capitalize(), self._starter(name), hint)
-            for name, (_, _, hint) in STEPS.items()
-        ]
-        buttons.append(button("Report", self.report, "write a page and open it in the browser"))
-        layout.addLayout(row(*buttons[:3]))
-        layout.addLayout(
-            row(*buttons[3:], button("Stop", self.stop, "stop; the same button resumes"))
-        )
+        buttons = {
+            name: button(text, self._starter(name), STEPS[name][2], is_next=name == "predict")
+            for name, text in BUTTONS.items()
+        }
+        hint = "write a page and open it in the browser"
+        report_button = button("3 Report", self.report, hint)
+        layout.addLayout(row(buttons["predict"], buttons["measure"], report_button))
+        layout.addWidget(note("Touching cells are separated between 1 and 2:"))
+        stop_button = button("Stop", self.stop, "stop; the same button resumes")
+        layout.addLayout(row(buttons["cells"], buttons["track"], stop_button))
         self.step = QComboBox()
         self.step.addItems(["settings of ...", *STEPS])
         self.step.currentTextChanged.connect(self._show_form)
@@ -126,6 +130,11 @@ class ResultPage(QWidget):
             self.structure.setCurrentText(structure)
         self.structure.blockSignals(False)
         self.show_table()
+
+    def showEvent(self, event: Any) -> None:
+        """List the models and tables that are there by now."""
+        self._list()
+        super().showEvent(event)
 
     def form(self, name: str) -> SettingsForm:
         """Return the form of a step, which is made when it is first needed."""
@@ -180,8 +189,8 @@ class ResultPage(QWidget):
         """Save what was painted, since a stage that runs holds the sample."""
         for painted in self._canvas.annotations():
             try:
-                painted.save()
-            except SparsemError as error:
+                painted.close()
+            except SHOWN_ERRORS as error:
                 self.state.setText(str(error))
 
     def stop(self) -> None:
@@ -253,6 +262,9 @@ class ResultPage(QWidget):
         z, y, x = ((axis.start + axis.stop) // 2 for axis in box)
         self._canvas.go_to(z, y, x)
         layer = self._canvas.layer("labels", name)
+        mask = self._canvas.layer("labels", self.structure.currentText())
+        if mask is not None and mask is not layer:
+            mask.visible = False  # its color would mix with those of the objects
         if layer is not None:
             layer.visible = True
             layer.selected_label = object_id

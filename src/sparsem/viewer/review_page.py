@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from qtpy.QtWidgets import QComboBox, QListWidget, QVBoxLayout, QWidget
 
-from sparsem.errors import InputError, SparsemError
+from sparsem.errors import InputError
 from sparsem.labels import edit
 from sparsem.review.accepted import accept_place, review_places
 from sparsem.review.places import ReviewPlace
 from sparsem.store.names import is_step
 from sparsem.viewer.canvas import Canvas
+from sparsem.viewer.errors import SHOWN_ERRORS
 from sparsem.viewer.tasks import Task
 from sparsem.viewer.widgets import button, heading, note, row
 from sparsem.workflow.execution import Execution
@@ -25,10 +26,10 @@ class ReviewPage(QWidget):
 
     Args:
         canvas: the sample in the viewer.
-        show_labels: shows the page on which slices are labeled.
+        show_labels: shows the page on which slices of a structure are labeled.
     """
 
-    def __init__(self, canvas: Canvas, show_labels: Callable[[], None]) -> None:
+    def __init__(self, canvas: Canvas, show_labels: Callable[[str], None]) -> None:
         super().__init__()
         self._canvas = canvas
         self._show_labels = show_labels
@@ -55,7 +56,7 @@ class ReviewPage(QWidget):
         layout.addWidget(self.places)
         layout.addLayout(
             row(
-                button("Next (N)", self.next, "go to the next place"),
+                button("Next (N)", self.next, "go to the next place", is_next=True),
                 button("Accept (A)", self.accept, "it is right; the place does not return"),
                 button("Correct (C)", self.correct, "label this slice by hand"),
                 button("Skip (S)", self.skip, "decide later"),
@@ -89,7 +90,7 @@ class ReviewPage(QWidget):
         layout.addWidget(heading("After labeling slices of cells"))
         layout.addWidget(
             button(
-                "Redo",
+                "Recompute cells",
                 self.redo,
                 "compute cells again, only between the labeled slices around those that changed",
             )
@@ -177,6 +178,7 @@ class ReviewPage(QWidget):
         if 0 <= number < len(self._places):
             review_place = self._places[number]
             self._canvas.go_to(review_place.z, review_place.y, review_place.x)
+            self._canvas.mark(review_place.z, review_place.y, review_place.x)
             self._show_labels_layer()
 
     def _show_labels_layer(self) -> None:
@@ -208,7 +210,7 @@ class ReviewPage(QWidget):
         review_place = self.current
         if review_place is not None:
             self._canvas.go_to(review_place.z, review_place.y, review_place.x)
-        self._show_labels()
+        self._show_labels(self.name.currentText())
 
     def _continue_at(self, number: int) -> None:
         self.list_places()
@@ -219,7 +221,8 @@ class ReviewPage(QWidget):
 
     def _pick(self, _viewer: Any, event: Any) -> None:
         """Pick the object under the pointer, with Shift."""
-        if not self.isVisible() or "Shift" not in event.modifiers:
+        is_picking = self.isVisible() and "Shift" in event.modifiers
+        if not is_picking or not self.name.currentText():
             return
         volume = self._canvas.sample.volume(
             "labels", self._canvas.objects_name(self.name.currentText())
@@ -294,7 +297,7 @@ class ReviewPage(QWidget):
             return
         try:
             result = action()
-        except SparsemError as error:
+        except SHOWN_ERRORS as error:
             self.state.setText(str(error))
             return
         finally:
@@ -303,6 +306,7 @@ class ReviewPage(QWidget):
         self.state.setText(f"Done: {result.title}")
         for path in result.written:
             self._canvas.refresh_labels(path.removeprefix("labels/"))
+        self._canvas.refresh_corrections()
 
     # Cells
 
@@ -315,8 +319,8 @@ class ReviewPage(QWidget):
             return
         try:
             for painted in self._canvas.annotations():
-                painted.save()
-        except SparsemError as error:
+                painted.close()
+        except SHOWN_ERRORS as error:
             self.state.setText(str(error))
             return
         self._steps = ["cells", "track"]
@@ -339,11 +343,11 @@ def _in_words(review_place: ReviewPlace) -> str:
     """Return a place as a line of the list."""
     if review_place.kind == "uncertain":
         predicted = "structure" if review_place.first else "background"
-        return f"slice {review_place.z}: uncertain {predicted}, {review_place.area_um2:.2f} um2"
+        return f"slice {review_place.z}: uncertain {predicted}, {review_place.area_um2:.2f} µm²"
     cells = (
         f"{review_place.first}"
         if not review_place.second
         else f"{review_place.first} or {review_place.second}"
     )
     reason = "which cell" if review_place.kind == "disagreement" else "jump of area"
-    return f"slice {review_place.z}: {reason} ({cells}), {review_place.area_um2:.2f} um2"
+    return f"slice {review_place.z}: {reason} ({cells}), {review_place.area_um2:.2f} µm²"

@@ -45,6 +45,7 @@ class Task(QObject):
         super().__init__(parent)
         self._process: QProcess | None = None
         self._errors: list[str] = []
+        self._is_stopping = False
 
     @property
     def is_running(self) -> bool:
@@ -75,11 +76,17 @@ class Task(QObject):
         process.finished.connect(self._end)
         self._process = process
         self._errors = []
+        self._is_stopping = False
         process.start(sys.executable, ["-m", "sparsem.viewer.child", json.dumps(request)])
 
     def stop(self) -> None:
         """Ask the function to stop; it can be resumed."""
-        if self._process is not None and self._process.processId():
+        if self._process is None or not self._process.processId():
+            return
+        self._is_stopping = True
+        if os.name == "nt":  # there is no such signal, and a killed run resumes as well
+            self._process.kill()
+        else:
             os.kill(self._process.processId(), signal.SIGINT)
 
     def wait(self, seconds: float) -> bool:
@@ -107,7 +114,7 @@ class Task(QObject):
         errors = [line for line in self._errors if line.startswith("Error: ")]
         if errors:
             message = errors[-1].removeprefix("Error: ")
-        elif code in (STOPPED, -signal.SIGINT, signal.SIGINT):
+        elif self._is_stopping or code == STOPPED:
             message = "Stopped; start it again to resume."
         else:
             message = "\n".join(self._errors[-3:]) or f"The process ended with code {code}."

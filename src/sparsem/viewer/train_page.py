@@ -17,6 +17,7 @@ from sparsem.viewer.widgets import Curve, button, heading, note, row
 
 SHOW_EVERY_MS = 300
 STOP_SECONDS = 20.0
+MANY_UPDATES = 200  # after which a prediction of the whole stack is worth its time
 HIDDEN = (
     "updates",
     "schedule",
@@ -61,7 +62,12 @@ class TrainPage(QWidget):
         layout.addWidget(self.cells)
         layout.addLayout(
             row(
-                button("Start", self.start, "train on what is labeled; resume a paused training"),
+                button(
+                    "Start",
+                    self.start,
+                    "train on what is labeled; resume a paused training",
+                    is_next=True,
+                ),
                 button("Pause", self.pause, "pause the training"),
                 button("Stop", self.stop, "end the training; its weights are kept"),
             )
@@ -70,7 +76,7 @@ class TrainPage(QWidget):
         layout.addWidget(self.state)
         self.loss = Curve("loss")
         layout.addWidget(self.loss)
-        layout.addWidget(heading("Dice to expect on unlabeled slices"))
+        layout.addWidget(heading("Dice on newly labeled slices, before they are trained on"))
         self.dice = note("Known after a slice is labeled that the network has not seen.")
         layout.addWidget(self.dice)
         self.form = SettingsForm(LiveSettings, hidden=HIDDEN)
@@ -94,6 +100,9 @@ class TrainPage(QWidget):
     def start(self) -> None:
         """Start the training, or resume it after a pause."""
         name = self._labels.structure
+        if self._task.is_running and self._folder is not None and self._folder.name != name:
+            self.state.setText(f"{self._folder.name} is being trained; stop it first.")
+            return
         self._folder = LiveFolder.of(self._canvas.sample, name)
         self._folder.request(self._canvas.z, "run")
         if self._task.is_running:
@@ -141,7 +150,8 @@ class TrainPage(QWidget):
         text = f"{status.state}: {status.update} updates"
         if slices:
             text += f" on slices {slices}"
-        self.state.setText(f"{text}. {status.message}".strip())
+        advice = " Next: page 3, Result." if status.update >= MANY_UPDATES else ""
+        self.state.setText(f"{text}. {status.message}".strip() + advice)
         self.loss.show_values(status.losses)
         if status.dice:
             lines = [f"slice {z}: {dice:.3f}" for z, dice in status.dice[-6:]]

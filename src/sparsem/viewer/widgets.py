@@ -7,14 +7,26 @@ from qtpy.QtGui import QColor, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QLayout, QPushButton, QWidget
 
 CURVE_COLOR = "#56B4E9"
+NEXT_COLOR = "#0072B2"
 GRID_COLOR = "#808080"
 MARGIN = 6
 TITLE_HEIGHT = 16
 
 
-def button(text: str, action: Callable[[], object], hint: str) -> QPushButton:
-    """Return a button that calls a function; the hint says what happens."""
+def button(
+    text: str, action: Callable[[], object], hint: str, is_next: bool = False
+) -> QPushButton:
+    """Return a button that calls a function.
+
+    Args:
+        text: its text.
+        action: the function.
+        hint: what happens.
+        is_next: it is what a person usually needs next on its page, and stands out.
+    """
     widget = QPushButton(text)
+    if is_next:
+        widget.setStyleSheet(f"background-color: {NEXT_COLOR}; color: white; font-weight: bold")
     widget.setToolTip(hint)
     widget.clicked.connect(lambda: action())
     return widget
