@@ -1,5 +1,6 @@
 """The window, with the real napari: events go through the canvas of a viewer on a display."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ import tifffile
 from typer.testing import CliRunner
 
 from sparsem.annotation.labeled_slices import annotated_structures, read_annotation
+from sparsem.annotation.writing import write_slice
 from sparsem.cells.cells import cells
 from sparsem.cells.track import track
 from sparsem.cli.app import app
+from sparsem.labels.edit import merge
 from sparsem.labels.editing import delete_objects, merge_objects
 from sparsem.measure.measure import measure
 from sparsem.review.accepted import accepted_places
@@ -395,6 +398,41 @@ def test_buttons_and_strokes_are_undone_in_their_order(window: tuple[Any, Any, S
     assert painted.slices == []
     wait_for(lambda: not painted.unsaved)
     assert annotated_structures(sample)["lysosome"] == ()
+
+
+def test_what_cannot_be_shown_is_left_out(own_tissue: Sample) -> None:
+    """An annotation of an image that was replaced, and corrections of labels that were removed."""
+    shape = own_tissue.image().shape
+    image = np.zeros(shape, np.uint8)
+    image[:, ::2] = 200
+    made_on = ("raw", own_tissue.image().fingerprint)
+    put(own_tissue, "images/aligned", image, made_on=made_on)
+    write_slice(own_tissue, "lysosome", 3, np.ones(shape[1:], np.uint32), "aligned")
+    put(own_tissue, "images/aligned", image + 1, made_on=made_on)
+    labels = own_tissue.volume("truth", "cells").read(slice(None)).astype(np.uint32)
+    computed(own_tissue, "cells", labels, "track")
+    merge(own_tissue, "cells", np.unique(labels)[1:3].tolist(), on=QUIET)
+    shutil.rmtree(own_tissue.path / "labels" / "cells")
+    viewer, dock = open_sample(own_tissue.path)
+    names = [layer.name for layer in viewer.layers]
+    assert "lysosome (annotation)" not in names
+    assert "nucleus (annotation)" in names
+    assert "cells (corrections)" not in names
+    close(viewer, dock)
+
+
+def test_another_structure_is_not_trained_at_the_same_time(
+    window: tuple[Any, Any, Sample],
+) -> None:
+    _, dock, _ = window
+    page = dock.train_page
+    dock.label_page.name.setCurrentText("nucleus")
+    page.start()
+    dock.label_page.name.setCurrentText("mitochondrion")
+    page.start()
+    assert page.state.text() == "nucleus is being trained; stop it first."
+    page.stop()
+    wait_for(lambda: not page.is_running, 60)
 
 
 def test_moves_of_the_mouse_take_no_reference_to_none_away(

@@ -36,7 +36,12 @@ from sparsem.annotation.unsaved import (
     put_aside,
     unsaved_slices,
 )
-from sparsem.annotation.writing import is_being_replaced, restore_annotation, write_slice
+from sparsem.annotation.writing import (
+    is_being_replaced,
+    refuse_other_image,
+    restore_annotation,
+    write_slice,
+)
 from sparsem.errors import SampleError, SparsemError
 from sparsem.store.names import checked_structure
 from sparsem.store.sample import Sample
@@ -79,6 +84,8 @@ class PaintedAnnotation:
         drawn_on = [entry.image for entry in unsaved.values()]
         self.image = str(attributes.get("image") or next(iter(drawn_on), None) or image or "")
         self.image = self.image or sample.newest_image
+        if attributes:
+            refuse_other_image(sample, name, attributes, self.image)
         self._volume = sample.image(self.image)
         self.shape = self._volume.shape
         self.ndim = 3

@@ -120,7 +120,7 @@ def write_slice(
         unfinished = _empty_work_folder(sample, name)
         previous = _previous_attributes(sample, name)
         if previous:
-            _refuse_other_image(sample, name, previous, image)
+            refuse_other_image(sample, name, previous, image)
         else:
             checked_structure(name)
             refuse_second_annotation(sample, name, [name])
@@ -150,7 +150,12 @@ def _previous_attributes(sample: Sample, name: str) -> Attributes:
     return attributes
 
 
-def _refuse_other_image(sample: Sample, name: str, previous: Attributes, image: str) -> None:
+def refuse_other_image(sample: Sample, name: str, previous: Attributes, image: str) -> None:
+    """Refuse to draw on an image if ``annotations/NAME`` was drawn on another one.
+
+    Raises:
+        SampleError: it was, or that image was replaced since.
+    """
     drawn_on = (previous["image"], previous["image_fingerprint"])
     if drawn_on != (image, sample.image(image).fingerprint):
         raise SampleError(

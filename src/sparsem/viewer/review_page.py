@@ -185,6 +185,7 @@ class ReviewPage(QWidget):
         layer = self._canvas.layer("labels", self.name.currentText())
         if layer is not None:
             layer.visible = True
+            self._canvas.viewer.layers.selection.active = layer
 
     def next(self) -> None:
         """Go to the next place."""
