@@ -130,6 +130,24 @@ def test_where_0_is_unlabeled_painted_background_is_background(
     assert (again.plane(2) == again.background).sum() == 100 + (800 if background else 0)
 
 
+def test_background_that_waits_is_background_where_0_is_unlabeled(sample: Sample) -> None:
+    labels = np.zeros(SHAPE[1:], np.uint32)
+    labels[10:20, 10:20] = 1
+    write_annotation(sample, "nucleus", (2,), [labels], ignore=0)
+    painted = PaintedAnnotation(sample, "nucleus")
+    with sample.locked():
+        painted[2, 70:80, 0:10] = painted.background
+        with pytest.raises(SampleError):
+            painted.save()
+        assert painted._saver is not None
+        painted._saver.stop()
+    again = PaintedAnnotation(sample, "nucleus")
+    assert (again.plane(2) == again.background).sum() == 100
+    again.close()
+    objects, known = read_annotation(sample, "nucleus").objects(0)
+    assert (objects.sum(), known.sum()) == (100, 200)
+
+
 def test_strokes_that_wait_keep_their_image_and_origin(sample: Sample) -> None:
     computed(sample, "lysosome", np.ones(SHAPE, np.uint8))
     painted = PaintedAnnotation(sample, "lysosome")

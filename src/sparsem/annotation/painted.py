@@ -114,7 +114,8 @@ class PaintedAnnotation:
                     f"painted on '{entry.image}', which was replaced since."
                 )
                 continue
-            self._planes[z] = self._from_stored(entry.labels, self._attributes())
+            # As ``_to_stored`` returns them: the numbers of the annotation come when it is saved.
+            self._planes[z] = self._from_stored(entry.labels, {})
             self._origins[z] = entry.origin
             self._mark(z)
 
