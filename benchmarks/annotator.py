@@ -396,7 +396,7 @@ def plot_curves(path: Path) -> None:
         title = f"{TITLES.get(stack, stack)}, {n_seeds} seed{'s' if n_seeds > 1 else ''}"
         axis.set(xlabel="labeled slices", ylabel="Dice of the unlabeled slices", title=title)
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False, fontsize=7, loc="lower right")
+        axis.legend(frameon=False, fontsize=7)
     figure.savefig(path, dpi=110)
 
 

@@ -33,6 +33,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest test first, beside all others."""
+    items.sort(key=lambda item: item.name != "test_the_window")
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Take back what others did: compiled loops of napari let torch use all cores again."""

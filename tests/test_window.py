@@ -316,7 +316,7 @@ def test_a_stage_is_stopped_and_resumed(own_tissue: Sample) -> None:
     assert page.is_running
     page.start("cells")
     assert "measure is running" in page.state.text()
-    spin(0.5)  # its process starts; it imports for longer than that
+    spin(0.2)  # its process starts, and imports libraries
     page.stop()
     wait_for(lambda: not page.is_running)
     assert page.state.text() == "Stopped; start it again to resume."

@@ -5,21 +5,21 @@ the function returns is printed as one line of JSON on standard output, progress
 """
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from sparsem import progress
-from sparsem.errors import SparsemError
-from sparsem.store.sample import Sample
-from sparsem.workflow.execution import Execution
-
 LOG_EVERY_S = 0.5  # between two lines of progress, which the window shows
+STOPPED = 130  # exit code of a run that was stopped by the user
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Call the function that a request names, and return what it returns as JSON."""
+    from sparsem.store.sample import Sample
+    from sparsem.workflow.execution import Execution
+
     sample = Sample.open(request["sample"])
     function = _function(request["function"])
     arguments = request.get("arguments", [])
@@ -60,9 +60,20 @@ def _plain(value: Any) -> Any:
 
 def run_child() -> None:
     """Run the request of the command line; exit with 2 if the user can correct what is wrong."""
+    request = json.loads(sys.argv[1])
+    # Libraries swallow an interruption while they are imported, so it is remembered.
+    interruptions: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: interruptions.append(number))
+    from sparsem import progress
+    from sparsem.errors import SparsemError
+
     progress.LOG_EVERY_S = LOG_EVERY_S
+    _function(request["function"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if interruptions:
+        sys.exit(STOPPED)
     try:
-        result = answer(json.loads(sys.argv[1]))
+        result = answer(request)
     except SparsemError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(2)

@@ -13,9 +13,7 @@ from typing import Any
 from qtpy.QtCore import QObject, QProcess, QProcessEnvironment, Signal
 
 from sparsem.store.sample import Sample
-
-STOPPED = 130  # exit code of a run that was stopped by the user
-
+from sparsem.viewer.child import STOPPED
 
 # The window and the child share the cores. Threads of OpenMP that wait in a loop for one that has
 # no core made a training eight times slower (measured).
