@@ -87,6 +87,7 @@ class PaintedAnnotation:
         if attributes:
             refuse_other_image(sample, name, attributes, self.image)
         self._volume = sample.image(self.image)
+        self._sizes = self._volume.sizes
         self.shape = self._volume.shape
         self.ndim = 3
         is_wide = numbered or not _has_small_numbers(sample, name, attributes)
@@ -253,8 +254,8 @@ class PaintedAnnotation:
             self._mark(z)
 
     def _mark(self, z: int) -> None:
-        if self._volume.sizes:  # an image of a montage; the rest of the plane is padding
-            height, width = self._volume.size_of(z)
+        if self._sizes:  # an image of a montage; the rest of the plane is padding
+            height, width = self._sizes[z]
             self.plane(z)[height:] = 0
             self.plane(z)[:, width:] = 0
         self._changed_at[z] = time.monotonic()
