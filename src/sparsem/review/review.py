@@ -73,11 +73,11 @@ def review(
         _write_uncertain_places(sample, structure, settings, on)
         written = (f"tables/{table}",)
     elif table not in sample.tables:
-        names = [*sample.names("probabilities"), *_tracked(sample)]
+        names = dict.fromkeys([*sample.names("probabilities"), *_tracked(sample)])
         raise SampleError(
             f"{sample.path.name} has no prediction and no tracked cells of "
-            f"'{structure}'{nearest(structure, names)} Run 'sparsem predict' or 'sparsem track' "
-            "first."
+            f"'{structure}'{nearest(structure, list(names))} "
+            "Run 'sparsem predict' or 'sparsem track' first."
         )
     n_listed = sample.read_table(table).num_rows
     places = review_places(sample, structure)
