@@ -1,7 +1,7 @@
 """Places to review that a person accepted, so that they do not return.
 
-After cells were computed again, a place is the same if it concerns the same cells, in a slice and
-at a position nearby.
+After a result was computed again, a place is the same if it concerns the same cells, or the same
+prediction, in a slice and at a position nearby.
 """
 
 import json
@@ -16,11 +16,11 @@ MAX_PX_APART = 50
 
 
 def review_places(sample: Sample, name: str) -> list[ReviewPlace]:
-    """Return the places to review of cells that were not accepted, the most important first.
+    """Return the places to review that were not accepted, the most important first.
 
     Args:
-        sample: sample with ``tables/review_NAME``, as ``track`` writes it.
-        name: name of the cells.
+        sample: sample with ``tables/review_NAME``, as ``track`` and ``review`` write it.
+        name: name of the structure or the cells.
 
     Raises:
         SampleError: the sample has no such table.

@@ -334,7 +334,7 @@ class LabelPage(QWidget):
     def _shapes(self) -> Any:
         viewer = self._canvas.viewer
         if BOXES not in viewer.layers:
-            voxel = self.painted().sample.voxel_size
+            voxel = self._canvas.sample.voxel_size
             viewer.add_shapes(
                 ndim=3,
                 name=BOXES,
@@ -394,10 +394,10 @@ class LabelPage(QWidget):
         """Return what outlines objects of an image with the chosen model, which is loaded once."""
         model = self.sam.text().strip() or None
         image = self._canvas.sample.image(name)
-        earlier = self._outliner
-        if earlier is None or (earlier.model, earlier.image) != (model, image):
-            self._outliner = BoxOutliner(image, model)
-        return self._outliner or BoxOutliner(image, model)
+        outliner = self._outliner
+        if outliner is None or (outliner.model, outliner.image) != (model, image):
+            outliner = self._outliner = BoxOutliner(image, model)
+        return outliner
 
     # Labels from elsewhere
 
