@@ -75,6 +75,7 @@ def test_slices_are_read_while_another_thread_writes_others(sample: Sample) -> N
             number = 1 + 2 * (len(written) % 3)
             write_slice(sample, "nucleus", number, np.full(SHAPE[1:], 99, np.uint32), "raw")
             written.append(number)
+            time.sleep(0.005)  # readers starve otherwise where there is one core
 
     writer = threading.Thread(target=write)
     writer.start()

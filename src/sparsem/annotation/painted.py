@@ -156,11 +156,9 @@ class PaintedAnnotation:
 
     def _drop_outdated_planes(self) -> None:
         """Drop unchanged planes of slices that somebody else wrote since they were read."""
-        try:
-            status = (self._directory / "zarr.json").stat()
-        except OSError:  # there is none, or another version takes its place at the moment
+        version = self._metadata_version()
+        if version is None:  # there is none, or another version takes its place at the moment
             return
-        version = status.st_mtime_ns, status.st_ino
         if version == self._version:
             return
         self._version = version
@@ -169,6 +167,14 @@ class PaintedAnnotation:
             if self._prints.get(z, "") != prints.get(str(z), ""):
                 del self._planes[z]
 
+    def _metadata_version(self) -> tuple[int, int] | None:
+        """Return time and inode of the metadata on disk; None if there are none at the moment."""
+        try:
+            status = (self._directory / "zarr.json").stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino
+
     def _attributes(self) -> dict[str, Any]:
         """Return the attributes of the annotation; empty if there is none.
 
@@ -176,16 +182,23 @@ class PaintedAnnotation:
             SampleError: they are damaged.
         """
         for _ in range(ATTEMPTS):
+            before = self._metadata_version()
             try:
                 return annotation_attributes(self.sample, self.name)
             except SampleError:
-                if (self._directory / "zarr.json").exists():
+                # Damaged is what stood there all the time; anything else was being replaced.
+                if before is not None and before == self._metadata_version():
                     raise
-                # The new version may have taken its place between the two looks.
-                if not is_being_replaced(self.sample, self.name) and not self._directory.exists():
+                if self._is_missing():
                     return {}
                 time.sleep(POLL_S / 5)
         return annotation_attributes(self.sample, self.name)
+
+    def _is_missing(self) -> bool:
+        """Tell whether there is no annotation; one that is being replaced is not missing."""
+        if self._directory.exists() or is_being_replaced(self.sample, self.name):
+            return False
+        return not self._directory.exists()  # the replacement may have ended between the two looks
 
     def _read(self, z: int) -> Plane:
         """Return a slice (y, x); while a new version takes its place, it is read again.
