@@ -43,6 +43,7 @@ def test_the_public_names_are_pinned() -> None:
         "import_stack",
         "measure",
         "measure_image_quality",
+        "objects",
         "open",
         "phantom",
         "predict",

@@ -27,6 +27,7 @@ from sparsem.annotation.renumbering import (
 from sparsem.errors import InputError, SettingsError
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.io.readers.open import open_source
+from sparsem.labels.objects import objects
 from sparsem.score.score import ScoreSettings, score
 from sparsem.settings import parse
 from sparsem.store.sample import Sample
@@ -378,6 +379,7 @@ def test_a_number_for_unlabeled_pixels(
     import_labels(
         sample.path, "n", tif(tmp_path / "n.tif", (LABELS == 1).astype(np.uint8)), on=QUIET
     )
+    objects(sample, "n", min_voxels=1, on=QUIET)
     assert (
         score(
             sample, "n", truth, ScoreSettings(slices="all", ignore=mark, instances=True), on=QUIET

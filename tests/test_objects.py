@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
-from sparsem.labels.objects import connected_parts, first_voxels, join_parts, touching_pairs
+from sparsem.labels.components import connected_parts, first_voxels, join_parts, touching_pairs
 from sparsem.labels.overlaps import Overlaps, overlaps
 from sparsem.measure.containment import main_containers
 from sparsem.measure.features.distances import (

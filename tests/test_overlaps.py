@@ -130,3 +130,15 @@ def test_scores_by_hand() -> None:
     assert matches.panoptic == pytest.approx((2 / 3 / 3, 2 / 3, 1 / 3))
     assert match_objects(overlaps(true, true)).mean_average_precision == 1
     assert math.isnan(match_objects(overlaps(drawn("."), drawn("."))).panoptic.quality)
+
+
+def test_splits_mergers_and_counts_by_hand() -> None:
+    true = drawn("1111222233..").astype(np.uint32)
+    predicted = drawn("557788888899").astype(np.uint32)
+    matches = match_objects(overlaps(predicted, true))
+    assert (matches.true, matches.predicted) == (3, 4)
+    assert matches.splits == 1  # 5 and 7 lie in the first object
+    assert matches.merges == 1  # 2 and 3 lie in object 8
+    assert matches.count_error == pytest.approx(1 / 3)
+    assert matches.f1(0.5) == pytest.approx(2 * 1 / 7)  # 2 with 8, at an IoU of 4 / 6
+    assert matches.f1(0.75) == 0

@@ -25,7 +25,7 @@ from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.labels import edit
 from sparsem.labels.correct import correct
 from sparsem.labels.object_index import object_index, stored_index
-from sparsem.labels.objects import number_objects
+from sparsem.labels.objects import objects
 from sparsem.labels.results import result_labels
 from sparsem.phantom.phantom import phantom
 from sparsem.store.sample import Sample
@@ -266,7 +266,7 @@ def two_masks() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def number(sample: Sample) -> None:
-    number_objects(sample, "lysosome", sample.volume("labels", "lysosome"), 1, AGAIN)
+    objects(sample, "lysosome", min_voxels=1, on=AGAIN)
 
 
 def test_objects_of_an_earlier_mask_are_not_edited(sample: Sample) -> None:

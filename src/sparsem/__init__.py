@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sparsem.labels.constrain import constrain as constrain
     from sparsem.labels.correct import correct as correct
     from sparsem.labels.inventory import remove_pieces as remove
+    from sparsem.labels.objects import objects as objects
     from sparsem.measure.measure import measure as measure
     from sparsem.phantom.phantom import phantom as phantom
     from sparsem.preprocess.align import align as align
@@ -83,6 +84,7 @@ _DEFINED_IN = {
     "import_stack": "io.ingest",
     "measure": "measure.measure",
     "measure_image_quality": "quality.images",
+    "objects": "labels.objects",
     "open": "store.sample:open_sample",
     "phantom": "phantom.phantom",
     "predict": "segment.predict",

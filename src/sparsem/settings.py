@@ -318,6 +318,8 @@ StructureNames = Annotated[
     tuple[str, ...], BeforeValidator(_as_names), OptionName("structure"), Metavar("NAME")
 ]
 
+ObjectNames = Annotated[tuple[str, ...], BeforeValidator(_as_names), Metavar("NAME")]
+
 # Pairs and triples of numbers, by the words for them in the help.
 Range = Annotated[tuple[float, float], Metavar("LOW HIGH")]
 VoxelNm = Annotated[tuple[float, float, float], Metavar("Z Y X")]

@@ -8,8 +8,10 @@ are unlabeled as well. Masks made from labels are uint8: 0 background, 1 structu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
+import cc3d
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -89,6 +91,29 @@ class LabeledSlices:
         labels = np.asarray(self.labels[index : index + 1])[0]
         inside, known = structure_mask(labels, self.ids, self.ignore, self.background)
         return np.where(inside, labels, 0).astype(labels.dtype), known
+
+    @cached_property
+    def is_numbered(self) -> bool:
+        """True if the labels number objects; a mask has one number for the whole structure."""
+        numbers: set[int] = set()
+        for index in range(len(self.z)):
+            objects, _ = self.objects(index)
+            numbers |= set(np.unique(objects[objects > 0]).tolist())
+            if len(numbers) > 1:
+                return True
+        return False
+
+    def separate_objects(self, index: int) -> tuple[Labels, NDArray[np.bool_]]:
+        """Return the numbered objects (y, x) of the ``index``-th slice, and where they are known.
+
+        Objects of a mask are its connected parts; a line of one pixel separates two of them.
+        """
+        objects, known = self.objects(index)
+        if self.is_numbered:
+            return objects, known
+        # Pixels that share only a corner do not connect: a line is drawn across corners too.
+        parts = cc3d.connected_components((objects > 0).view(np.uint8), connectivity=4)
+        return np.asarray(parts, np.uint32), known
 
 
 def structure_mask(
@@ -213,6 +238,11 @@ def outputs_of_cells(name: str) -> tuple[str, str]:
     These are the interior of cells, and the boundary between them.
     """
     return f"{name}{INTERIOR}", f"{name}{BOUNDARY}"
+
+
+def boundary_of_objects(name: str) -> str:
+    """Return the output of a network for the boundary between the objects of a structure."""
+    return f"{name}{BOUNDARY}"
 
 
 def annotation_of_output(output: str) -> str:

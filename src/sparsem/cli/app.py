@@ -38,6 +38,7 @@ COMMANDS = {
     "cells": ("cells", "Separate touching cells in every slice, from a few labeled slices."),
     "track": ("cells", "Assign every protrusion to its cell, and list places to review."),
     "detect": ("detect", "Detect organelles in boxes, in images of any size; count and score."),
+    "objects": ("results", "Number the objects of a structure; separate those that touch."),
     "review": ("review", "List the places of a result where a correction helps most."),
     "correct": ("edit", "Import labels of a result that were corrected in another program."),
     "edit": ("edit", "Merge, split, delete and fill objects of a result, and undo it."),

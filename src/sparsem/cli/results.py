@@ -14,6 +14,7 @@ from sparsem.labels.constrain import (
     constrain,
     remove_constrained,
 )
+from sparsem.labels.objects import ObjectSettings, objects
 from sparsem.measure.measure import measure
 from sparsem.measure.object_checks import object_warnings
 from sparsem.measure.settings import MeasureSettings
@@ -104,6 +105,35 @@ def _constraint_lines(
                 f"({fraction:.2%} of it)"
             )
     return lines or ["No voxel contradicts a constraint."]
+
+
+@command(ObjectSettings, spread=True)
+def objects_command(
+    path: SamplePath,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the structure")],
+    *,
+    settings: ObjectSettings,
+    on: Execution,
+) -> Outcome:
+    """Number the objects of a structure; those that touch are separated where a network predicted a
+    boundary between them.
+
+    sparsem objects liver.zarr mitochondrion
+    sparsem objects liver.zarr nucleus --method components
+    """
+    result = objects(Sample.open(path), name, settings, on=on)
+    line = f"{name}: {result.objects} objects ({result.settings.method})"
+    if result.small_objects:
+        line += f"; {result.small_objects} smaller than the minimum were left out"
+    data = {
+        "written": result.written,
+        "method": result.settings.method,
+        "objects": result.objects,
+        "small_objects": result.small_objects,
+        "small_voxels": result.small_voxels,
+    }
+    lines = [line, f"Wrote {path}/{result.written[0]}"]
+    return Outcome(lines, f"sparsem measure {in_shell(path)} --structure {name}", data)
 
 
 @command(MeasureSettings, spread=True)

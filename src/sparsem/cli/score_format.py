@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsem.score.instances import INSTANCE_SCORES
+from sparsem.score.instances import INSTANCE_COUNTS, INSTANCE_SCORES
 from sparsem.score.score import Scores
 from sparsem.store.slice_use import Role
 from sparsem.store.summary import list_first
@@ -81,7 +81,12 @@ def _score_notes(name: str, scores: Scores) -> list[str]:
             "training used every compared slice, so the score does not show how good unseen slices "
             "are."
         )
-    if scores.cells and scores.of_cells()["dice_cells"] == 0:
+    if scores.cells and not scores.in_3d:
+        notes.append(
+            "objects were matched slice by slice: the numbers of the ground truth do not agree "
+            "between slices."
+        )
+    elif scores.cells and scores.of_cells()["dice_cells"] == 0:
         notes.append(
             "no object has the same number in the ground truth. Dice and islands compare objects "
             "of one number; PQ, AP, VOI and Rand error do not need that."
@@ -104,20 +109,25 @@ def _cell_lines(scores: dict[str, float | None], title: str) -> list[str]:
     """Return scores of objects; empty if they were not computed."""
     if not scores:
         return []
-    islands = ""
-    if scores["islands_right"] is not None:
-        islands = f", {_three_digits(scores['islands_right'])} of the area of islands right"
-    cells = f"Dice of {scores['cells']} cells {_three_digits(scores['dice_cells'])}{islands}"
-    in_3d = _instance_words(scores, "3d")
-    in_2d = _instance_words(scores, "2d")
-    return [f"{title}  {cells}; {in_3d}", f"{title}  {in_2d}"]
+    lines = [_instance_words(scores, "2d")]
+    if scores["arand_3d"] is not None:
+        islands = ""
+        if scores["islands_right"] is not None:
+            islands = f", {_three_digits(scores['islands_right'])} of the area of islands right"
+        cells = f"Dice of {scores['cells']} cells {_three_digits(scores['dice_cells'])}{islands}"
+        lines = [f"{cells}; {_instance_words(scores, '3d')}", *lines]
+    return [f"{title}  {line}" for line in lines]
 
 
 def _instance_words(scores: dict[str, float | None], dimensions: str) -> str:
+    """Return scores and numbers of objects, in 3D or slice by slice."""
     values = [_three_digits(scores[f"{key}_{dimensions}"]) for key in INSTANCE_SCORES]
-    arand, split, merge, panoptic, ap50, mean_ap = values
+    arand, split, merge, panoptic, ap50, mean_ap, f1_50, f1_75 = values
     errors = f"adapted Rand error {arand}, VOI {split} split + {merge} merge"
-    return f"{dimensions.upper()}: {errors}, PQ {panoptic}, AP50 {ap50}, mAP {mean_ap}"
+    matches = f"PQ {panoptic}, AP50 {ap50}, mAP {mean_ap}, F1 {f1_50} at 0.5, {f1_75} at 0.75"
+    true, predicted, splits, merges = (scores[f"{key}_{dimensions}"] for key in INSTANCE_COUNTS)
+    counts = f"{predicted:.0f} objects for {true:.0f}, {splits:.0f} splits, {merges:.0f} mergers"
+    return f"{dimensions.upper()}: {errors}, {matches}; {counts}"
 
 
 def score_data(scores: Scores) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from sparsem.labels.object_index import (
     renewed_index,
     stored_index,
 )
-from sparsem.labels.objects import are_objects_current
+from sparsem.labels.objects import current_objects
 from sparsem.labels.results import result_labels
 from sparsem.labels.splitting import level_for, split_at_level, voxels_in
 from sparsem.settings import Settings, resolve_settings
@@ -130,19 +130,8 @@ def _target(sample: Sample, name: str, quiet: bool) -> _Target:
     sample.transform_of(labels)
     mask = ""
     if labels.dtype == np.uint8:
-        mask_labels = result_labels(sample, name)
+        labels = current_objects(sample, name, result_labels(sample, name))
         mask, name = name, f"{name}{OBJECTS}"
-        if name not in sample.names("labels"):
-            raise SampleError(
-                f"labels/{mask} of {sample.path.name} is a mask, so its objects have no numbers "
-                f"yet; run 'sparsem measure {sample.path.name}', which numbers them."
-            )
-        if not are_objects_current(sample, mask, mask_labels):
-            raise SampleError(
-                f"labels/{mask} of {sample.path.name} changed since its objects were numbered; "
-                f"run 'sparsem measure {sample.path.name} --overwrite', which numbers them again."
-            )
-        labels = sample.volume("labels", name)
     return _Target(name, labels, object_index(sample, name, quiet), mask)
 
 

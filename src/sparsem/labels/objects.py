@@ -1,201 +1,208 @@
-"""Numbered objects of a mask: 26-connected components of a volume of any size.
+"""The stage ``objects``: numbered objects of a structure, from its mask and the boundary in it.
 
-The components of every block, called parts, are labeled independently. Parts that touch across
-blocks are joined in one small graph, and the objects are numbered by their first voxel. So the
-numbers do not depend on the blocks. Masks are (z, y, x); any number except 0 is the structure.
+Two methods. **components**: 26-connected components of the mask, so that objects that touch are
+one. **agglomeration**: the mask is cut into fragments, basins of the probabilities of structure and
+boundary, and fragments that no boundary separates are merged (see ``fragments`` and
+``agglomerate``).
+
+Both compute the parts of every block independently, join them in one graph that is resolved once,
+and number objects by their first voxel. So the numbers depend neither on blocks nor on workers.
 """
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from sparsem.annotation.labeled_slices import LabeledSlices, boundary_of_objects
 from sparsem.annotation.precedence import apply_precedence, read_drawing
+from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
-from sparsem.labels.overlaps import overlaps
-from sparsem.settings import Settings
+from sparsem.labels.agglomerate import (
+    NO_FACES,
+    Faces,
+    add_faces,
+    agglomerate,
+    faces_along,
+    faces_between,
+    faces_of_block,
+    require_overlap,
+)
+from sparsem.labels.components import (
+    Ints,
+    ObjectNumbering,
+    Parts,
+    connected_parts,
+    first_of_components,
+    first_voxels,
+    join_parts,
+    join_touching,
+    number_components,
+    part_starts,
+    shifted_pairs,
+    touching_pairs,
+    values_of_blocks,
+)
+from sparsem.labels.fragments import HALO, find_fragments, insert_drawn_objects
+from sparsem.labels.results import require_same_pixels, result_labels
+from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.names import OBJECTS
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
+from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import Arrays, BlockResult, Stage, fingerprint_of, link_arrays
 
-Parts = NDArray[np.uint32]
-Ints = NDArray[np.int64]
-
-
-class ObjectNumbering(NamedTuple):
-    """The objects that the parts of blocks form.
-
-    Attributes:
-        numbers: for every block, the object of each of its parts, 0 for one that is too small:
-            (parts + 1,) uint32.
-        objects: number of objects.
-        small_components: number of components that are too small.
-        small_voxels: voxels of these.
-    """
-
-    numbers: list[Parts]
-    objects: int
-    small_components: int
-    small_voxels: int
-
-
-# Compute: parts of blocks, and how they are joined.
-
-
-def connected_parts(mask: NDArray[Any]) -> Parts:
-    """Return the 26-connected components of a block, numbered from 1."""
-    # cc3d 4.1 counts too few labels for a single line of boolean voxels, and raises: hence bytes.
-    inside = (mask > 0).view(np.uint8)
-    return np.asarray(cc3d.connected_components(inside, connectivity=26), np.uint32)
-
-
-def first_voxels(parts: Parts) -> Ints:
-    """Return the flat index in a block of the first voxel of every part 1 to n, (n,)."""
-    flat = parts.reshape(-1)
-    starts = np.flatnonzero(np.diff(flat, prepend=np.uint32(0)))
-    firsts = np.zeros(int(flat.max(initial=0)) + 1, np.int64)
-    firsts[flat[starts[::-1]]] = starts[::-1]  # of several runs of a part the first is written last
-    return firsts[1:]
-
-
-def touching_pairs(upper: Parts, lower: Parts) -> Ints:
-    """Return the pairs of parts of two neighboring slices (y, x) that touch, (n, 2).
-
-    Parts also touch across edges and corners.
-    """
-    padded = np.pad(lower, 1)
-    rows, columns = upper.shape
-    pairs_of_shifts = []
-    for y in range(3):
-        for x in range(3):
-            shifted = padded[y : y + rows, x : x + columns]
-            table = overlaps(upper, shifted)
-            pairs_of_shifts.append(np.column_stack([table.first, table.second]))
-    pairs = np.concatenate(pairs_of_shifts).astype(np.int64)
-    return np.unique(pairs[(pairs > 0).all(axis=1)], axis=0)
-
-
-def join_parts(
-    voxels: Sequence[Ints], firsts: Sequence[Ints], pairs: Sequence[Ints], min_voxels: int
-) -> ObjectNumbering:
-    """Return the objects that parts of blocks form, numbered in the order of their first voxels.
-
-    Args:
-        voxels: for every block, the voxels of its parts, (parts,).
-        firsts: for every block, the flat index in the volume of the first voxel of its parts,
-            (parts,).
-        pairs: for every block but the last, parts that touch parts of the next one, (n, 2), both
-            numbered from 1.
-        min_voxels: smaller components are left out.
-    """
-    parts_of_blocks = [len(block_voxels) for block_voxels in voxels]
-    starts = np.concatenate([[0], np.cumsum(parts_of_blocks)]).astype(np.int64)
-    n_components, component = _components(starts, pairs)
-    sizes = np.zeros(n_components, np.int64)
-    np.add.at(sizes, component, _concatenate(voxels))
-    first_voxel = np.full(n_components, 2**62)
-    np.minimum.at(first_voxel, component, _concatenate(firsts))
-    is_large = sizes >= min_voxels
-    object_of = _number_in_order(np.flatnonzero(is_large), first_voxel)
-    n_objects = int(is_large.sum())
-    return ObjectNumbering(
-        numbers=_numbers_of_blocks(object_of[component], starts),
-        objects=n_objects,
-        small_components=n_components - n_objects,
-        small_voxels=int(sizes[~is_large].sum()),
-    )
-
-
-def _number_in_order(large: NDArray[np.int64], first_voxel: Ints) -> Parts:
-    """Return the object of every component, numbered by first voxel; 0 if it is not large."""
-    in_order = large[np.argsort(first_voxel[large])]
-    object_of = np.zeros(len(first_voxel), np.uint32)
-    object_of[in_order] = np.arange(1, len(large) + 1)
-    return object_of
-
-
-def _numbers_of_blocks(object_of_part: Parts, starts: Ints) -> list[Parts]:
-    """Return for every block the objects of its parts, (parts + 1,), 0 for the background."""
-    numbers = []
-    for start, stop in pairwise(starts):
-        objects = object_of_part[start:stop]
-        numbers.append(np.concatenate([[0], objects]).astype(np.uint32))
-    return numbers
-
-
-def _components(starts: Ints, pairs: Sequence[Ints]) -> tuple[int, NDArray[np.integer[Any]]]:
-    """Return the number of components of all parts, and the component of each part.
-
-    Args:
-        starts: (blocks + 1,) position of the first part of each block among all parts.
-        pairs: see ``join_parts``.
-    """
-    n_parts = int(starts[-1])
-    if not n_parts:
-        return 0, np.empty(0, np.int64)
-    rows, columns = _edges(starts, pairs).T
-    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(n_parts, n_parts))
-    n_components, component = connected_components(graph, directed=False)
-    return n_components, component
-
-
-def _edges(starts: Ints, pairs: Sequence[Ints]) -> Ints:
-    """Return the positions of touching parts among all parts, (n, 2)."""
-    edges = [np.empty((0, 2), np.int64)]
-    for block, block_pairs in enumerate(pairs):
-        shift = np.array([starts[block] - 1, starts[block + 1] - 1])
-        edges.append(block_pairs + shift)
-    return np.concatenate(edges)
-
-
-def _concatenate(arrays: Sequence[Ints]) -> Ints:
-    return np.concatenate([np.empty(0, np.int64), *arrays])
-
-
-# The stage.
+# Slices farther apart than this multiple of a pixel are cut into fragments one by one.
+MAX_ELONGATION = 2.0
+Method = Literal["agglomeration", "components"]
 
 
 class ObjectSettings(Settings):
-    """Minimum size of the objects of a mask."""
+    """Method by which the objects of a structure are separated, and their minimum size."""
 
+    method: Method | None = Field(
+        None,
+        description="agglomeration: objects that touch are separated where the boundary between "
+        "them is predicted; components: connected components of the mask (default: agglomeration "
+        "where that boundary was predicted, see 'train --objects')",
+    )
+    boundary_threshold: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="agglomeration: mean probability of a boundary from which on two parts stay "
+        "separate; a smaller one separates more",
+    )
     min_voxels: int = Field(
-        description="minimum size of an object; smaller components are left out"
+        27,
+        ge=1,
+        description="minimum object size in voxels; smaller objects are counted and left out",
+    )
+    min_volume_um3: float = Field(
+        0, ge=0, description="minimum object size in cubic micrometers, in addition to voxels"
     )
 
 
-def number_objects(
-    sample: Sample, name: str, mask: Volume, min_voxels: int, on: Execution = HERE
-) -> tuple[Volume, int, int]:
-    """Write ``labels/NAME-objects`` (uint32): the objects of a mask, numbered from 1.
+@dataclass(frozen=True)
+class ObjectsResult(StageResult):
+    """The result of ``objects``.
+
+    Attributes:
+        labels: the numbered objects.
+        settings: the settings that were used; the method is stated.
+        objects: number of objects, as they were computed.
+        small_objects: number of objects that were left out, smaller than the minimum.
+        small_voxels: voxels of these.
+    """
+
+    labels: Volume
+    settings: ObjectSettings
+    objects: int
+    small_objects: int
+    small_voxels: int
+
+
+class _Source(NamedTuple):
+    """The volumes from which objects are computed.
+
+    Attributes:
+        mask: labels of the structure; any number except 0 is the structure.
+        probability: probability of the structure; None for connected components.
+        boundary: probability of the boundary between objects; None for connected components.
+        in_depth: fragments extend across slices.
+        drawn: hand-labeled slices of the structure on the pixels of the mask; None if there are
+            none.
+    """
+
+    mask: Volume
+    probability: Volume | None = None
+    boundary: Volume | None = None
+    in_depth: bool = True
+    drawn: LabeledSlices | None = None
+
+
+def objects(
+    sample: Sample,
+    name: str,
+    settings: ObjectSettings | None = None,
+    *,
+    on: Execution = HERE,
+    **changes: Any,
+) -> ObjectsResult:
+    """Write ``labels/NAME-objects`` (uint32): the objects of a structure, numbered from 1.
+
+    Hand-labeled slices and corrections of the mask take precedence, and so do corrections of the
+    objects. ``measure`` measures these objects.
 
     Args:
-        sample: sample to write to.
+        sample: sample with ``labels/NAME``, a mask.
         name: name of the structure.
-        mask: labels of the structure; any number except 0 is the structure.
-        min_voxels: smaller components are left out.
+        settings: method, threshold and minimum size.
         on: how the work is distributed.
+        changes: fields of the settings, by name.
 
-    Returns:
-        The volume, the number of small components that were left out, and their voxels.
+    Raises:
+        SampleError: there is no such mask, its labels number objects already, or the boundary was
+            not predicted, or not on the same image.
+        ResumeError: objects of another mask or with other settings exist, and ``on.overwrite`` is
+            not set.
+        ResourceError: a block does not fit into memory.
     """
+    settings = resolve_settings(ObjectSettings, settings, changes)
+    mask = result_labels(sample, name)
+    if mask.dtype != np.uint8:
+        raise SampleError(f"labels/{name} of {sample.path.name} numbers its objects already.")
+    source = _source(sample, name, mask, settings)
+    settings = _resolved(settings, source)
     output = mask.like(f"labels/{name}{OBJECTS}", np.uint32, Kind.LABELS, mask.made_on)
-    needs = _needs(mask, output.nbytes)
-    settings = ObjectSettings(min_voxels=min_voxels)
-    inputs = {"mask": mask.fingerprint, **_source_of(sample, mask)}
-    with Stage(sample, f"objects-{name}", settings, inputs, [output], on, needs) as stage:
-        summaries = _write_objects(stage, mask, output.path, min_voxels)
+    inputs = {"mask": mask.fingerprint, **_source_of(sample, mask), **_predictions(source)}
+    needs = _needs(source, output.nbytes)
+    with Stage(sample, _stage_of(name), settings, inputs, [output], on, needs) as stage:
+        summaries = _write_objects(stage, source, output.path, settings)
     apply_precedence(sample, f"{name}{OBJECTS}", on.quiet)
-    count, voxels = summaries[0]["small_components"]
-    return sample.volume("labels", f"{name}{OBJECTS}"), int(count), int(voxels)
+    summary = summaries[0]
+    return ObjectsResult(
+        sample=sample,
+        written=(output.path,),
+        labels=sample.volume("labels", f"{name}{OBJECTS}"),
+        settings=settings,
+        objects=int(summary["objects"]),
+        small_objects=int(summary["small_objects"]),
+        small_voxels=int(summary["small_voxels"]),
+    )
+
+
+def recorded_object_settings(sample: Sample, name: str) -> ObjectSettings:
+    """Return the settings with which the objects of a structure were numbered; else the default."""
+    recorded = sample.last_settings(_stage_of(name))
+    fields = {key: recorded[key] for key in ObjectSettings.model_fields if key in recorded}
+    return ObjectSettings(**fields)
+
+
+def current_objects(sample: Sample, name: str, mask: Volume) -> Volume:
+    """Return the numbered objects of a mask, ``labels/NAME-objects``.
+
+    Raises:
+        SampleError: they are missing, or the mask has changed since they were numbered.
+    """
+    if f"{name}{OBJECTS}" not in sample.names("labels"):
+        raise SampleError(
+            f"labels/{name} of {sample.path.name} is a mask, so its objects have no numbers yet; "
+            f"run 'sparsem objects {sample.path.name} {name}', which numbers them."
+        )
+    if not are_objects_current(sample, name, mask):
+        raise SampleError(
+            f"labels/{name} of {sample.path.name} changed since its objects were numbered; run "
+            f"'sparsem objects {sample.path.name} {name} --overwrite'."
+        )
+    return sample.volume("labels", f"{name}{OBJECTS}")
 
 
 def are_objects_current(sample: Sample, name: str, mask: Volume) -> bool:
@@ -204,10 +211,57 @@ def are_objects_current(sample: Sample, name: str, mask: Volume) -> bool:
     Edits of objects correct the mask too. A mask that was predicted again, or in which other slices
     are labeled, has other objects.
     """
-    recorded = sample.last_settings(f"objects-{name}")
+    recorded = sample.last_settings(_stage_of(name))
     return all(
         recorded.get(f"input {key}") == value for key, value in _source_of(sample, mask).items()
     )
+
+
+def _stage_of(name: str) -> str:
+    return f"objects-{name}"
+
+
+def _source(sample: Sample, name: str, mask: Volume, settings: ObjectSettings) -> _Source:
+    """Return the volumes that a method reads; without a method, that of which all exist.
+
+    Raises:
+        SampleError: the boundary was not predicted, or on another image than the mask.
+    """
+    boundary_name = boundary_of_objects(name)
+    missing = sorted({name, boundary_name} - set(sample.names("probabilities")))
+    if settings.method == "components" or (settings.method is None and missing):
+        return _Source(mask)
+    if missing:
+        raise SampleError(_missing_prediction(sample, name, missing[0]))
+    probability = sample.volume("probabilities", name)
+    boundary = sample.volume("probabilities", boundary_name)
+    volumes = {name: mask, f"{name} (probability)": probability, boundary_name: boundary}
+    require_same_pixels(sample, volumes, "predict again, on the image of the labels")
+    voxel = mask.voxel_size
+    in_depth = voxel.z <= MAX_ELONGATION * max(voxel.y, voxel.x) and not mask.sizes
+    drawn = read_drawing(sample, mask.directory.name).annotation
+    return _Source(mask, probability, boundary, in_depth, drawn)
+
+
+def _missing_prediction(sample: Sample, name: str, missing: str) -> str:
+    return (
+        f"{sample.path.name} has no probabilities/{missing}, which the method agglomeration needs. "
+        f"Train with 'sparsem train --objects {name}' and predict, or use --method components."
+    )
+
+
+def _resolved(settings: ObjectSettings, source: _Source) -> ObjectSettings:
+    """Return the settings with the method that is used, without what has no effect on it."""
+    if source.boundary is not None:
+        return changed(settings, {"method": "agglomeration"})
+    threshold = ObjectSettings().boundary_threshold
+    return changed(settings, {"method": "components", "boundary_threshold": threshold})
+
+
+def _min_voxels(source: _Source, settings: ObjectSettings) -> int:
+    """Return the minimum number of voxels of an object."""
+    voxel_um3 = source.mask.voxel_size.volume_um3
+    return max(settings.min_voxels, math.ceil(settings.min_volume_um3 / voxel_um3))
 
 
 def _source_of(sample: Sample, mask: Volume) -> dict[str, str]:
@@ -220,62 +274,181 @@ def _source_of(sample: Sample, mask: Volume) -> dict[str, str]:
     }
 
 
-def _write_objects(stage: Stage, mask: Volume, path: str, min_voxels: int) -> list[dict[str, Any]]:
-    """Number the objects of all blocks, and return the summaries of the blocks."""
-    numbers: list[Parts] = []
-    small_components = [0, 0]
-    if not stage.finished:
-        numbering = _number_parts(stage, mask, min_voxels)
-        numbers = numbering.numbers
-        small_components = [numbering.small_components, numbering.small_voxels]
-    depth = mask.block_depth
-    return stage.map(
-        _number_block,
-        mask.blocks(),
-        mask,
-        path,
-        small_components,
-        of_block=lambda block: numbers[block.start // depth] if numbers else None,
-    )
+def _predictions(source: _Source) -> dict[str, str]:
+    """Return the fingerprints of the probabilities."""
+    if source.probability is None or source.boundary is None:
+        return {}
+    return {
+        "probability": source.probability.fingerprint,
+        "boundary": source.boundary.fingerprint,
+    }
 
 
-def _needs(mask: Volume, output_bytes: int) -> Needs:
+def _needs(source: _Source, output_bytes: int) -> Needs:
     """Return what it takes to number the objects of a mask."""
+    mask = source.mask
     _, y, x = mask.shape
+    n_slices = mask.block_depth + (1 if source.boundary is None else 2 * HALO)
+    # Of every voxel: mask, two probabilities, pointer, fragment, number; and slices of heights.
     return Needs(
-        (mask.block_depth + 1) * y * x * 12 + y * x * 40,
+        n_slices * y * x * 12 + y * x * 64,
         output_bytes // 16,
         "import with a smaller --block-depth, or use fewer --workers",
     )
 
 
-def _number_parts(stage: Stage, mask: Volume, min_voxels: int) -> ObjectNumbering:
-    """Label the parts of all blocks, find those that touch, and number the objects."""
-    blocks = mask.blocks()
+def _write_objects(
+    stage: Stage, source: _Source, path: str, settings: ObjectSettings
+) -> list[dict[str, Any]]:
+    """Number the objects of all blocks, and return the summaries of the blocks."""
+    numbers: list[Parts] = []
+    summary: dict[str, int] = {}
+    if not stage.finished:
+        numbering = _number_parts(stage, source, settings)
+        numbers = numbering.numbers
+        summary = {
+            "objects": numbering.objects,
+            "small_objects": numbering.small_components,
+            "small_voxels": numbering.small_voxels,
+        }
+    depth = source.mask.block_depth
+    return stage.map(
+        _number_block,
+        _blocks(source),
+        source,
+        path,
+        summary,
+        of_block=lambda block: numbers[block.start // depth] if numbers else None,
+    )
+
+
+def _blocks(source: _Source) -> list[ZBlock]:
+    """Return the blocks of the mask, with the slices around them that their parts depend on."""
+    return source.mask.blocks(halo=HALO if source.boundary is not None and source.in_depth else 0)
+
+
+def _number_parts(stage: Stage, source: _Source, settings: ObjectSettings) -> ObjectNumbering:
+    """Label the parts of all blocks, join those that belong together, and number the objects."""
+    blocks = _blocks(source)
     part_links = {_link_name("parts", block): [block] for block in blocks}
-    folder = stage.chain(f"{stage.name}, parts", _label_parts, part_links, mask)
+    folder = stage.chain(f"{stage.name}, parts", _label_parts, part_links, source)
     seam_links = {_link_name("seam", upper): [(upper, lower)] for upper, lower in pairwise(blocks)}
-    stage.chain(f"{stage.name}, seams", _find_touching, seam_links, folder)
+    stage.chain(f"{stage.name}, seams", _join_blocks, seam_links, source, folder)
     voxels = _read_links(folder, part_links, "voxels")
     firsts = _read_links(folder, part_links, "firsts")
     pairs = [links.reshape(-1, 2) for links in _read_links(folder, seam_links, "pairs")]
-    if mask.sizes:  # images of a montage, one a block, which are not connected
-        pairs = [block_pairs[:0] for block_pairs in pairs]
-    return join_parts(voxels, firsts, pairs, min_voxels)
+    min_voxels = _min_voxels(source, settings)
+    if source.boundary is None:
+        return join_parts(voxels, firsts, pairs, min_voxels)
+    faces = _read_faces(folder, part_links, seam_links, part_starts(voxels))
+    fragments = _join_fragments(voxels, firsts, pairs, faces)
+    object_of = _merge_fragments(fragments, source, settings)
+    component = object_of[fragments.of_part] - 1
+    return number_components(component, fragments.number, voxels, firsts, min_voxels)
+
+
+def _merge_fragments(
+    fragments: "_JoinedFragments", source: _Source, settings: ObjectSettings
+) -> Ints:
+    """Return the object of every fragment, (number + 1,)."""
+    faces = fragments.faces
+    if not source.in_depth:
+        faces = require_overlap(faces, fragments.sizes)
+    z, y, x = source.mask.voxel_size
+    areas = np.array([y * x, z * x, z * y])
+    return agglomerate(faces, fragments.number, areas, 255 * settings.boundary_threshold)
+
+
+class _JoinedFragments(NamedTuple):
+    """The fragments of the whole volume.
+
+    Attributes:
+        number: number of fragments.
+        of_part: (parts,) fragment of the parts of all blocks, from 1, in the order of their first
+            voxels: it does not depend on the blocks.
+        sizes: (number,) voxels of the fragments.
+        faces: common faces of the fragments.
+    """
+
+    number: int
+    of_part: Ints
+    sizes: Ints
+    faces: Faces
+
+
+def _join_fragments(
+    voxels: Sequence[Ints], firsts: Sequence[Ints], pairs: Sequence[Ints], faces: Faces
+) -> _JoinedFragments:
+    """Return the fragments of the volume from those of its blocks.
+
+    Args:
+        voxels: see ``join_parts``.
+        firsts: see ``join_parts``.
+        pairs: for every block but the last, its fragments and those of the next one that are parts
+            of one fragment, (n, 2).
+        faces: faces between the fragments of blocks, all numbered from 1.
+    """
+    number, fragment = join_touching(part_starts(voxels), pairs)
+    order = np.argsort(first_of_components(fragment, number, firsts))
+    rank = np.empty(number, np.int64)
+    rank[order] = np.arange(1, number + 1)
+    of_part = rank[fragment]
+    sizes = np.zeros(number, np.int64)
+    np.add.at(sizes, of_part - 1, values_of_blocks(voxels))
+    joined = add_faces([faces._replace(pairs=of_part[faces.pairs - 1])])
+    return _JoinedFragments(number, of_part, sizes, joined)
+
+
+def _read_faces(
+    folder: Path, part_links: Iterable[str], seam_links: Iterable[str], starts: Ints
+) -> Faces:
+    """Return the faces between the fragments of all blocks, which are numbered from 1."""
+    parts = [NO_FACES]
+    for start, link in zip(starts, part_links, strict=False):
+        columns = (_read_link(folder, link, f"face_{name}") for name in Faces._fields)
+        faces = Faces(*columns)
+        parts.append(faces._replace(pairs=faces.pairs + start))
+    seam_pairs = _read_links(folder, seam_links, "face_pairs")
+    pairs = shifted_pairs(starts, seam_pairs) + 1
+    counts = values_of_blocks(_read_links(folder, seam_links, "face_counts"))
+    evidence = values_of_blocks(_read_links(folder, seam_links, "face_evidence"))
+    return add_faces([*parts, faces_along(0, pairs, counts, evidence)])
+
+
+def _read_link(folder: Path, link: str, name: str) -> NDArray[Any]:
+    """Return an array of a finished link."""
+    return np.asarray(link_arrays(folder, link, 0)[name][...])
 
 
 def _read_links(folder: Path, links: Iterable[str], name: str) -> list[NDArray[Any]]:
     """Return an array of every link of a finished chain."""
-    return [np.asarray(link_arrays(folder, link, 0)[name][...]) for link in links]
+    return [_read_link(folder, link, name) for link in links]
 
 
 def _link_name(content: str, block: ZBlock) -> str:
     return f"{content}-{block.start}"
 
 
-def _label_parts(block: ZBlock, _previous: None, mask: Volume) -> Arrays:
-    """Return voxels and first voxels of the parts of a block, and its first and last slice."""
-    parts = connected_parts(mask.read(block.own))
+def _label_parts(block: ZBlock, _previous: None, source: _Source) -> Arrays:
+    """Return voxels and first voxels of the parts of a block, and its first and last slice.
+
+    For fragments also where they continue, and the faces between them.
+    """
+    if source.probability is None or source.boundary is None:
+        parts = connected_parts(source.mask.read(block.own))
+        return _part_arrays(parts, block)
+    probability, boundary = _read_predictions(block.read, source)
+    mask = source.mask.read(block.read)
+    fragments, exits = find_fragments(probability, boundary, mask, block.inner, source.in_depth)
+    faces = faces_of_block(fragments, boundary[block.inner])
+    return {
+        **_part_arrays(fragments, block),
+        "exits": exits,
+        **{f"face_{name}": column for name, column in faces._asdict().items()},
+    }
+
+
+def _part_arrays(parts: Parts, block: ZBlock) -> dict[str, NDArray[Any]]:
     return {
         "voxels": np.bincount(parts.reshape(-1))[1:],
         "firsts": first_voxels(parts) + block.start * parts[0].size,
@@ -284,16 +457,79 @@ def _label_parts(block: ZBlock, _previous: None, mask: Volume) -> Arrays:
     }
 
 
-def _find_touching(blocks: tuple[ZBlock, ZBlock], _previous: None, folder: Path) -> Arrays:
-    """Return the parts of a block that touch parts of the next one."""
-    upper, lower = blocks
-    top = link_arrays(folder, _link_name("parts", upper), 0)["top"]
-    bottom = link_arrays(folder, _link_name("parts", lower), 0)["bottom"]
-    return {"pairs": touching_pairs(np.asarray(top[...]), np.asarray(bottom[...]))}
+def _read_predictions(
+    slices: slice, source: _Source
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return probability and boundary (z, y, x), in hand-labeled slices those that were drawn."""
+    assert source.probability is not None
+    assert source.boundary is not None
+    probability = source.probability.read(slices)
+    boundary = source.boundary.read(slices)
+    if source.drawn is None:
+        return probability, boundary
+    for index, z in enumerate(source.drawn.z):
+        if slices.start <= z < slices.stop:
+            position = z - slices.start
+            drawn, known = source.drawn.separate_objects(index)
+            insert_drawn_objects(probability[position], boundary[position], drawn, known)
+    return probability, boundary
+
+
+def _join_blocks(
+    blocks: tuple[ZBlock, ZBlock], _previous: None, source: _Source, folder: Path
+) -> Arrays:
+    """Return the parts of a block that belong to parts of the next one.
+
+    For fragments also the faces between those of the two blocks.
+    """
+    upper, lower = (_link_name("parts", block) for block in blocks)
+    top = _read_link(folder, upper, "top")
+    bottom = _read_link(folder, lower, "bottom")
+    if source.mask.sizes:  # images of a montage, one a block, which are not connected
+        top = np.zeros_like(top)
+    if source.boundary is None:
+        return {"pairs": touching_pairs(top, bottom)}
+    upper_exits, lower_exits = (_read_link(folder, link, "exits") for link in (upper, lower))
+    first_lower = blocks[1].start
+    _, boundary = _read_predictions(slice(first_lower - 1, first_lower + 1), source)
+    pairs, counts, evidence = faces_between(
+        top[None], bottom[None], boundary[:1], boundary[1:], same_numbers=False
+    )
+    return {
+        "pairs": _continued_fragments(top, bottom, upper_exits, lower_exits),
+        "face_pairs": pairs,
+        "face_counts": counts,
+        "face_evidence": evidence,
+    }
+
+
+def _continued_fragments(
+    top: Parts, bottom: Parts, upper_exits: NDArray[Any], lower_exits: NDArray[Any]
+) -> Ints:
+    """Return the pairs (n, 2) of fragments of two blocks that are parts of one fragment.
+
+    Args:
+        top: (y, x) fragments in the last slice of the upper block.
+        bottom: (y, x) fragments in the first slice of the lower block.
+        upper_exits: (n, 2) where the fragments of the upper block continue.
+        lower_exits: (n, 2) where those of the lower block continue.
+    """
+    downwards = np.flatnonzero(upper_exits[:, 0] == 1)
+    upwards = np.flatnonzero(lower_exits[:, 0] == -1)
+    reached_below = bottom.reshape(-1)[upper_exits[downwards, 1]]
+    reached_above = top.reshape(-1)[lower_exits[upwards, 1]]
+    upper = np.concatenate([downwards + 1, reached_above])
+    lower = np.concatenate([reached_below, upwards + 1])
+    return np.stack([upper, lower], axis=1).astype(np.int64)
 
 
 def _number_block(
-    block: ZBlock, mask: Volume, path: str, small_components: list[int], numbers: Parts
+    block: ZBlock, source: _Source, path: str, summary: dict[str, int], numbers: Parts
 ) -> BlockResult:
-    labels = numbers[connected_parts(mask.read(block.own))]
-    return {path: labels}, {"small_components": small_components}
+    if source.boundary is None:
+        parts = connected_parts(source.mask.read(block.own))
+    else:
+        probability, boundary = _read_predictions(block.read, source)
+        mask = source.mask.read(block.read)
+        parts, _ = find_fragments(probability, boundary, mask, block.inner, source.in_depth)
+    return {path: numbers[parts]}, summary

@@ -1,15 +1,15 @@
 """The inputs of the stage ``measure``: labels, numbered objects, and the image for texture."""
 
-import math
+from typing import Any
 
 import numpy as np
 
 from sparsem.errors import SampleError, SettingsError
-from sparsem.labels.objects import number_objects
+from sparsem.labels.objects import ObjectSettings, objects, recorded_object_settings
 from sparsem.labels.results import require_same_pixels, result_labels, result_names
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.structures import SmallComponents
-from sparsem.settings import nearest
+from sparsem.settings import changed, nearest
 from sparsem.store.names import checked_structure, is_step
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -78,17 +78,21 @@ def number_masks(
     for name, volume in labels.items():
         is_mask = volume.dtype == np.uint8 and name != settings.cells  # numbers are 32 bit
         if is_mask:
-            min_voxels = _min_voxels(name, volume, settings)
-            objects, count, voxels = number_objects(sample, name, volume, min_voxels, on)
-            volumes[name] = objects
-            small_components[name] = SmallComponents(count, voxels)
+            result = objects(sample, name, _object_settings(sample, name, settings), on=on)
+            volumes[name] = result.labels
+            small_components[name] = SmallComponents(result.small_objects, result.small_voxels)
         else:
             volumes[name] = volume
             small_components[name] = SmallComponents(0, 0)
     return volumes, small_components
 
 
-def _min_voxels(name: str, volume: Volume, settings: MeasureSettings) -> int:
-    """Return the minimum number of voxels of an object of a structure."""
-    min_volume_um3 = settings.min_volume_um3.get(name, 0)
-    return max(settings.min_voxels, math.ceil(min_volume_um3 / volume.voxel_size.volume_um3))
+def _object_settings(sample: Sample, name: str, settings: MeasureSettings) -> ObjectSettings:
+    """Return how the objects of a mask are numbered: as before, but for the minimum size."""
+    earlier = recorded_object_settings(sample, name)
+    sizes: dict[str, Any] = {}
+    if settings.min_voxels is not None:
+        sizes["min_voxels"] = settings.min_voxels
+    if name in settings.min_volume_um3:
+        sizes["min_volume_um3"] = settings.min_volume_um3[name]
+    return changed(earlier, sizes)

@@ -86,11 +86,9 @@ def measure(
     settings = resolve_settings(MeasureSettings, settings, changes)
     labels = select_labels(sample, settings)
     image = select_image(sample, settings, next(iter(labels.values())))
-    inputs = _inputs_of(labels, image)
     forget_incomplete_result(sample)
-    # Refuse to replace a result of other settings before objects are numbered again.
-    Stage(sample, "measure", settings, inputs, [], on).refuse_other()
     volumes, small_components = number_masks(sample, labels, settings, on)
+    inputs = _inputs_of(labels, volumes, image)
     needs = _needs(volumes, settings)
     with Stage(sample, "measure", settings, inputs, [], on, needs) as stage:
         if not stage.finished:
@@ -102,9 +100,14 @@ def measure(
     return _summary_of(sample)
 
 
-def _inputs_of(labels: Mapping[str, Volume], image: Volume | None) -> dict[str, str]:
-    """Return the fingerprints of labels and image."""
+def _inputs_of(
+    labels: Mapping[str, Volume], volumes: Mapping[str, Volume], image: Volume | None
+) -> dict[str, str]:
+    """Return the fingerprints of labels, of their numbered objects, and of the image."""
     inputs = {f"labels/{name}": volume.fingerprint for name, volume in labels.items()}
+    for name, volume in volumes.items():
+        if volume.directory != labels[name].directory:
+            inputs[f"objects of {name}"] = volume.fingerprint
     if image:
         inputs["image"] = image.fingerprint
     return inputs

@@ -37,11 +37,11 @@ class MeasureSettings(Settings):
         None,
         description="image whose texture is measured; if not given, the image of the labels",
     )
-    min_voxels: int = Field(
-        27,
+    min_voxels: int | None = Field(
+        None,
         ge=1,
-        description="minimum object size in voxels; smaller components of a mask are counted "
-        "but not measured",
+        description="minimum object size in voxels; smaller objects of a mask are counted but not "
+        "measured (default: as 'sparsem objects' numbered them, else 27)",
     )
     min_volume_um3: dict[str, float] = Field(
         {},

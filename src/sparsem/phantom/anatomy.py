@@ -107,11 +107,13 @@ class Anatomy:
         size: (z, y, x) of the volume, nm.
         spacing: mean distance of two cells, nm; all sizes scale with it.
         cells: of the volume and around it.
+        flattened: kinds of organelles that are flattened against each other where they overlap.
     """
 
     size: Point
     spacing: float
     cells: tuple[Cell, ...]
+    flattened: tuple[str, ...] = ()
 
 
 def cell_spacing(size: Point, cells: int) -> float:
@@ -185,7 +187,7 @@ def _plan_cell(
 def _plan_nucleus(center: Point, radius: float, random: np.random.Generator) -> Nucleus:
     """Draw a nucleus with up to two furrows."""
     count = int(random.integers(0, 3))
-    furrows = np.array([_random_direction(random) for _ in range(count)]).reshape(count, 3)
+    furrows = np.array([random_direction(random) for _ in range(count)]).reshape(count, 3)
     metric = _random_metric(random, 0.2) / radius
     return Nucleus(center, metric, radius, furrows, random.uniform(0.25, 0.6, count))
 
@@ -195,7 +197,7 @@ def _plan_nucleoli(cell: int, nucleus: Nucleus, random: np.random.Generator) -> 
     radii = random.uniform(0.28, 0.44, int(random.integers(1, 4))) * nucleus.radius
     nucleoli = []
     for n, radius in enumerate(radii, 1):
-        offset = _random_direction(random) * nucleus.radius * random.uniform(0.15, 0.5)
+        offset = random_direction(random) * nucleus.radius * random.uniform(0.15, 0.5)
         points = (nucleus.center + offset)[None]
         nucleoli.append(Tube(cell * IDS_PER_CELL + n, cell, points, radius))
     return tuple(nucleoli)
@@ -233,14 +235,20 @@ def _random_walk(
 
     Points that would enter the nucleus are pushed out of it.
     """
-    position = nucleus.center + _random_direction(random) * spacing * random.uniform(0.36, 0.64)
-    heading = _random_direction(random)
+    position = organelle_start(nucleus, spacing, random)
+    heading = random_direction(random)
     points = []
     for _ in range(count):
         points.append(_outside_nucleus(position, nucleus, radius))
-        heading = _turned(heading, 0.5, random)
+        heading = turned(heading, 0.5, random)
         position = points[-1] + heading * radius * step
     return np.stack(points)
+
+
+def organelle_start(nucleus: Nucleus, spacing: float, random: np.random.Generator) -> Point:
+    """Return a random position around a nucleus."""
+    start: Point = nucleus.center + random_direction(random) * spacing * random.uniform(0.36, 0.64)
+    return start
 
 
 def _outside_nucleus(position: Point, nucleus: Nucleus, radius: float) -> Point:
@@ -265,24 +273,24 @@ def _plan_filopodia(
 
 def _filopodium_points(center: Point, spacing: float, random: np.random.Generator) -> Points:
     """Return a thin curved protrusion, from inside its cell to between and into the neighbors."""
-    heading = _random_direction(random)
+    heading = random_direction(random)
     position = center + heading * 0.36 * spacing
     points = [position]
     for _ in range(int(random.integers(5, 9))):
-        heading = _turned(heading, 0.45, random)
+        heading = turned(heading, 0.45, random)
         position = position + heading * 0.09 * spacing
         points.append(position)
     return np.stack(points)
 
 
-def _turned(heading: Point, amount: float, random: np.random.Generator) -> Point:
+def turned(heading: Point, amount: float, random: np.random.Generator) -> Point:
     """Return a unit vector that is turned at random, the more the larger ``amount``."""
     turned = heading + amount * random.standard_normal(3)
     turned /= np.linalg.norm(turned)
     return turned
 
 
-def _random_direction(random: np.random.Generator) -> Point:
+def random_direction(random: np.random.Generator) -> Point:
     """Return a random unit vector."""
     direction = random.standard_normal(3)
     return direction / np.linalg.norm(direction)

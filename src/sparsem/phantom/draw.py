@@ -70,11 +70,42 @@ class SliceRenderer:
         canvas.add_filopodia()
         gray = canvas.draw_tissue()
         labels = {"cells": canvas.cell}
-        labels["nucleus"], labels["nucleolus"], gray = canvas.draw_nuclei(gray)
-        free = np.minimum(canvas.inside, -canvas.nuclear) - 1.5 * canvas.membrane
+        labels["nucleus"], labels["nucleolus"] = canvas.place_nuclei()
+        gray = canvas.shade_nuclei(gray, labels["nucleolus"])
+        free = canvas.free_cytoplasm()
         for name in ORGANELLES:
             labels[name], gray, free = canvas.draw_organelles(name, gray, free)
         return DrawnSlice(gray, labels)
+
+    def free_cytoplasm(self, z: float, y: Coordinates, x: Coordinates) -> tuple[Labels, Field]:
+        """Return where organelles may lie on a slice.
+
+        Returns:
+            The number of the cell, 0 in protrusions, and nm to the nearest membrane of cell and
+            nucleus, (y, x).
+        """
+        canvas = _SliceCanvas(self, z, y, x)
+        canvas.divide_space()
+        canvas.add_filopodia()
+        canvas.place_nuclei()
+        cell = np.where(canvas.protrusion, 0, canvas.cell).astype(np.uint32)
+        return cell, canvas.free_cytoplasm()
+
+    def draw_shapes(
+        self, name: str, depth: Field, z: float, y: Coordinates, x: Coordinates
+    ) -> Field:
+        """Return gray levels (y, x) of organelles of other shapes, in cytoplasm without cells.
+
+        Args:
+            name: kind of the organelles.
+            depth: (y, x) nm into an organelle, negative outside.
+            z: height of the slice, nm.
+            y: (rows,) positions of its pixels, nm.
+            x: (columns,) positions of its pixels, nm.
+        """
+        canvas = _SliceCanvas(self, z, y, x)
+        canvas.inside[:] = -FAR
+        return canvas.shade_organelles(name, canvas.draw_tissue(), depth)
 
     def random_field(self, name: str, *wavelength: float) -> SmoothField:
         """Return the random field of a name.
@@ -126,6 +157,19 @@ def _insert_distance(distance: Field, nearest: Field, second: Field) -> None:
     is_nearer = distance < nearest
     second[:] = np.where(is_nearer, nearest, np.minimum(second, distance))
     nearest[:] = np.minimum(nearest, distance)
+
+
+def _insert_organelle(
+    number: int, depth: Field, labels: Labels, nearest: Field, second: Field
+) -> None:
+    """Update the depths in the nearest and the second organelle by one more, in place."""
+    is_nearest = depth > nearest
+    # What an organelle displaces is the second one there, or what it does not displace.
+    displaced = np.where(is_nearest, nearest, depth)
+    is_own = labels == number
+    second[:] = np.where(is_own, second, np.maximum(second, displaced))
+    labels[is_nearest] = number
+    nearest[:] = np.maximum(nearest, depth)
 
 
 class _SliceCanvas:
@@ -268,15 +312,8 @@ class _SliceCanvas:
         matrix = MATRIX + 4 * self.noise("matrix", 0.15 * s) - 30 * np.clip(fibrils - 0.7, 0, 1.5)
         return np.asarray(matrix)
 
-    def draw_nuclei(self, gray: Field) -> tuple[Labels, Labels, Field]:
-        """Draw nuclei with furrows and clumped chromatin, and nucleoli with holes.
-
-        Args:
-            gray: levels before.
-
-        Returns:
-            Labels of nuclei, labels of nucleoli, and gray levels with both.
-        """
+    def place_nuclei(self) -> tuple[Labels, Labels]:
+        """Return the labels of nuclei with furrows, and of nucleoli with holes."""
         nucleus = np.zeros(self.shape, np.uint32)
         nucleolus = np.zeros(self.shape, np.uint32)
         textures = self._nuclear_textures()
@@ -293,7 +330,11 @@ class _SliceCanvas:
                 net = np.minimum(net, depth - 2 * self.membrane)
                 is_new = (net > 0) & (nucleolus[area] == 0)
                 nucleolus[area][is_new] = tube.number
-        return nucleus, nucleolus, self._shade_nuclei(gray, nucleolus)
+        return nucleus, nucleolus
+
+    def free_cytoplasm(self) -> Field:
+        """Return nm to the nearest membrane of cell and nucleus, once nuclei are placed."""
+        return np.asarray(np.minimum(self.inside, -self.nuclear) - 1.5 * self.membrane)
 
     def _nuclear_textures(self) -> _NuclearTextures:
         """Return the random fields of nuclei and nucleoli."""
@@ -313,7 +354,7 @@ class _SliceCanvas:
         within_cell = np.minimum(depth, self.inside[area] - 5 * self.membrane)
         return np.where(self.cell[area] == cell.number, within_cell, FAR)
 
-    def _shade_nuclei(self, gray: Field, nucleolus: Labels) -> Field:
+    def shade_nuclei(self, gray: Field, nucleolus: Labels) -> Field:
         """Return gray levels with nucleoplasm, nucleoli, and the two membranes of the envelope."""
         t = self.membrane
         nucleoli = 84 + 9 * self.noise("granules", 0.012 * self.spacing)
@@ -343,27 +384,39 @@ class _SliceCanvas:
         Returns:
             Labels, gray levels, and free space with the organelles.
         """
-        t = self.membrane
         labels, depth = self._place_organelles(name, free)
+        gray = self.shade_organelles(name, gray, depth)
+        return labels, gray, np.minimum(free, -depth - 2 * self.membrane)
+
+    def shade_organelles(self, name: str, gray: Field, depth: Field) -> Field:
+        """Return gray levels with the content and the membranes of organelles.
+
+        ``depth`` is the way into them, nm.
+        """
+        t = self.membrane
         gray = np.where(depth > 0, self._organelle_interior(name), gray)
         darkness = MEMBRANE_DARKNESS[name] * membrane_profile(depth - 0.5 * t, t)
-        gray = (gray - darkness).astype(np.float32)
-        return labels, gray, np.minimum(free, -depth - 2 * t)
+        return (gray - darkness).astype(np.float32)
 
     def _place_organelles(self, name: str, free: Field) -> tuple[Labels, Field]:
-        """Return labels of all organelles of one kind, and nm into them."""
+        """Return labels of all organelles of one kind, and nm into them.
+
+        Where two organelles overlap, they are flattened against each other if the anatomy says so.
+        """
         labels = np.zeros(self.shape, np.uint32)
-        depth = np.full(self.shape, FAR)
+        nearest = np.full(self.shape, FAR)
+        second = np.full(self.shape, FAR)
         for tube in self._tubes(name):
             window = self.window(tube.points, 1.4 * tube.radius + 3 * float(self.membrane))
             if window is None:
                 continue
             area = window.area
-            new_depth = self._depth_in_organelle(tube, window, free)
-            is_deeper = new_depth > depth[area]
-            labels[area][is_deeper & (new_depth > 0)] = tube.number
-            depth[area] = np.maximum(depth[area], new_depth)
-        return labels, depth
+            depth = self._depth_in_organelle(tube, window, free)
+            _insert_organelle(tube.number, depth, labels[area], nearest[area], second[area])
+        labels[nearest <= 0] = 0
+        if name in self.renderer.anatomy.flattened:
+            nearest = np.minimum(nearest, (nearest - second) / 2)
+        return labels, nearest
 
     def _depth_in_organelle(self, tube: Tube, window: Window, free: Field) -> Field:
         """Return nm into an organelle, which stays in the free cytoplasm of its cell."""

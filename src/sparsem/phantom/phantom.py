@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
-from sparsem.phantom.anatomy import plan_anatomy
+from sparsem.phantom.anatomy import Anatomy, plan_anatomy
 from sparsem.phantom.draw import STRUCTURES, Labels, SliceRenderer
 from sparsem.phantom.random_fields import SmoothField, generator
+from sparsem.phantom.touching import view_margin, with_touching_mitochondria
 from sparsem.settings import Metavar, Settings, VoxelNm, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, VolumeSpec, volume_spec
@@ -71,6 +72,10 @@ class PhantomSettings(Settings):
     )
     voxel_nm: VoxelNm = Field((8, 8, 8), description="voxel size z y x in nm")
     cells: int = Field(6, ge=1, description="approximate number of whole cells in the volume")
+    touching: bool = Field(
+        False,
+        description="mitochondria touch and form networks; truth/mitochondrion numbers them",
+    )
     seed: int = Field(1, ge=0, lt=2**32, description="same seed, same volume")
     noise: float = Field(9.0, ge=0, description="detector noise, standard deviation in gray levels")
     drift_nm: float = Field(
@@ -206,9 +211,20 @@ def _scene(settings: PhantomSettings) -> _Scene:
     size = np.array(settings.shape) * np.array(voxel)
     margin = float(np.abs(faults.drift_nm).max()) + 4 * max(voxel)
     anatomy = plan_anatomy(settings.seed, size, settings.cells, max(voxel.y, voxel.x))
-    renderer = SliceRenderer(anatomy, settings.seed, (voxel.y, voxel.x), margin)
+    renderer = _renderer(anatomy, settings, margin)
     stripes = renderer.random_field("curtains", 12 * voxel.z, float(size[1]), 2 * voxel.x)
     return _Scene(renderer, faults, stripes)
+
+
+def _renderer(anatomy: Anatomy, settings: PhantomSettings, margin: float) -> SliceRenderer:
+    """Return what draws the slices of an anatomy, with touching mitochondria if they are wanted."""
+    voxel = VoxelSize.of(settings.voxel_nm)
+    pixel = voxel.y, voxel.x
+    if not settings.touching:
+        return SliceRenderer(anatomy, settings.seed, pixel, margin)
+    margin = max(margin, view_margin(anatomy))
+    touching = with_touching_mitochondria(SliceRenderer(anatomy, settings.seed, pixel, margin))
+    return SliceRenderer(touching, settings.seed, pixel, margin)
 
 
 def phantom_slice(settings: PhantomSettings, z: int) -> PhantomSlice:

@@ -1,9 +1,9 @@
 """Scores of objects with identities.
 
-These are Dice of each cell, adapted Rand error, variation of information, PQ and AP.
-All of them follow from one table: how many pixels every predicted label has in common with every
-true one (``overlaps.overlaps``). So 2D and 3D are the same, and a stack is scored block by block.
-Label 0 is background.
+These are Dice of each cell, adapted Rand error, variation of information, PQ, AP, F1, splits,
+mergers and counts. All of them follow from one table: how many pixels every predicted label has in
+common with every true one (``overlaps.overlaps``). So 2D and 3D are the same, and a stack is scored
+block by block. Label 0 is background.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from sparsem.labels.overlaps import Ids, Overlaps, add_overlaps
 
-INSTANCE_SCORES = ("arand", "voi_split", "voi_merge", "pq", "ap50", "map")
+# Scores that are averaged over slices in 2D, and numbers that are added.
+INSTANCE_SCORES = ("arand", "voi_split", "voi_merge", "pq", "ap50", "map", "f1_50", "f1_75")
+INSTANCE_COUNTS = ("true", "predicted", "splits", "merges")
 AP_THRESHOLDS = tuple(np.round(np.arange(0.5, 1.0, 0.05), 2).tolist())
 
 Counts = NDArray[np.float64]
@@ -114,11 +116,25 @@ class ObjectMatches:
         iou: (n,) IoU of every pair of a predicted and a true cell that overlap.
         predicted: number of predicted cells.
         true: number of true cells.
+        splits: predicted cells, beyond the first, most of which lies in one true cell.
+        merges: true cells, beyond the first, most of which lies in one predicted cell.
     """
 
     iou: Counts
     predicted: int
     true: int
+    splits: int = 0
+    merges: int = 0
+
+    @property
+    def count_error(self) -> float:
+        """Predicted cells that are too many, or too few, as a fraction of the true ones."""
+        return self.predicted / self.true - 1 if self.true else np.nan
+
+    def f1(self, threshold: float) -> float:
+        """Return 2 TP / (2 TP + FP + FN) of cells at one IoU of 0.5 or more; NaN without cells."""
+        cells = self.predicted + self.true
+        return 2 * int((self.iou > threshold).sum()) / cells if cells else np.nan
 
     def average_precision(self, threshold: float) -> float:
         """Return TP / (TP + FP + FN) of cells at one IoU; NaN without cells.
@@ -151,52 +167,81 @@ def match_objects(table: Overlaps) -> ObjectMatches:
     predicted = _label_pixels(table.first, table.pixels)
     true = _label_pixels(table.second, table.pixels)
     are_cells = (table.first > 0) & (table.second > 0)
+    first, second = table.first[are_cells], table.second[are_cells]
     shared = table.pixels[are_cells]
-    pairs = zip(table.first[are_cells].tolist(), table.second[are_cells].tolist(), strict=True)
-    pixels_of_both = np.asarray([predicted[p] + true[t] for p, t in pairs], np.float64)
+    predicted_px = np.array([predicted[label] for label in first.tolist()], np.float64)
+    true_px = np.array([true[label] for label in second.tolist()], np.float64)
     return ObjectMatches(
-        iou=shared / (pixels_of_both - shared),
+        iou=shared / (predicted_px + true_px - shared),
         predicted=len(predicted.keys() - {0}),
         true=len(true.keys() - {0}),
+        splits=_count_beyond_first(second[shared > predicted_px / 2]),
+        merges=_count_beyond_first(first[shared > true_px / 2]),
     )
 
 
-def instance_scores(slices: Sequence[Overlaps], min_voxels: int = 0) -> dict[str, float]:
+def _count_beyond_first(labels: Ids) -> int:
+    """Return how many labels are repetitions of one before."""
+    return len(labels) - len(np.unique(labels))
+
+
+def instance_scores(
+    slices: Sequence[Overlaps], min_voxels: int = 0, in_3d: bool = True
+) -> dict[str, float]:
     """Return all scores of a stack from the overlaps of its slices.
 
-    Scores are given in 3D, where a cell is one object, and as means over slices (2D). Slices
-    without a true cell count in 3D only. NaN where a score is not defined.
+    Scores are given in 3D, where a cell is one object, and as means over slices (2D); numbers of
+    objects and of errors are added over slices. Slices without a true cell count in 3D, and in the
+    numbers in 2D. NaN where a score is not defined.
 
     Args:
         slices: predicted (first) and true labels (second), slice by slice.
         min_voxels: objects with fewer voxels in all slices count as background, in the prediction
-            and in the ground truth.
+            and in the ground truth; without ``in_3d`` with fewer pixels in a slice.
+        in_3d: a number is the same object in all slices.
     """
-    slices = remove_small_objects(slices, min_voxels)
+    slices = remove_small_objects(slices, min_voxels, in_3d)
     stack = add_overlaps(slices)
-    dice = list(dice_of_cells(stack).values())
-    scores = {
+    dice = list(dice_of_cells(stack).values()) if in_3d else []
+    scores: dict[str, float] = {
         "cells": len(dice),
         "dice_cells": float(np.mean(dice)) if dice else np.nan,
     }
-    for name, value in _scores_of(stack).items():
-        scores[f"{name}_3d"] = value
-    slice_scores = [_scores_of(table) for table in slices if (table.second > 0).any()]
+    in_stack = scores_of_objects(stack) if in_3d else {}
+    for name in (*INSTANCE_SCORES, *INSTANCE_COUNTS, "count_error"):
+        scores[f"{name}_3d"] = in_stack.get(name, np.nan)
+    return scores | _mean_over_slices(slices)
+
+
+def _mean_over_slices(slices: Sequence[Overlaps]) -> dict[str, float]:
+    """Return the scores of objects in 2D: means over slices with true cells, and sums of counts."""
+    of_slices = [scores_of_objects(table) for table in slices]
+    with_cells = [of_slice for of_slice in of_slices if of_slice["true"]]
+    scores = {}
     for name in INSTANCE_SCORES:
-        values = [of_slice[name] for of_slice in slice_scores]
+        values = [of_slice[name] for of_slice in with_cells]
         scores[f"{name}_2d"] = float(np.mean(values)) if values else np.nan
+    for name in INSTANCE_COUNTS:
+        scores[f"{name}_2d"] = sum(of_slice[name] for of_slice in of_slices)
+    true = scores["true_2d"]
+    scores["count_error_2d"] = scores["predicted_2d"] / true - 1 if true else np.nan
     return scores
 
 
-def remove_small_objects(slices: Sequence[Overlaps], min_voxels: int) -> list[Overlaps]:
+def remove_small_objects(
+    slices: Sequence[Overlaps], min_voxels: int, in_3d: bool = True
+) -> list[Overlaps]:
     """Return the overlaps of slices with small objects as background.
 
     Args:
         slices: predicted (first) and true labels (second), slice by slice.
-        min_voxels: minimum voxels of an object in all slices together.
+        min_voxels: minimum voxels of an object in all slices together, or in each slice.
+        in_3d: a number is the same object in all slices.
     """
     if min_voxels <= 1:
         return list(slices)
+    if not in_3d:
+        return [remove_small_objects([table], min_voxels)[0] for table in slices]
     stack = add_overlaps(slices)
     small_predicted = _small_labels(stack.first, stack.pixels, min_voxels)
     small_true = _small_labels(stack.second, stack.pixels, min_voxels)
@@ -218,8 +263,8 @@ def _set_to_background(labels: Ids, removed: list[int]) -> Ids:
     return np.where(np.isin(labels, removed), 0, labels).astype(np.uint32)
 
 
-def _scores_of(table: Overlaps) -> dict[str, float]:
-    """Return INSTANCE_SCORES of one table."""
+def scores_of_objects(table: Overlaps) -> dict[str, float]:
+    """Return ``INSTANCE_SCORES``, ``INSTANCE_COUNTS`` and the error of the count of one table."""
     information = variation_of_information(table)
     matches = match_objects(table)
     return {
@@ -229,6 +274,13 @@ def _scores_of(table: Overlaps) -> dict[str, float]:
         "pq": matches.panoptic.quality,
         "ap50": matches.average_precision(0.5),
         "map": matches.mean_average_precision,
+        "f1_50": matches.f1(0.5),
+        "f1_75": matches.f1(0.75),
+        "true": matches.true,
+        "predicted": matches.predicted,
+        "splits": matches.splits,
+        "merges": matches.merges,
+        "count_error": matches.count_error,
     }
 
 

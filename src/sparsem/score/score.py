@@ -6,27 +6,40 @@ a result is.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from sparsem.annotation.ground_truth import GroundTruthSettings, read_ground_truth
+from sparsem.annotation.ground_truth import (
+    GroundTruth,
+    GroundTruthSettings,
+    read_ground_truth,
+)
 from sparsem.annotation.label_numbers import UNLABELED
 from sparsem.annotation.labeled_slices import corrected_slices
 from sparsem.annotation.renumbering import write_renumbering_table
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
 from sparsem.io.readers.source import Stack
+from sparsem.labels.objects import current_objects
 from sparsem.labels.overlaps import Overlaps, add_overlaps, overlaps
-from sparsem.labels.results import computed_labels, result_labels
+from sparsem.labels.results import result_labels
 from sparsem.labels.slice_roles import slice_use_of
-from sparsem.score.instances import dice_of_cells, instance_scores, remove_small_objects
+from sparsem.score.instances import (
+    INSTANCE_COUNTS,
+    INSTANCE_SCORES,
+    dice_of_cells,
+    instance_scores,
+    remove_small_objects,
+    scores_of_objects,
+)
 from sparsem.score.islands import IslandCount, count_islands
+from sparsem.score.matching import ObjectMatching, choose_matching
 from sparsem.score.overlap import (
     NO_OUTLINE,
     MaskOverlap,
@@ -37,6 +50,7 @@ from sparsem.score.overlap import (
     pool_slices,
 )
 from sparsem.settings import SliceChoice, parsed_slices, resolve_settings
+from sparsem.store.names import is_step
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import ROLES, Role, SliceUse
 from sparsem.store.volume import Volume
@@ -51,6 +65,10 @@ COPIED_OUTLINE = 0.8
 
 class ScoreSettings(GroundTruthSettings):
     """Labels and ground truth that are compared."""
+
+    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Objects": ("instances", "matching", "min_voxels"),
+    }
 
     labels: str | None = Field(
         None,
@@ -69,13 +87,20 @@ class ScoreSettings(GroundTruthSettings):
     )
     instances: bool = Field(
         False,
-        description="compare cell by cell too: Dice per cell, adapted Rand error, VOI, PQ, AP",
+        description="compare object by object too: Dice per cell, adapted Rand error, VOI, PQ, AP, "
+        "F1, splits, mergers, counts; of a mask its numbered objects, see 'sparsem objects'",
+    )
+    matching: Literal["2d", "3d"] | None = Field(
+        None,
+        description="with --instances: match objects in 3d, or in 2d slice by slice, where the "
+        "numbers of the ground truth do not agree between slices (default: what the ground truth "
+        "shows)",
     )
     min_voxels: int = Field(
         0,
         ge=0,
         description="with --instances: smaller objects count as background, in labels and ground "
-        "truth",
+        "truth; pixels of a slice with --matching 2d",
     )
 
     @field_validator("trained_slices")
@@ -96,6 +121,7 @@ class Scores(StageResult):
         cells: overlaps of every predicted with every true object, slice by slice; empty unless
             objects were compared.
         min_voxels: smaller objects count as background.
+        in_3d: objects were matched in 3D, else slice by slice.
         outline: the outline of the ground truth, and how much of it is that of the labels.
         islands: islands of cells, slice by slice; empty unless objects were compared.
         corrected: compared slices whose annotation began as a prediction.
@@ -105,6 +131,7 @@ class Scores(StageResult):
     use: SliceUse | None
     cells: tuple[Overlaps, ...] = ()
     min_voxels: int = 0
+    in_3d: bool = True
     outline: OutlineCount = NO_OUTLINE
     islands: tuple[IslandCount, ...] = ()
     corrected: tuple[int, ...] = ()
@@ -144,7 +171,7 @@ class Scores(StageResult):
         if not self.cells:
             return {}
         slices = self.group(role)
-        numbers = instance_scores([self.cells[z] for z in slices], self.min_voxels)
+        numbers = instance_scores([self.cells[z] for z in slices], self.min_voxels, self.in_3d)
         pixels = sum(self.islands[z].pixels for z in slices)
         right = sum(self.islands[z].right for z in slices)
         numbers["islands_right"] = right / pixels if pixels else math.nan
@@ -203,6 +230,7 @@ def score(
     settings = resolve_settings(ScoreSettings, settings, changes)
     predicted = _labels_to_compare(sample, name, settings)
     true = read_ground_truth(sample, name, predicted, truth, settings, objects=settings.instances)
+    kind = _matching(predicted, true, settings) if settings.instances else ObjectMatching()
     inputs = {"labels": predicted.fingerprint, "truth": true.identity}
     depth = predicted.block_depth
     _, y, x = predicted.shape
@@ -212,11 +240,11 @@ def score(
     )
     on = replace(on, overwrite=True)
     with Stage(sample, f"score-{name}", settings, inputs, [], on, needs) as stage:
-        blocks = stage.map(_score_block, predicted.blocks(), predicted, true.stack, settings)
+        blocks = stage.map(_score_block, predicted.blocks(), predicted, true.stack, settings, kind)
     write_renumbering_table(sample, f"truth_ids_{name}", true.renumbering)
-    scores = _scores_of_blocks(sample, name, settings, blocks)
+    scores = _scores_of_blocks(sample, name, settings, blocks, kind.in_3d)
     sample.write_table(f"scores_{name}", score_table(scores))
-    if scores.cells:
+    if scores.cells and scores.in_3d:
         sample.write_table(f"dice_{name}", dice_table(scores))
     return scores
 
@@ -224,16 +252,29 @@ def score(
 def _labels_to_compare(sample: Sample, name: str, settings: ScoreSettings) -> Volume:
     """Return labels without what a person drew in them, or with it if settings say so."""
     if settings.labels is None:
-        if settings.with_drawn:
-            return result_labels(sample, name)
-        return computed_labels(sample, name)
-    if settings.with_drawn:
-        return sample.volume("labels", settings.labels)
-    return sample.computed(settings.labels)
+        labels = result_labels(sample, name)
+        if settings.instances and labels.dtype == np.uint8:
+            labels = current_objects(sample, name, labels)
+    else:
+        labels = sample.volume("labels", settings.labels)
+    return labels if settings.with_drawn else sample.computed(labels.directory.name)
+
+
+def _matching(predicted: Volume, true: GroundTruth, settings: ScoreSettings) -> ObjectMatching:
+    """Return how objects are matched: as settings say, else as the ground truth shows."""
+    is_organelle = is_step(predicted.directory.name)
+    shown = choose_matching(true.stack, true.z, default_in_3d=not is_organelle)
+    if settings.matching is None:
+        return shown
+    return shown._replace(in_3d=settings.matching == "3d")
 
 
 def _scores_of_blocks(
-    sample: Sample, name: str, settings: ScoreSettings, blocks: Sequence[dict[str, Any]]
+    sample: Sample,
+    name: str,
+    settings: ScoreSettings,
+    blocks: Sequence[dict[str, Any]],
+    in_3d: bool,
 ) -> Scores:
     """Return scores from the summaries of all blocks.
 
@@ -248,7 +289,8 @@ def _scores_of_blocks(
         )
     outlines = [OutlineCount(*block["outline"]) for block in blocks]
     has_cells = any(block["cells"] for block in blocks)
-    tables = [f"scores_{name}", f"dice_{name}"] if has_cells else [f"scores_{name}"]
+    has_identities = has_cells and in_3d
+    tables = [f"scores_{name}", f"dice_{name}"] if has_identities else [f"scores_{name}"]
     return Scores(
         sample=sample,
         written=tuple(f"tables/{table}" for table in tables),
@@ -256,6 +298,7 @@ def _scores_of_blocks(
         use=_stated_use(settings) or slice_use_of(sample, settings.labels or name),
         cells=tuple(_overlaps_of(columns) for block in blocks for columns in block["cells"]),
         min_voxels=settings.min_voxels,
+        in_3d=in_3d,
         outline=_sum_outlines(outlines),
         islands=tuple(IslandCount(*counts) for block in blocks for counts in block["islands"]),
         corrected=tuple(z for z in corrected_slices(sample, name) if slices[z].known),
@@ -313,15 +356,36 @@ def score_table(scores: Scores) -> pa.Table:
         "precision": [counts.precision for counts in slices],
         "recall": [counts.recall for counts in slices],
     }
-    if scores.islands:
+    if scores.cells:
+        columns |= _object_columns(scores)
+    if scores.islands and scores.in_3d:
         islands = [scores.islands[z] for z in scores.compared]
         columns["island_px"] = [counts.pixels for counts in islands]
         columns["island_right_px"] = [counts.right for counts in islands]
     return pa.table(columns)
 
 
+def _object_columns(scores: Scores) -> dict[str, list[Any]]:
+    """Return numbers and scores of objects in every slice that can be compared."""
+    tables = [scores.cells[z] for z in scores.compared]
+    without_small = remove_small_objects(tables, scores.min_voxels, scores.in_3d)
+    of_slices = [scores_of_objects(table) for table in without_small]
+    columns: dict[str, list[Any]] = {}
+    for name in INSTANCE_COUNTS:
+        columns[f"{name}_objects" if name in ("true", "predicted") else name] = [
+            int(of_slice[name]) for of_slice in of_slices
+        ]
+    for name in INSTANCE_SCORES:
+        columns[name] = [of_slice[name] for of_slice in of_slices]
+    return columns
+
+
 def _score_block(
-    block: ZBlock, predicted: Volume, truth: Stack, settings: ScoreSettings
+    block: ZBlock,
+    predicted: Volume,
+    truth: Stack,
+    settings: ScoreSettings,
+    kind: ObjectMatching,
 ) -> BlockResult:
     true_labels = np.asarray(truth[block.own])
     known = true_labels != UNLABELED
@@ -339,7 +403,7 @@ def _score_block(
         )
         outlines.append(outline_count(mask, true[z], known[z]))
         if settings.instances:
-            table = overlaps(labels[z], true_objects[z], known[z])
+            table = overlaps(*kind.objects(labels[z], true_objects[z]), known[z])
             cells.append([column.tolist() for column in table])
             islands.append(count_islands(labels[z], true_objects[z]))
     return {}, {

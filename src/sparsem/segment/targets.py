@@ -1,7 +1,8 @@
-"""Training targets of touching cells: their interior, and the boundary between them (paper 3.3).
+"""Training targets of objects that touch.
 
-Labels are (y, x) unsigned integers, 0 outside of all cells. Targets are (2, y, x) uint8: 0, 1, or
-UNKNOWN.
+Cells have an interior and a boundary (paper 3.3); organelles have, in addition to their mask, a
+boundary where two of them touch. Labels are (y, x) unsigned integers, 0 outside of all objects.
+Targets are uint8: 0, 1, or UNKNOWN.
 """
 
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from sparsem.annotation.labeled_slices import UNKNOWN
 from sparsem.labels.overlaps import resample_labels
@@ -57,6 +59,56 @@ def interior_and_boundary(
     target[0][~known] = UNKNOWN
     target[1][is_unknown & ~boundary] = UNKNOWN
     return target
+
+
+def boundary_between_objects(
+    labels: NDArray[Any], known: NDArray[np.bool_], width_px: float, outlined: bool
+) -> NDArray[np.uint8]:
+    """Return the target (y, x) of the boundary between the objects of one slice.
+
+    It consists of the pixels from which the second nearest object is no farther than half a width:
+    a band along the line where two objects touch, and narrow gaps between them. The outline of an
+    object without a neighbor is not part of it.
+
+    Args:
+        labels: one number an object.
+        known: False where the annotation is undecided; the target is UNKNOWN there.
+        width_px: width of the boundary.
+        outlined: see ``interior_and_boundary``.
+    """
+    _, open_ended = _differing_and_open_pairs(labels, known)
+    boundary = _distance_to_second(labels, width_px / 2 + 1) <= width_px / 2
+    target = boundary.astype(np.uint8)
+    is_unknown = ~known
+    if not outlined:
+        is_unknown = is_unknown | _within_half_width(_mark_pixels(open_ended), width_px)
+    target[is_unknown & ~boundary] = UNKNOWN
+    return target
+
+
+def _distance_to_second(labels: NDArray[Any], reach_px: float) -> NDArray[np.float32]:
+    """Return the distance of every pixel to the second nearest object, px; at most ``reach_px``.
+
+    Distances are those to the outline of objects; they are 0 within them.
+    """
+    margin = int(np.ceil(reach_px)) + 1
+    nearest = np.full(labels.shape, reach_px, np.float32)
+    second = nearest.copy()
+    numbers, compact = np.unique(labels, return_inverse=True)
+    boxes = find_objects(compact.reshape(labels.shape))
+    for number, box in zip(numbers[numbers > 0], boxes[-int((numbers > 0).sum()) :], strict=True):
+        area = _widen(box, margin)
+        outside = (labels[area] != number).astype(np.uint8)
+        distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        distance = np.maximum(distance - 0.5, 0)  # from the center of a pixel to the outline
+        second[area] = np.minimum(second[area], np.maximum(nearest[area], distance))
+        nearest[area] = np.minimum(nearest[area], distance)
+    return second
+
+
+def _widen(box: tuple[slice, ...], margin: int) -> tuple[slice, ...]:
+    """Return a box with a margin on all sides."""
+    return tuple(slice(max(0, side.start - margin), side.stop + margin) for side in box)
 
 
 def _differing_and_open_pairs(

@@ -9,7 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparsem.annotation.labeled_slices import annotated_structures, outputs_of_cells
+from sparsem.annotation.labeled_slices import (
+    annotated_structures,
+    boundary_of_objects,
+    outputs_of_cells,
+)
 from sparsem.errors import InputError
 from sparsem.models.checkpoint import Recipe, file_digest
 from sparsem.models.device import choose_device, resolve_precision
@@ -90,19 +94,21 @@ def _with_precision(
 
 
 def _structures_to_train(samples: Sequence[Sample], settings: TrainSettings) -> tuple[str, ...]:
-    """Return the structures: those of the settings, else all annotated; outputs of cells last.
+    """Return the outputs: structures of the settings, else all annotated; boundaries; cells last.
 
     Raises:
         InputError: there are none, or a sample or a structure was named twice.
     """
     structures = settings.structures
-    if not structures and not settings.cells:
+    if not structures and not settings.objects and not settings.cells:
         structures = tuple(annotated_structures(samples[0]))
-    if settings.cells in structures:
+    if settings.cells in (*structures, *settings.objects):
         raise InputError(
-            f"'{settings.cells}' is named by --structure and by --cells. Name annotated cells with "
-            "--cells only."
+            f"'{settings.cells}' is named by --cells and by --structure or --objects. Name "
+            "annotated cells with --cells only."
         )
+    structures += tuple(name for name in settings.objects if name not in structures)
+    structures += tuple(boundary_of_objects(name) for name in settings.objects)
     if settings.cells:
         structures = (*structures, *outputs_of_cells(settings.cells))
     if not structures:

@@ -8,13 +8,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotation.labeled_slices import UNKNOWN, LabeledSlices, annotations_on
+from sparsem.annotation.labeled_slices import (
+    UNKNOWN,
+    LabeledSlices,
+    annotation_of_output,
+    annotations_on,
+    boundary_of_objects,
+    outputs_of_cells,
+)
 from sparsem.errors import InputError
 from sparsem.geometry import evenly_spaced
 from sparsem.models.architectures import default_width
 from sparsem.models.checkpoint import Recipe
 from sparsem.segment.earlier_model import earlier_recipe
-from sparsem.segment.targets import interior_and_boundary, shrink_labels
+from sparsem.segment.targets import (
+    boundary_between_objects,
+    interior_and_boundary,
+    shrink_labels,
+)
 from sparsem.segment.tiles import scaled_shape, shrink, shrink_mask
 from sparsem.settings import SLICES
 from sparsem.store.sample import Sample, sample_names_of
@@ -61,8 +72,8 @@ def read_training_slices(
 
     Args:
         samples: samples with annotations of every structure.
-        structures: the structures, in the order of the targets' channels; interior and boundary
-            of ``settings.cells`` last.
+        structures: the outputs of the network, in the order of the targets' channels: structures,
+            boundaries of ``settings.objects``, interior and boundary of ``settings.cells``.
         settings: settings of the training.
 
     Returns:
@@ -76,13 +87,13 @@ def read_training_slices(
     recipe = _initial_recipe(samples[0], structures, settings)
     slices: list[TrainingSlice] = []
     inputs: dict[str, Any] = {}
-    annotation_names = _annotation_names(structures, settings)
+    annotation_names = _annotation_names(structures)
     names = sample_names_of(samples)
     for number, (sample, sample_name) in enumerate(zip(samples, names, strict=True), 1):
         image, annotations = annotations_on(sample, annotation_names, settings.image)
         inputs |= _fingerprints(image, annotations, number)
         slices += _read_labeled_slices(sample, sample_name, image, annotations, settings, recipe)
-    _require_every_structure(slices, structures)
+    _require_every_structure(slices, structures, settings)
     standardized, mean, std = _standardize(slices)
     return standardized, replace(recipe, mean=mean, std=std), inputs
 
@@ -145,9 +156,9 @@ def _initial_recipe(sample: Sample, structures: tuple[str, ...], settings: Train
     )
 
 
-def _annotation_names(structures: tuple[str, ...], settings: TrainSettings) -> tuple[str, ...]:
-    """Return the annotations of the structures; that of the cells gives the last two of them."""
-    return (*structures[:-2], settings.cells) if settings.cells else structures
+def _annotation_names(structures: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the annotations of the outputs, each once; those of objects and cells give two."""
+    return tuple(dict.fromkeys(annotation_of_output(name) for name in structures))
 
 
 def _fingerprints(
@@ -185,14 +196,18 @@ def _slice_numbers(
     return [z for z in labeled if not settings.slices or z in settings.slices]
 
 
-def _require_every_structure(slices: Sequence[TrainingSlice], structures: Sequence[str]) -> None:
-    """Refuse structures without a pixel.
+def _require_every_structure(
+    slices: Sequence[TrainingSlice], structures: Sequence[str], settings: TrainSettings
+) -> None:
+    """Refuse structures without a pixel. Objects need not touch.
 
     Raises:
         InputError: the first such structure is named.
     """
+    boundaries = [boundary_of_objects(name) for name in settings.objects]
     for channel, structure in enumerate(structures):
-        if not any((labeled.target[channel] == 1).any() for labeled in slices):
+        is_drawn = any((labeled.target[channel] == 1).any() for labeled in slices)
+        if not is_drawn and structure not in boundaries:
             raise InputError(
                 f"No labeled slice contains a pixel of '{structure}': "
                 "check its masks, --classes and --ignore."
@@ -214,45 +229,62 @@ def _target(
     settings: TrainSettings,
     recipe: Recipe,
 ) -> NDArray[np.uint8]:
-    """Return the targets (C, y, x) of all structures on slice ``z``, at the network's scale."""
-    targets = []
+    """Return the targets (C, y, x) of all outputs on slice ``z``, at the network's scale."""
+    targets: dict[str, NDArray[np.uint8]] = {}
     for name, annotation in annotations.items():
-        if name == settings.cells:
-            targets.append(_target_of_cells(annotation, z, factors, settings, recipe))
-        elif z in annotation.z:
-            mask = annotation.mask(annotation.z.index(z))
-            targets.append(shrink_mask(mask, factors, UNKNOWN)[None])
+        names = _outputs_of(name, settings)
+        if z not in annotation.z:
+            unknown = _unknown_target(annotation, factors)
+            targets |= dict.fromkeys(names, unknown)
         else:
-            targets.append(_unknown_target(annotation, 1, factors))
-    return np.concatenate(targets)
+            planes = _planes_of_annotation(name, annotation, z, factors, settings, recipe)
+            targets |= dict(zip(names, planes, strict=True))
+    return np.stack([targets[output] for output in recipe.structures])
 
 
-def _target_of_cells(
+def _outputs_of(name: str, settings: TrainSettings) -> tuple[str, ...]:
+    """Return the outputs of a network that are trained on an annotation."""
+    if name == settings.cells:
+        return outputs_of_cells(name)
+    if name in settings.objects:
+        return name, boundary_of_objects(name)
+    return (name,)
+
+
+def _planes_of_annotation(
+    name: str,
     annotation: LabeledSlices,
     z: int,
     factors: tuple[float, float],
     settings: TrainSettings,
     recipe: Recipe,
-) -> NDArray[np.uint8]:
-    """Return the targets (2, y, x) of cells: interior and boundary."""
-    if z not in annotation.z:
-        return _unknown_target(annotation, 2, factors)
-    ids, is_known = annotation.objects(annotation.z.index(z))
+) -> Sequence[NDArray[np.uint8]]:
+    """Return the targets (y, x) of the outputs of an annotation on a labeled slice."""
+    index = annotation.z.index(z)
     width_px = settings.boundary_nm / min(recipe.pixel_nm) if settings.boundary_nm else BOUNDARY_PX
-    return interior_and_boundary(
-        shrink_labels(ids, factors),
-        shrink_labels(is_known, factors),
-        width_px,
-        outlined=annotation.ignore == 0,
-    )
+    is_outlined = annotation.ignore == 0
+    if name == settings.cells:
+        ids, is_known = _shrink_objects(annotation.objects(index), factors)
+        return list(interior_and_boundary(ids, is_known, width_px, is_outlined))
+    mask = shrink_mask(annotation.mask(index), factors, UNKNOWN)
+    if name not in settings.objects:
+        return [mask]
+    ids, is_known = _shrink_objects(annotation.separate_objects(index), factors)
+    return [mask, boundary_between_objects(ids, is_known, width_px, is_outlined)]
 
 
-def _unknown_target(
-    annotation: LabeledSlices, channels: int, factors: tuple[float, float]
-) -> NDArray[np.uint8]:
-    """Return the target (channels, y, x) of a slice without annotation: UNKNOWN everywhere."""
+def _shrink_objects(
+    objects: tuple[NDArray[Any], NDArray[np.bool_]], factors: tuple[float, float]
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return numbered objects, and where they are known, at the network's scale."""
+    ids, is_known = objects
+    return shrink_labels(ids, factors), shrink_labels(is_known, factors)
+
+
+def _unknown_target(annotation: LabeledSlices, factors: tuple[float, float]) -> NDArray[np.uint8]:
+    """Return the target (y, x) of a slice without annotation: UNKNOWN everywhere."""
     _, height, width = annotation.labels.shape
-    return np.full((channels, *scaled_shape((height, width), factors)), UNKNOWN, np.uint8)
+    return np.full(scaled_shape((height, width), factors), UNKNOWN, np.uint8)
 
 
 def read_unlabeled_slices(

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from sparsem.annotation.labeled_slices import UNKNOWN
 from sparsem.errors import InputError, SettingsError
 from sparsem.segment.training_slices import TrainingSlice
@@ -91,6 +89,8 @@ def require_training_slices(
 ) -> None:
     """Refuse to hold out every slice that contains a structure.
 
+    A structure that is on no slice at all is not refused: objects need not touch.
+
     Args:
         slices: all labeled slices.
         structures: the structures to train, in the order of the targets' channels.
@@ -100,9 +100,10 @@ def require_training_slices(
     Raises:
         InputError: a structure is left on no slice; the message names it and the held-out slices.
     """
-    training = [labeled for index, labeled in enumerate(slices) if index not in held_out]
+    training = [index for index in range(len(slices)) if index not in held_out]
     for channel, structure in enumerate(structures):
-        if not any(np.any(labeled.target[channel] == 1) for labeled in training):
+        has_structure = [bool((labeled.target[channel] == 1).any()) for labeled in slices]
+        if any(has_structure) and not any(has_structure[index] for index in training):
             names = ", ".join(slices[index].name for index in held_out)
             raise InputError(
                 f"Without the held-out {names} no labeled slice contains '{structure}'; {advice}."

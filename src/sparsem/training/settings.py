@@ -7,7 +7,15 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from sparsem.errors import SettingsError
-from sparsem.settings import Metavar, OptionName, Precision, Settings, SliceNumbers, StructureNames
+from sparsem.settings import (
+    Metavar,
+    ObjectNames,
+    OptionName,
+    Precision,
+    Settings,
+    SliceNumbers,
+    StructureNames,
+)
 
 
 class LoopSettings(Settings):
@@ -195,17 +203,26 @@ class TrainSettings(NetworkTrainingSettings):
             "structure to train; repeat it for several in one model (default: all annotated)"
         ),
     )
+    objects: ObjectNames = Field(
+        (),
+        description=(
+            "structure whose objects touch, as mitochondria: in addition to its mask the boundary "
+            "between its objects, NAME-boundary, is trained; repeat it for several"
+        ),
+    )
     cells: str | None = Field(
         None,
         description=(
-            "annotation of touching objects; its outputs NAME-interior and NAME-boundary are "
+            "annotation of cells; its outputs NAME-interior and NAME-boundary are "
             "trained in addition to any --structure"
         ),
     )
     boundary_nm: float | None = Field(
         None,
         gt=0,
-        description="width of the boundary of --cells (default: three pixels of the network)",
+        description=(
+            "width of the boundary of --objects and --cells (default: three pixels of the network)"
+        ),
     )
     slices: SliceNumbers = Field(
         (), description="labeled slices to train on (default: all of them)"

@@ -1,0 +1,179 @@
+"""Connected components of a volume of any size, from the parts that lie in its blocks.
+
+The components of every block, called parts, are labeled independently. Parts that touch across
+blocks are joined in one small graph, and the objects are numbered by their first voxel. So the
+numbers do not depend on the blocks. Masks are (z, y, x); any number except 0 is the structure.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from sparsem.labels.overlaps import overlaps
+
+Parts = NDArray[np.uint32]
+Ints = NDArray[np.int64]
+
+
+class ObjectNumbering(NamedTuple):
+    """The objects that the parts of blocks form.
+
+    Attributes:
+        numbers: for every block, the object of each of its parts, 0 for one that is too small:
+            (parts + 1,) uint32.
+        objects: number of objects.
+        small_components: number of components that are too small.
+        small_voxels: voxels of these.
+    """
+
+    numbers: list[Parts]
+    objects: int
+    small_components: int
+    small_voxels: int
+
+
+def connected_parts(mask: NDArray[Any]) -> Parts:
+    """Return the 26-connected components of a block, numbered from 1."""
+    # cc3d 4.1 counts too few labels for a single line of boolean voxels, and raises: hence bytes.
+    inside = (mask > 0).view(np.uint8)
+    return np.asarray(cc3d.connected_components(inside, connectivity=26), np.uint32)
+
+
+def first_voxels(parts: Parts) -> Ints:
+    """Return the flat index in a block of the first voxel of every part 1 to n, (n,)."""
+    flat = parts.reshape(-1)
+    starts = np.flatnonzero(np.diff(flat, prepend=np.uint32(0)))
+    firsts = np.zeros(int(flat.max(initial=0)) + 1, np.int64)
+    firsts[flat[starts[::-1]]] = starts[::-1]  # of several runs of a part the first is written last
+    return firsts[1:]
+
+
+def touching_pairs(upper: Parts, lower: Parts) -> Ints:
+    """Return the pairs of parts of two neighboring slices (y, x) that touch, (n, 2).
+
+    Parts also touch across edges and corners.
+    """
+    padded = np.pad(lower, 1)
+    rows, columns = upper.shape
+    pairs_of_shifts = []
+    for y in range(3):
+        for x in range(3):
+            shifted = padded[y : y + rows, x : x + columns]
+            table = overlaps(upper, shifted)
+            pairs_of_shifts.append(np.column_stack([table.first, table.second]))
+    pairs = np.concatenate(pairs_of_shifts).astype(np.int64)
+    return np.unique(pairs[(pairs > 0).all(axis=1)], axis=0)
+
+
+def join_parts(
+    voxels: Sequence[Ints], firsts: Sequence[Ints], pairs: Sequence[Ints], min_voxels: int
+) -> ObjectNumbering:
+    """Return the objects that parts of blocks form, numbered in the order of their first voxels.
+
+    Args:
+        voxels: for every block, the voxels of its parts, (parts,).
+        firsts: for every block, the flat index in the volume of the first voxel of its parts,
+            (parts,).
+        pairs: for every block but the last, parts that touch parts of the next one, (n, 2), both
+            numbered from 1.
+        min_voxels: smaller components are left out.
+    """
+    starts = part_starts(voxels)
+    n_components, component = join_touching(starts, pairs)
+    return number_components(component, n_components, voxels, firsts, min_voxels)
+
+
+def part_starts(voxels: Sequence[Ints]) -> Ints:
+    """Return the position of the first part of each block among all parts, (blocks + 1,)."""
+    parts_of_blocks = [len(block_voxels) for block_voxels in voxels]
+    return np.concatenate([[0], np.cumsum(parts_of_blocks)]).astype(np.int64)
+
+
+def number_components(
+    component: Ints,
+    n_components: int,
+    voxels: Sequence[Ints],
+    firsts: Sequence[Ints],
+    min_voxels: int,
+) -> ObjectNumbering:
+    """Return the objects that components of parts form, numbered in the order of first voxels.
+
+    Args:
+        component: component of every part of all blocks, (parts,).
+        n_components: number of components.
+        voxels: see ``join_parts``.
+        firsts: see ``join_parts``.
+        min_voxels: see ``join_parts``.
+    """
+    sizes = np.zeros(n_components, np.int64)
+    np.add.at(sizes, component, values_of_blocks(voxels))
+    first_voxel = first_of_components(component, n_components, firsts)
+    is_large = sizes >= min_voxels
+    object_of = _number_in_order(np.flatnonzero(is_large), first_voxel)
+    n_objects = int(is_large.sum())
+    return ObjectNumbering(
+        numbers=_numbers_of_blocks(object_of[component], part_starts(voxels)),
+        objects=n_objects,
+        small_components=n_components - n_objects,
+        small_voxels=int(sizes[~is_large].sum()),
+    )
+
+
+def first_of_components(component: Ints, n_components: int, firsts: Sequence[Ints]) -> Ints:
+    """Return the flat index in the volume of the first voxel of every component, (n,)."""
+    first_voxel = np.full(n_components, 2**62)
+    np.minimum.at(first_voxel, component, values_of_blocks(firsts))
+    return first_voxel
+
+
+def _number_in_order(large: NDArray[np.int64], first_voxel: Ints) -> Parts:
+    """Return the object of every component, numbered by first voxel; 0 if it is not large."""
+    in_order = large[np.argsort(first_voxel[large])]
+    object_of = np.zeros(len(first_voxel), np.uint32)
+    object_of[in_order] = np.arange(1, len(large) + 1)
+    return object_of
+
+
+def _numbers_of_blocks(object_of_part: Parts, starts: Ints) -> list[Parts]:
+    """Return for every block the objects of its parts, (parts + 1,), 0 for the background."""
+    numbers = []
+    for start, stop in pairwise(starts):
+        objects = object_of_part[start:stop]
+        numbers.append(np.concatenate([[0], objects]).astype(np.uint32))
+    return numbers
+
+
+def join_touching(starts: Ints, pairs: Sequence[Ints]) -> tuple[int, Ints]:
+    """Return the number of components of all parts, and the component of each part.
+
+    Args:
+        starts: (blocks + 1,) position of the first part of each block among all parts.
+        pairs: see ``join_parts``.
+    """
+    n_parts = int(starts[-1])
+    if not n_parts:
+        return 0, np.empty(0, np.int64)
+    rows, columns = shifted_pairs(starts, pairs).T
+    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(n_parts, n_parts))
+    n_components, component = connected_components(graph, directed=False)
+    return n_components, component.astype(np.int64)
+
+
+def shifted_pairs(starts: Ints, pairs: Sequence[Ints]) -> Ints:
+    """Return the positions of touching parts among all parts, (n, 2)."""
+    edges = [np.empty((0, 2), np.int64)]
+    for block, block_pairs in enumerate(pairs):
+        shift = np.array([starts[block] - 1, starts[block + 1] - 1])
+        edges.append(block_pairs + shift)
+    return np.concatenate(edges)
+
+
+def values_of_blocks(arrays: Sequence[Ints]) -> Ints:
+    """Return arrays of numbers as one; empty if there is none."""
+    return np.concatenate([np.empty(0, np.int64), *arrays])
