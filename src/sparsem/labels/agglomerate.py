@@ -206,15 +206,15 @@ def _list_faces(
     evidence = np.empty(n_faces, np.uint8)
     index = 0
     for z, y, x in np.ndindex(first.shape):
-        own, near = first[z, y, x], second[z, y, x]
-        if _is_face(own, near, same_numbers):
-            pairs[index] = np.uint64(own) << np.uint64(32) | np.uint64(near)
+        number, near = first[z, y, x], second[z, y, x]
+        if _is_face(number, near, same_numbers):
+            pairs[index] = np.uint64(number) << np.uint64(32) | np.uint64(near)
             evidence[index] = max(first_boundary[z, y, x], second_boundary[z, y, x])
             index += 1
     return pairs, evidence
 
 
 @compiled()
-def _is_face(own: Any, near: Any, same_numbers: Any) -> Any:
+def _is_face(number: Any, near: Any, same_numbers: Any) -> Any:
     """Return whether two adjacent voxels lie in different fragments."""
-    return own != 0 and near != 0 and not (same_numbers and own == near)
+    return number != 0 and near != 0 and not (same_numbers and number == near)

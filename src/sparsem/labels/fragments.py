@@ -41,22 +41,22 @@ class BlockFragments(NamedTuple):
 
 
 def find_fragments(
-    probability: Bytes, boundary: Bytes, mask: Bytes, own: slice, in_depth: bool
+    probability: Bytes, boundary: Bytes, mask: Bytes, own_slices: slice, in_depth: bool
 ) -> BlockFragments:
-    """Return the fragments of the slices ``own`` of a block.
+    """Return the fragments of the slices ``own_slices`` of a block.
 
     The height is the minimum of the probability of the structure and that of no boundary, smoothed
     by a binomial filter (1 4 6 4 1) along each axis. Integers keep it the same on every machine.
 
     Args:
-        probability: (z, y, x) of the structure, with ``HALO`` slices before and after ``own``
+        probability: (z, y, x) of the structure; around ``own_slices`` it has ``HALO`` slices more
             unless the stack ends there.
         boundary: (z, y, x) of the boundary between objects.
         mask: (z, y, x) voxels of the structure; fragments lie inside of it.
-        own: slices of the block.
+        own_slices: slices of the block.
         in_depth: voxels have neighbors in adjacent slices; else fragments are those of slices.
     """
-    pointers = _pointers(probability, boundary, mask, own.start, own.stop, in_depth)
+    pointers = _pointers(probability, boundary, mask, own_slices.start, own_slices.stop, in_depth)
     fragments, exits = _follow(pointers)
     return BlockFragments(fragments, exits)
 
