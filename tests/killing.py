@@ -35,6 +35,7 @@ WORK = {
     "measure": ("sparsem.measure.measure", "measure", "MeasureSettings"),
     "cells": ("sparsem.cells.cells", "cells", "CellsSettings"),
     "track": ("sparsem.cells.track", "track", "TrackSettings"),
+    "contacts": ("sparsem.measure.contacts", "contacts", "ContactSettings"),
     "objects": ("sparsem.labels.objects", "objects", "ObjectSettings"),
     "phantom": ("sparsem.phantom.phantom", "phantom", "PhantomSettings"),
 }
@@ -56,6 +57,8 @@ def work(what: str, given: dict[str, Any]) -> None:
         stage(Sample.open(given["sample"]), given["model"], settings, on=on)
     elif what == "import":
         stage(given["source"], given["sample"], settings, on=on)
+    elif what == "contacts":
+        stage(Sample.open(given["sample"]), given["first"], given["second"], settings, on=on)
     elif what == "objects":
         stage(Sample.open(given["sample"]), given["name"], settings, on=on)
     elif what == "phantom":

@@ -29,6 +29,7 @@ def test_the_public_names_are_pinned() -> None:
         "box_masks",
         "cells",
         "constrain",
+        "contacts",
         "correct",
         "count_boxes",
         "demo",

@@ -22,7 +22,7 @@ from sparsem.measure.features.moments import combine_moments, object_moments, re
 from sparsem.measure.features.neighbors import neighbor_slices
 from sparsem.measure.features.shape import shapes
 from sparsem.measure.features.surface import (
-    _windows,
+    gaussian_windows,
     slice_surface_sums,
     surface_reach,
     surface_sums,
@@ -144,7 +144,7 @@ def plain_surface(mask: NDArray[np.bool_], voxel: tuple[float, float, float]) ->
 
     Every face has the weight |n|_2 / |n|_1 of the slope of the mask around it.
     """
-    smooth, slope, smooth_face, slope_face = _windows(voxel)
+    smooth, slope, smooth_face, slope_face = gaussian_windows(voxel)
     around = max(len(weights) for weights in smooth)
     padded = np.pad(mask, around).astype(float)
     total = 0.0

@@ -312,7 +312,7 @@ def test_one_model_is_trained_on_two_samples(
         (
             {"structures": ("cells",), "cells": "cells"},
             InputError,
-            "'cells' is named by --structure and by --cells",
+            "'cells' is named by --cells and by --structure or --objects",
         ),
         ({"device": "cuda:77"}, SettingsError, "--device cuda:77 cannot be used"),
     ],

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sparsem.labels.correct import correct as correct
     from sparsem.labels.inventory import remove_pieces as remove
     from sparsem.labels.objects import objects as objects
+    from sparsem.measure.contacts import contacts as contacts
     from sparsem.measure.measure import measure as measure
     from sparsem.phantom.phantom import phantom as phantom
     from sparsem.preprocess.align import align as align
@@ -70,6 +71,7 @@ _DEFINED_IN = {
     "box_masks": "detect.masks.masks",
     "cells": "cells.cells",
     "constrain": "labels.constrain",
+    "contacts": "measure.contacts",
     "correct": "labels.correct",
     "count_boxes": "boxes.counts",
     "demo": "study.demo",

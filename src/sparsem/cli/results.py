@@ -15,6 +15,7 @@ from sparsem.labels.constrain import (
     remove_constrained,
 )
 from sparsem.labels.objects import ObjectSettings, objects
+from sparsem.measure.contacts import ContactSettings, contacts
 from sparsem.measure.measure import measure
 from sparsem.measure.object_checks import object_warnings
 from sparsem.measure.settings import MeasureSettings
@@ -134,6 +135,30 @@ def objects_command(
     }
     lines = [line, f"Wrote {path}/{result.written[0]}"]
     return Outcome(lines, f"sparsem measure {in_shell(path)} --structure {name}", data)
+
+
+@command(ContactSettings, spread=True)
+def contacts_command(
+    path: SamplePath,
+    first: Annotated[str, typer.Argument(metavar="FIRST", help="a structure")],
+    second: Annotated[str, typer.Argument(metavar="SECOND", help="the other one, or the same")],
+    *,
+    settings: ContactSettings,
+    on: Execution,
+) -> Outcome:
+    """Measure the contacts of the objects of two structures: area, sites and distance of every
+    pair, and the fraction of every surface that is in contact.
+
+    sparsem contacts liver.zarr mitochondrion endosome
+    sparsem contacts liver.zarr mitochondrion mitochondrion --distance-nm 20
+    sparsem contacts liver.zarr mitochondrion cells
+    """
+    result = contacts(Sample.open(path), first, second, settings, on=on)
+    data = {"pairs": result.pairs, "sites": result.sites, "area_um2": result.area_um2}
+    numbers = f"{result.pairs} pairs in contact, {result.sites} sites, {result.area_um2:.4g} um2"
+    lines = [f"{first} and {second}: {numbers} within {settings.distance_nm:g} nm"]
+    lines += [f"Wrote {path}/{table}.parquet and .csv" for table in result.written]
+    return Outcome(lines, f"sparsem report {in_shell(path)} -o report.html", data)
 
 
 @command(MeasureSettings, spread=True)

@@ -125,8 +125,9 @@ def _instance_words(scores: dict[str, float | None], dimensions: str) -> str:
     arand, split, merge, panoptic, ap50, mean_ap, f1_50, f1_75 = values
     errors = f"adapted Rand error {arand}, VOI {split} split + {merge} merge"
     matches = f"PQ {panoptic}, AP50 {ap50}, mAP {mean_ap}, F1 {f1_50} at 0.5, {f1_75} at 0.75"
-    true, predicted, splits, merges = (scores[f"{key}_{dimensions}"] for key in INSTANCE_COUNTS)
-    counts = f"{predicted:.0f} objects for {true:.0f}, {splits:.0f} splits, {merges:.0f} mergers"
+    counts = "{1:.0f} objects for {0:.0f}, {2:.0f} splits, {3:.0f} mergers".format(
+        *(scores[f"{key}_{dimensions}"] for key in INSTANCE_COUNTS)
+    )
     return f"{dimensions.upper()}: {errors}, {matches}; {counts}"
 
 

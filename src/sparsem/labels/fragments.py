@@ -145,11 +145,19 @@ def _smooth_depth(in_plane: Any, z: Any, depth: Any, in_depth: Any, height: Any)
     if not in_depth:
         height[:] = in_plane[z % 5]
         return
-    first, second = in_plane[max(z - 2, 0) % 5], in_plane[max(z - 1, 0) % 5]
-    fourth, fifth = in_plane[min(z + 1, depth - 1) % 5], in_plane[min(z + 2, depth - 1) % 5]
-    third = in_plane[z % 5]
+    first = _slice_near(in_plane, z - 2, depth)
+    second = _slice_near(in_plane, z - 1, depth)
+    third = _slice_near(in_plane, z, depth)
+    fourth = _slice_near(in_plane, z + 1, depth)
+    fifth = _slice_near(in_plane, z + 2, depth)
     for y in range(len(height)):
         _binomial(first[y], second[y], third[y], fourth[y], fifth[y], height[y])
+
+
+@compiled()
+def _slice_near(in_plane: Any, z: Any, depth: Any) -> Any:
+    """Return a smoothed slice; beyond the ends of the stack the last one repeats."""
+    return in_plane[min(max(z, 0), depth - 1) % 5]
 
 
 @compiled()

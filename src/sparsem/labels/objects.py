@@ -237,10 +237,14 @@ def _source(sample: Sample, name: str, mask: Volume, settings: ObjectSettings) -
     boundary = sample.volume("probabilities", boundary_name)
     volumes = {name: mask, f"{name} (probability)": probability, boundary_name: boundary}
     require_same_pixels(sample, volumes, "predict again, on the image of the labels")
-    voxel = mask.voxel_size
-    in_depth = voxel.z <= MAX_ELONGATION * max(voxel.y, voxel.x) and not mask.sizes
     drawn = read_drawing(sample, mask.directory.name).annotation
-    return _Source(mask, probability, boundary, in_depth, drawn)
+    return _Source(mask, probability, boundary, _is_compact(mask), drawn)
+
+
+def _is_compact(mask: Volume) -> bool:
+    """Return True if fragments extend across the slices of a mask."""
+    voxel = mask.voxel_size
+    return not mask.sizes and voxel.z <= MAX_ELONGATION * max(voxel.y, voxel.x)
 
 
 def _missing_prediction(sample: Sample, name: str, missing: str) -> str:

@@ -408,11 +408,10 @@ class _SliceCanvas:
         second = np.full(self.shape, FAR)
         for tube in self._tubes(name):
             window = self.window(tube.points, 1.4 * tube.radius + 3 * float(self.membrane))
-            if window is None:
-                continue
-            area = window.area
-            depth = self._depth_in_organelle(tube, window, free)
-            _insert_organelle(tube.number, depth, labels[area], nearest[area], second[area])
+            if window is not None:
+                depth = self._depth_in_organelle(tube, window, free)
+                area = window.area
+                _insert_organelle(tube.number, depth, labels[area], nearest[area], second[area])
         labels[nearest <= 0] = 0
         if name in self.renderer.anatomy.flattened:
             nearest = np.minimum(nearest, (nearest - second) / 2)

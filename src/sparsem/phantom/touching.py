@@ -120,9 +120,8 @@ def map_free_space(renderer: SliceRenderer) -> FreeSpace:
     heights, rows, columns = (
         start + step * np.arange(n) for start, n in zip(origin, counts, strict=True)
     )
-    drawn = [renderer.free_cytoplasm(float(height), rows, columns) for height in heights]
-    cell = np.stack([cell_of_slice for cell_of_slice, _ in drawn])
-    free = np.stack([free_of_slice for _, free_of_slice in drawn])
+    slices = [renderer.free_cytoplasm(float(height), rows, columns) for height in heights]
+    cell, free = (np.stack(maps) for maps in zip(*slices, strict=True))
     return FreeSpace(cell, free, origin, step)
 
 
@@ -185,15 +184,19 @@ class _Planner:
         starts: Points = axes.points[neighbors] + directions * distances[:, None]
         return starts
 
+    def _are_free(self, points: Points, radius: float, number: int) -> NDArray[np.bool_]:
+        """Return at which points (n, 3) a mitochondrion has room."""
+        is_free = self.space.is_free(points, self.cell.number, FREE_RADII * radius)
+        is_free[is_free] = self.axes.are_clear(points[is_free], radius, number)
+        return is_free
+
     def _longest_walk(
         self, starts: Points, steps: tuple[int, int], radius: float, number: int
     ) -> Tube | None:
         """Return the longest of several walks through free cytoplasm; None if all are too short."""
         count = int(self.random.integers(*steps))
         walks = np.stack([_walk(start, count, radius, self.random) for start in starts])
-        points = walks.reshape(-1, 3)
-        is_free = self.space.is_free(points, self.cell.number, FREE_RADII * radius)
-        is_free[is_free] = self.axes.are_clear(points[is_free], radius, number)
+        is_free = self._are_free(walks.reshape(-1, 3), radius, number)
         lengths = np.cumprod(is_free.reshape(len(starts), count), axis=1).sum(axis=1)
         longest = int(lengths.argmax())
         length = int(lengths[longest])

@@ -102,11 +102,7 @@ def _structures_to_train(samples: Sequence[Sample], settings: TrainSettings) -> 
     structures = settings.structures
     if not structures and not settings.objects and not settings.cells:
         structures = tuple(annotated_structures(samples[0]))
-    if settings.cells in (*structures, *settings.objects):
-        raise InputError(
-            f"'{settings.cells}' is named by --cells and by --structure or --objects. Name "
-            "annotated cells with --cells only."
-        )
+    _refuse_cells_named_twice(settings)
     structures += tuple(name for name in settings.objects if name not in structures)
     structures += tuple(boundary_of_objects(name) for name in settings.objects)
     if settings.cells:
@@ -119,6 +115,15 @@ def _structures_to_train(samples: Sequence[Sample], settings: TrainSettings) -> 
         )
     _refuse_repeated(samples, structures)
     return structures
+
+
+def _refuse_cells_named_twice(settings: TrainSettings) -> None:
+    """Raise an InputError if the annotated cells are named as another structure too."""
+    if settings.cells in (*settings.structures, *settings.objects):
+        raise InputError(
+            f"'{settings.cells}' is named by --cells and by --structure or --objects. Name "
+            "annotated cells with --cells only."
+        )
 
 
 def _refuse_repeated(samples: Sequence[Sample], structures: Sequence[str]) -> None:

@@ -261,7 +261,7 @@ def _planes_of_annotation(
 ) -> Sequence[NDArray[np.uint8]]:
     """Return the targets (y, x) of the outputs of an annotation on a labeled slice."""
     index = annotation.z.index(z)
-    width_px = settings.boundary_nm / min(recipe.pixel_nm) if settings.boundary_nm else BOUNDARY_PX
+    width_px = _boundary_px(settings, recipe)
     is_outlined = annotation.ignore == 0
     if name == settings.cells:
         ids, is_known = _shrink_objects(annotation.objects(index), factors)
@@ -271,6 +271,11 @@ def _planes_of_annotation(
         return [mask]
     ids, is_known = _shrink_objects(annotation.separate_objects(index), factors)
     return [mask, boundary_between_objects(ids, is_known, width_px, is_outlined)]
+
+
+def _boundary_px(settings: TrainSettings, recipe: Recipe) -> float:
+    """Return the width of boundaries in pixels of the network."""
+    return settings.boundary_nm / min(recipe.pixel_nm) if settings.boundary_nm else BOUNDARY_PX
 
 
 def _shrink_objects(

@@ -37,6 +37,8 @@ TABLE_PREFIXES = (
     "annotation_ids_",
     "box_",
     "boxes_",
+    "contact_fraction_",
+    "contacts_",
     "dice_",
     "experiment_",
     "label_ids_",

@@ -68,7 +68,9 @@ def slice_surface_sums(
     """
     edges = np.array(voxel, np.float64)
     sums = np.zeros((3, len(centroids) + 1))
-    _add_slice(labels, slice_index, first_z, edges, centroids, *_windows(tuple(voxel)), sums)
+    _add_slice(
+        labels, slice_index, first_z, edges, centroids, *gaussian_windows(tuple(voxel)), sums
+    )
     return SurfaceSums(*sums[:, 1:])
 
 
@@ -84,28 +86,33 @@ def surface_sums(labels: NDArray[np.uint32], voxel: Edges, centroids: Floats) ->
 
 def surface_reach(voxel: Edges) -> int:
     """Return the number of slices on each side of a slice that its surface depends on."""
-    smooth, *_ = _windows(tuple(voxel))
+    smooth, *_ = gaussian_windows(tuple(voxel))
     return len(smooth[0]) // 2
 
 
 @lru_cache(maxsize=8)
-def _windows(voxel: Edges) -> tuple[PerAxis, PerAxis, PerAxis, PerAxis]:
+def gaussian_windows(
+    voxel: Edges, sigma: float = SIGMA, max_widening: float = MAX_WIDENING
+) -> tuple[PerAxis, PerAxis, PerAxis, PerAxis]:
     """Return the windows along each axis.
 
     They are a Gaussian and its slope around the center of a voxel, and both around a face. Slopes
     are per unit of length.
+
+    Args:
+        voxel: edge lengths (z, y, x).
+        sigma: of the Gaussian along the longest edge, in voxels.
+        max_widening: along shorter edges it has up to this multiple of voxels.
     """
-    smooth, slope, smooth_face, slope_face = [], [], [], []
+    of_axes = []
     for edge in voxel:
-        sigma = SIGMA * min(MAX_WIDENING, max(voxel) / edge)
-        reach = int(np.ceil(TRUNCATE * sigma))
-        weights, slopes = _gaussian(np.arange(-reach, reach + 1.0), sigma, edge)
-        smooth.append(weights)
-        slope.append(slopes)
-        weights, slopes = _gaussian(np.arange(-reach + 0.5, reach), sigma, edge)
-        smooth_face.append(weights)
-        slope_face.append(slopes)
-    return tuple(smooth), tuple(slope), tuple(smooth_face), tuple(slope_face)
+        width = sigma * min(max_widening, max(voxel) / edge)
+        reach = int(np.ceil(TRUNCATE * width))
+        centers = _gaussian(np.arange(-reach, reach + 1.0), width, edge)
+        faces = _gaussian(np.arange(-reach + 0.5, reach), width, edge)
+        of_axes.append((*centers, *faces))
+    smooth, slope, smooth_face, slope_face = zip(*of_axes, strict=True)
+    return smooth, slope, smooth_face, slope_face
 
 
 def _gaussian(positions: Floats, sigma: float, edge: float) -> tuple[Floats, Floats]:
