@@ -288,7 +288,8 @@ def test_only_points_near_another_object_are_kept() -> None:
     labels[3:7, 3:7, 203:398] = 2
     voxel = (10.0, 10, 10)
     nearby = nearby_labels(labels, 35, voxel)
-    points, areas = surface_points(labels, slice(0, 10), 0, voxel, nearby, True)
+    whole = slice(0, 10)
+    points, areas = surface_points(labels, whole, whole, 0, voxel, nearby, True)
     assert len(points.labels) < (areas.sum() / 100) / 4
     near = near_points(points, points, 35.0, True)
     assert set(points.labels[near.points].tolist()) == {1, 2}

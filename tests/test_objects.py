@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
-from sparsem.labels.components import connected_parts, first_voxels, join_parts, touching_pairs
+from sparsem.labels.components import connected_parts, join_parts, part_sizes, touching_pairs
 from sparsem.labels.overlaps import Overlaps, overlaps
 from sparsem.measure.containment import main_containers
 from sparsem.measure.features.distances import (
@@ -36,10 +36,10 @@ def number_in_blocks(mask: Mask, depth: int, min_voxels: int) -> NDArray[np.uint
     parts = [connected_parts(mask[start : start + depth]) for start in starts]
     pairs = [touching_pairs(upper[-1], lower[0]) for upper, lower in pairwise(parts)]
     firsts = [
-        first_voxels(block) + start * mask[0].size
+        part_sizes(block)[1] + start * mask[0].size
         for block, start in zip(parts, starts, strict=True)
     ]
-    voxels = [np.bincount(block.ravel())[1:] for block in parts]
+    voxels = [part_sizes(block)[0] for block in parts]
     objects = join_parts(voxels, firsts, pairs, min_voxels)
     numbered = [numbers[block] for numbers, block in zip(objects.numbers, parts, strict=True)]
     return np.concatenate(numbered)
@@ -57,7 +57,16 @@ def test_objects_do_not_depend_on_blocks_and_are_numbered_by_their_first_voxel(
     np.testing.assert_array_equal(objects > 0, large[whole])
     pairs = np.unique(np.column_stack([objects[objects > 0], whole[objects > 0]]), axis=0)
     assert len(pairs) == large.sum() == objects.max()  # one to one
-    assert (np.diff(first_voxels(objects)) > 0).all()
+    assert (np.diff(part_sizes(objects)[1]) > 0).all()
+
+
+@given(masks)
+def test_sizes_and_first_voxels_equal_a_plain_count(mask: Mask) -> None:
+    parts = connected_parts(mask)
+    voxels, firsts = part_sizes(parts)
+    assert voxels.tolist() == np.bincount(parts.ravel(), minlength=1)[1:].tolist()
+    expected = [np.flatnonzero(parts == number)[0] for number in range(1, parts.max() + 1)]
+    assert firsts.tolist() == expected
 
 
 def test_parts_touch_across_corners() -> None:

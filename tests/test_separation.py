@@ -27,7 +27,7 @@ from sparsem.labels.agglomerate import (
     faces_of_block,
     require_overlap,
 )
-from sparsem.labels.fragments import HALO, find_fragments, insert_drawn_objects
+from sparsem.labels.fragments import HALO, climb, follow, insert_drawn_objects
 from sparsem.labels.objects import objects, recorded_object_settings
 from sparsem.measure.measure import measure
 from sparsem.score.matching import ObjectMatching, choose_matching
@@ -141,7 +141,7 @@ def plain_maxima(
 @pytest.mark.parametrize("in_depth", [True, False])
 def test_fragments_equal_a_plain_version(in_depth: bool) -> None:
     probability, boundary, mask = random_tissue((12, 40, 50), 1)
-    fragments, exits = find_fragments(probability, boundary, mask, slice(0, 12), in_depth)
+    fragments, exits = follow(climb(probability, boundary, mask, slice(0, 12), in_depth))
     maxima = plain_maxima(probability, boundary, mask, in_depth)
     pairs = np.unique(np.stack([fragments[mask > 0], maxima[mask > 0]]), axis=1)
     assert len(exits) == pairs.shape[1] == len(np.unique(maxima[mask > 0]))
@@ -155,12 +155,12 @@ def test_fragments_equal_a_plain_version(in_depth: bool) -> None:
 @given(st.integers(0, 2**16), st.integers(1, 12))
 def test_fragments_of_blocks_continue_where_the_whole_says(seed: int, depth: int) -> None:
     probability, boundary, mask = random_tissue((12, 20, 25), seed)
-    whole = find_fragments(probability, boundary, mask, slice(0, 12), True).fragments
+    whole = follow(climb(probability, boundary, mask, slice(0, 12), True)).fragments
     for start in range(0, 12, depth):
         stop = min(start + depth, 12)
         read = slice(max(0, start - HALO), min(12, stop + HALO))
         own = slice(start - read.start, stop - read.start)
-        block = find_fragments(probability[read], boundary[read], mask[read], own, True)
+        block = follow(climb(probability[read], boundary[read], mask[read], own, True))
         for number, (direction, pixel) in enumerate(block.exits, 1):
             reached = np.unique(whole[start:stop][block.fragments == number])
             assert len(reached) == 1

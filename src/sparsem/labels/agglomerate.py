@@ -199,22 +199,20 @@ def _list_faces(
     first: Any, second: Any, first_boundary: Any, second_boundary: Any, same_numbers: Any
 ) -> Any:
     """Return the pair and the evidence of every face between different fragments."""
-    n_faces = 0
-    for z, y, x in np.ndindex(first.shape):
-        n_faces += _is_face(first[z, y, x], second[z, y, x], same_numbers)
-    pairs = np.empty(n_faces, np.uint64)
-    evidence = np.empty(n_faces, np.uint8)
-    index = 0
-    for z, y, x in np.ndindex(first.shape):
-        number, near = first[z, y, x], second[z, y, x]
-        if _is_face(number, near, same_numbers):
-            pairs[index] = np.uint64(number) << np.uint64(32) | np.uint64(near)
-            evidence[index] = max(first_boundary[z, y, x], second_boundary[z, y, x])
-            index += 1
-    return pairs, evidence
-
-
-@compiled()
-def _is_face(number: Any, near: Any, same_numbers: Any) -> Any:
-    """Return whether two adjacent voxels lie in different fragments."""
-    return number != 0 and near != 0 and not (same_numbers and number == near)
+    pairs = np.empty(1024, np.uint64)
+    evidence = np.empty(1024, np.uint8)
+    count = 0
+    depth, rows, columns = first.shape
+    for z in range(depth):
+        for y in range(rows):
+            if count + columns > len(pairs):
+                pairs = np.concatenate((pairs, np.empty(count + columns, np.uint64)))
+                evidence = np.concatenate((evidence, np.empty(count + columns, np.uint8)))
+            for x in range(columns):
+                number, near = first[z, y, x], second[z, y, x]
+                if number == 0 or near == 0 or (same_numbers and number == near):
+                    continue
+                pairs[count] = np.uint64(number) << np.uint64(32) | np.uint64(near)
+                evidence[count] = max(first_boundary[z, y, x], second_boundary[z, y, x])
+                count += 1
+    return pairs[:count], evidence[:count]

@@ -16,6 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from sparsem.labels.overlaps import overlaps
+from sparsem.workflow.compiled import compiled
 
 Parts = NDArray[np.uint32]
 Ints = NDArray[np.int64]
@@ -45,13 +46,24 @@ def connected_parts(mask: NDArray[Any]) -> Parts:
     return np.asarray(cc3d.connected_components(inside, connectivity=26), np.uint32)
 
 
-def first_voxels(parts: Parts) -> Ints:
-    """Return the flat index in a block of the first voxel of every part 1 to n, (n,)."""
-    flat = parts.reshape(-1)
-    starts = np.flatnonzero(np.diff(flat, prepend=np.uint32(0)))
-    firsts = np.zeros(int(flat.max(initial=0)) + 1, np.int64)
-    firsts[flat[starts[::-1]]] = starts[::-1]  # of several runs of a part the first is written last
-    return firsts[1:]
+def part_sizes(parts: Parts) -> tuple[Ints, Ints]:
+    """Return the voxels of every part 1 to n, (n,), and the flat index of its first one, (n,)."""
+    voxels, firsts = _part_sizes(parts.reshape(-1), int(parts.max(initial=0)))
+    return voxels, firsts
+
+
+@compiled()
+def _part_sizes(parts: Any, n_parts: Any) -> Any:
+    """Return voxels and first voxels of parts (voxels,)."""
+    voxels = np.zeros(n_parts, np.int64)
+    firsts = np.zeros(n_parts, np.int64)
+    for index in range(len(parts)):
+        if parts[index]:
+            part = parts[index] - 1
+            if voxels[part] == 0:
+                firsts[part] = index
+            voxels[part] += 1
+    return voxels, firsts
 
 
 def touching_pairs(upper: Parts, lower: Parts) -> Ints:

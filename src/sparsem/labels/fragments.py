@@ -40,10 +40,10 @@ class BlockFragments(NamedTuple):
     exits: Ints
 
 
-def find_fragments(
+def climb(
     probability: Bytes, boundary: Bytes, mask: Bytes, own_slices: slice, in_depth: bool
-) -> BlockFragments:
-    """Return the fragments of the slices ``own_slices`` of a block.
+) -> Bytes:
+    """Return for every voxel of a block the position of its highest neighbor, see ``fragments``.
 
     The height is the minimum of the probability of the structure and that of no boundary, smoothed
     by a binomial filter (1 4 6 4 1) along each axis. Integers keep it the same on every machine.
@@ -55,10 +55,24 @@ def find_fragments(
         mask: (z, y, x) voxels of the structure; fragments lie inside of it.
         own_slices: slices of the block.
         in_depth: voxels have neighbors in adjacent slices; else fragments are those of slices.
+
+    Returns:
+        (z, y, x) uint8: 1 to 27 for the neighbors in the order of the volume, the voxel itself
+        included; 0 outside of the mask.
     """
-    pointers = _pointers(probability, boundary, mask, own_slices.start, own_slices.stop, in_depth)
-    fragments, exits = _follow(pointers)
-    return BlockFragments(fragments, exits)
+    pointers: Bytes = _pointers(
+        probability, boundary, mask, own_slices.start, own_slices.stop, in_depth
+    )
+    return pointers
+
+
+def follow(pointers: Bytes) -> BlockFragments:
+    """Return the fragments of a block: the voxels that reach the same maximum.
+
+    Args:
+        pointers: see ``climb``.
+    """
+    return BlockFragments(*_follow(pointers))
 
 
 def insert_drawn_objects(
@@ -206,7 +220,7 @@ def _follow(pointers: Any) -> Any:
             number = np.uint32(count)
             fragments[end + plane] = number
         _write_path(index, number, steps, inner, columns, plane)
-    return inner.copy().reshape(pointers.shape), exits[:count].copy()
+    return inner.reshape(pointers.shape), exits[:count].copy()
 
 
 @compiled()

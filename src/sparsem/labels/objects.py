@@ -10,7 +10,7 @@ and number objects by their first voxel. So the numbers depend neither on blocks
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -40,16 +40,16 @@ from sparsem.labels.components import (
     Parts,
     connected_parts,
     first_of_components,
-    first_voxels,
     join_parts,
     join_touching,
     number_components,
+    part_sizes,
     part_starts,
     shifted_pairs,
     touching_pairs,
     values_of_blocks,
 )
-from sparsem.labels.fragments import HALO, find_fragments, insert_drawn_objects
+from sparsem.labels.fragments import HALO, climb, follow, insert_drawn_objects
 from sparsem.labels.results import require_same_pixels, result_labels
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.names import OBJECTS
@@ -307,8 +307,11 @@ def _write_objects(
     """Number the objects of all blocks, and return the summaries of the blocks."""
     numbers: list[Parts] = []
     summary: dict[str, int] = {}
+    folder = None
     if not stage.finished:
-        numbering = _number_parts(stage, source, settings)
+        blocks = _label_blocks(stage, source)
+        folder = blocks.folder
+        numbering = _number_parts(blocks, source, settings)
         numbers = numbering.numbers
         summary = {
             "objects": numbering.objects,
@@ -322,6 +325,7 @@ def _write_objects(
         source,
         path,
         summary,
+        folder,
         of_block=lambda block: numbers[block.start // depth] if numbers else None,
     )
 
@@ -331,21 +335,48 @@ def _blocks(source: _Source) -> list[ZBlock]:
     return source.mask.blocks(halo=HALO if source.boundary is not None and source.in_depth else 0)
 
 
-def _number_parts(stage: Stage, source: _Source, settings: ObjectSettings) -> ObjectNumbering:
-    """Label the parts of all blocks, join those that belong together, and number the objects."""
+class _BlockParts(NamedTuple):
+    """The parts of all blocks, on disk.
+
+    Attributes:
+        folder: folder of the results of blocks and seams.
+        parts: name of the result of every block.
+        seams: name of the result for every block but the last and the one after it.
+    """
+
+    folder: Path
+    parts: Sequence[str]
+    seams: Sequence[str]
+
+    def of_parts(self, name: str) -> list[NDArray[Any]]:
+        """Return an array of every block."""
+        return [_read_link(self.folder, link, name) for link in self.parts]
+
+    def of_seams(self, name: str) -> list[NDArray[Any]]:
+        """Return an array of every seam."""
+        return [_read_link(self.folder, link, name) for link in self.seams]
+
+
+def _label_blocks(stage: Stage, source: _Source) -> _BlockParts:
+    """Label the parts of all blocks, and find those that belong together."""
     blocks = _blocks(source)
     part_links = {_link_name("parts", block): [block] for block in blocks}
     folder = stage.chain(f"{stage.name}, parts", _label_parts, part_links, source)
     seam_links = {_link_name("seam", upper): [(upper, lower)] for upper, lower in pairwise(blocks)}
     stage.chain(f"{stage.name}, seams", _join_blocks, seam_links, source, folder)
-    voxels = _read_links(folder, part_links, "voxels")
-    firsts = _read_links(folder, part_links, "firsts")
-    pairs = [links.reshape(-1, 2) for links in _read_links(folder, seam_links, "pairs")]
+    return _BlockParts(folder, list(part_links), list(seam_links))
+
+
+def _number_parts(
+    blocks: _BlockParts, source: _Source, settings: ObjectSettings
+) -> ObjectNumbering:
+    """Return the objects that the parts of all blocks form."""
+    voxels, firsts = blocks.of_parts("voxels"), blocks.of_parts("firsts")
+    pairs = blocks.of_seams("pairs")
     min_voxels = _min_voxels(source, settings)
     if source.boundary is None:
         return join_parts(voxels, firsts, pairs, min_voxels)
-    faces = _read_faces(folder, part_links, seam_links, part_starts(voxels))
-    fragments = _join_fragments(voxels, firsts, pairs, faces)
+    fragments = _join_fragments(voxels, firsts, pairs, _read_faces(blocks, part_starts(voxels)))
     object_of = _merge_fragments(fragments, source, settings)
     component = object_of[fragments.of_part] - 1
     return number_components(component, fragments.number, voxels, firsts, min_voxels)
@@ -403,30 +434,21 @@ def _join_fragments(
     return _JoinedFragments(number, of_part, sizes, joined)
 
 
-def _read_faces(
-    folder: Path, part_links: Iterable[str], seam_links: Iterable[str], starts: Ints
-) -> Faces:
+def _read_faces(blocks: _BlockParts, starts: Ints) -> Faces:
     """Return the faces between the fragments of all blocks, which are numbered from 1."""
     parts = [NO_FACES]
-    for start, link in zip(starts, part_links, strict=False):
-        columns = (_read_link(folder, link, f"face_{name}") for name in Faces._fields)
-        faces = Faces(*columns)
-        parts.append(faces._replace(pairs=faces.pairs + start))
-    seam_pairs = _read_links(folder, seam_links, "face_pairs")
-    pairs = shifted_pairs(starts, seam_pairs) + 1
-    counts = values_of_blocks(_read_links(folder, seam_links, "face_counts"))
-    evidence = values_of_blocks(_read_links(folder, seam_links, "face_evidence"))
+    columns = [blocks.of_parts(f"face_{name}") for name in Faces._fields]
+    for start, pairs, counts, evidence in zip(starts, *columns, strict=False):
+        parts.append(Faces(pairs + start, counts, evidence))
+    pairs = shifted_pairs(starts, blocks.of_seams("face_pairs")) + 1
+    counts = values_of_blocks(blocks.of_seams("face_counts"))
+    evidence = values_of_blocks(blocks.of_seams("face_evidence"))
     return add_faces([*parts, faces_along(0, pairs, counts, evidence)])
 
 
 def _read_link(folder: Path, link: str, name: str) -> NDArray[Any]:
     """Return an array of a finished link."""
     return np.asarray(link_arrays(folder, link, 0)[name][...])
-
-
-def _read_links(folder: Path, links: Iterable[str], name: str) -> list[NDArray[Any]]:
-    """Return an array of every link of a finished chain."""
-    return [_read_link(folder, link, name) for link in links]
 
 
 def _link_name(content: str, block: ZBlock) -> str:
@@ -443,19 +465,22 @@ def _label_parts(block: ZBlock, _previous: None, source: _Source) -> Arrays:
         return _part_arrays(parts, block)
     probability, boundary = _read_predictions(block.read, source)
     mask = source.mask.read(block.read)
-    fragments, exits = find_fragments(probability, boundary, mask, block.inner, source.in_depth)
+    pointers = climb(probability, boundary, mask, block.inner, source.in_depth)
+    fragments, exits = follow(pointers)
     faces = faces_of_block(fragments, boundary[block.inner])
     return {
         **_part_arrays(fragments, block),
         "exits": exits,
+        "pointers": pointers,
         **{f"face_{name}": column for name, column in faces._asdict().items()},
     }
 
 
 def _part_arrays(parts: Parts, block: ZBlock) -> dict[str, NDArray[Any]]:
+    voxels, firsts = part_sizes(parts)
     return {
-        "voxels": np.bincount(parts.reshape(-1))[1:],
-        "firsts": first_voxels(parts) + block.start * parts[0].size,
+        "voxels": voxels,
+        "firsts": firsts + block.start * parts[0].size,
         "bottom": parts[0],
         "top": parts[-1],
     }
@@ -528,12 +553,15 @@ def _continued_fragments(
 
 
 def _number_block(
-    block: ZBlock, source: _Source, path: str, summary: dict[str, int], numbers: Parts
+    block: ZBlock,
+    source: _Source,
+    path: str,
+    summary: dict[str, int],
+    folder: Path | None,
+    numbers: Parts,
 ) -> BlockResult:
-    if source.boundary is None:
+    if source.boundary is None or folder is None:
         parts = connected_parts(source.mask.read(block.own))
     else:
-        probability, boundary = _read_predictions(block.read, source)
-        mask = source.mask.read(block.read)
-        parts, _ = find_fragments(probability, boundary, mask, block.inner, source.in_depth)
+        parts, _ = follow(_read_link(folder, _link_name("parts", block), "pointers"))
     return {path: numbers[parts]}, summary

@@ -264,9 +264,8 @@ def _surface(link: ContactLink, labels: Ids, ids: Ids, nearby: Any) -> _Surface:
     wide = slice(max(0, inner.start - link.reach), min(len(labels), inner.stop + link.reach))
     first_z = link.block.read_start
     voxel = link.first.voxel_size
-    points, areas = surface_points(labels, wide, first_z, voxel, nearby, link.is_within)
-    own_areas = areas[inner.start - wide.start : inner.stop - wide.start]
-    return _Surface(points, ids, own_areas)
+    points, areas = surface_points(labels, wide, inner, first_z, voxel, nearby, link.is_within)
+    return _Surface(points, ids, areas)
 
 
 def _points_of_block(points: SurfacePoints, link: ContactLink) -> SurfacePoints:

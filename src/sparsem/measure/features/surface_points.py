@@ -8,6 +8,8 @@ that of the face times |n|_2 / |n|_1 (see ``surface``).
 Labels are (z, y, x), lengths are nm. The border of the volume is no surface.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +27,6 @@ NO_LABEL = 2**32 - 1
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Ids = NDArray[np.uint32]
-PerFace = tuple[tuple[Floats, ...], ...]
 
 
 class SurfacePoints(NamedTuple):
@@ -77,6 +78,7 @@ def nearby_labels(labels: Ids, distance: float, voxel: Edges) -> NearbyLabels:
 def surface_points(
     labels: Ids,
     slices: slice,
+    measured: slice,
     first_z: int,
     voxel: Edges,
     nearby: NearbyLabels,
@@ -87,34 +89,66 @@ def surface_points(
     Args:
         labels: (z, y, x) numbers of objects, 1 to n, with ``REACH`` slices around ``slices``, and
             one more after them, unless the volume ends there.
-        slices: slices whose faces are returned; a face between two slices lies in the first one.
+        slices: slices whose points are returned; a face between two slices lies in the first one.
+        measured: slices among these whose areas are returned.
         first_z: slice of the volume that the labels begin with.
         voxel: edge lengths (z, y, x).
         nearby: labels of the objects that may be near, on the grid of ``labels``.
         same_labels: they are the same objects, so that another one must be near.
 
     Returns:
-        The points, and the area of the surface of every object in each slice (slices, n + 1), nm2.
+        The points, and the areas of all surfaces by slice and object (measured, n + 1), nm2.
     """
-    n_labels = int(labels.max(initial=0))
-    areas = np.zeros((slices.stop - slices.start, n_labels + 1))
-    limits = (slices.start, slices.stop, first_z)
-    rules = (nearby, same_labels, np.array(voxel), _windows_of_faces(voxel))
-    count = _visit_faces(labels, limits, rules, areas, _no_points(0), False)
+    areas = np.zeros((measured.stop - measured.start, int(labels.max(initial=0)) + 1))
+    windows = _windows_of_faces(tuple(voxel))
+    # Beyond the border the outermost voxels continue.
+    margin = max(max(window.shape[:3]) for window in windows) // 2
+    padded = np.pad(labels, margin, mode="edge")
+    rules = (nearby, same_labels, np.array(voxel), windows, padded, margin)
+    limits = (first_z, measured.start, measured.stop)
+    voxels = np.concatenate([_voxels_at_faces(labels, z) for z in range(slices.start, slices.stop)])
+    count = _visit_voxels(labels, voxels, limits, rules, areas, _no_points(0), False)
     points = _no_points(count)
-    _visit_faces(labels, limits, rules, areas, points, True)
+    _visit_voxels(labels, voxels, limits, rules, areas, points, True)
     return points, areas
 
 
-def _windows_of_faces(voxel: Edges) -> tuple[PerFace, PerFace]:
-    """Return Gaussian windows around the faces along each axis, and their slopes."""
+def _voxels_at_faces(labels: Ids, z: int) -> Ints:
+    """Return the flat indices of the voxels of a slice with another label after them."""
+    section = labels[z]
+    differs = np.zeros(section.shape, bool)
+    if z + 1 < len(labels):
+        differs |= section != labels[z + 1]
+    differs[:-1] |= section[:-1] != section[1:]
+    differs[:, :-1] |= section[:, :-1] != section[:, 1:]
+    voxels: Ints = np.flatnonzero(differs) + z * section.size
+    return voxels
+
+
+@lru_cache(maxsize=8)
+def _windows_of_faces(voxel: Edges) -> tuple[Floats, ...]:
+    """Return the windows (z, y, x, 4) around the faces along each axis.
+
+    The last axis holds the weight of a voxel in the Gaussian, and in its slopes along z, y and x.
+    """
     smooth, slope, smooth_face, slope_face = gaussian_windows(voxel, POINT_SIGMA)
-    weights = []
-    slopes = []
+    windows = []
     for axis in range(3):
-        weights.append([smooth_face[k] if k == axis else smooth[k] for k in range(3)])
-        slopes.append([slope_face[k] if k == axis else slope[k] for k in range(3)])
-    return tuple(map(tuple, weights)), tuple(map(tuple, slopes))
+        weights = [smooth_face[k] if k == axis else smooth[k] for k in range(3)]
+        slopes = [slope_face[k] if k == axis else slope[k] for k in range(3)]
+        products = [_outer_product(weights)]
+        for along in range(3):
+            products.append(
+                _outer_product([*weights[:along], slopes[along], *weights[along + 1 :]])
+            )
+        windows.append(np.stack(products, axis=-1))
+    return tuple(windows)
+
+
+def _outer_product(factors: Sequence[Floats]) -> Floats:
+    """Return the product (z, y, x) of factors along each axis."""
+    z, y, x = factors
+    return np.asarray(z[:, None, None] * y[:, None] * x, np.float64)
 
 
 def _no_points(count: int) -> SurfacePoints:
@@ -162,71 +196,74 @@ def _is_near(nearby: Any, same_labels: Any, label: Any, z: Any, y: Any, x: Any) 
 
 
 @compiled()
-def _visit_faces(
-    labels: Any, limits: Any, rules: Any, areas: Any, points: Any, is_writing: Any
+def _visit_voxels(
+    labels: Any, voxels: Any, limits: Any, rules: Any, areas: Any, points: Any, is_writing: Any
 ) -> Any:
-    """Visit all faces of the slices, write areas and points, and return the number of points."""
+    """Visit the faces after voxels, write areas and points, and return the number of points."""
     count = 0
+    first_z, start, stop = limits
     _, rows, columns = labels.shape
-    for z in range(limits[0], limits[1]):
-        for y in range(rows):
-            for x in range(columns):
-                for axis in range(3):
-                    near = (z + (axis == 0), y + (axis == 1), x + (axis == 2))
-                    if near[axis] == labels.shape[axis]:
-                        continue
-                    first, second = labels[z, y, x], labels[near]
-                    if first == second:
-                        continue
-                    for label in (first, second):
-                        if label == 0:
-                            continue
-                        if is_writing:
-                            index = (z - limits[0], label)
-                            area = _write_point(
-                                labels, label, (z, y, x), axis, limits[2], rules, points, count
-                            )
-                            areas[index] += area
-                        count += _is_near(rules[0], rules[1], label, z, y, x)
+    for index in voxels:
+        z, y, x = index // (rows * columns), index // columns % rows, index % columns
+        for axis in range(3):
+            near = (z + (axis == 0), y + (axis == 1), x + (axis == 2))
+            if near[axis] == labels.shape[axis] or labels[z, y, x] == labels[near]:
+                continue
+            for label in (labels[z, y, x], labels[near]):
+                if label == 0:
+                    continue
+                is_near = _is_near(rules[0], rules[1], label, z, y, x)
+                is_measured = start <= z < stop
+                if is_writing and (is_near or is_measured):
+                    face = (label, (z, y, x), axis)
+                    area = _write_point(labels, face, first_z, rules, points, count, is_near)
+                    if is_measured:
+                        areas[z - start, label] += area
+                count += is_near
     return count
 
 
 @compiled()
 def _write_point(
-    labels: Any,
-    label: Any,
-    voxel: Any,
-    axis: Any,
-    first_z: Any,
-    rules: Any,
-    points: Any,
-    index: Any,
+    labels: Any, face: Any, first_z: Any, rules: Any, points: Any, index: Any, is_near: Any
 ) -> Any:
     """Write the point of an object at a face, if another one is near; return its area."""
-    nearby, same_labels, edges, windows = rules
+    _, _, edges, windows, padded, margin = rules
+    label, voxel, axis = face
     z, y, x = voxel
-    shift, area = _place(labels, label, voxel, axis, edges, windows)
-    if not _is_near(nearby, same_labels, label, z, y, x):
+    window = windows[axis]
+    start = _start(voxel, axis, window.shape, margin)
+    shift, area = _place(padded, label, start, axis, edges, window)
+    if not is_near:
         return area
     for k in range(3):
         center = (z + first_z, y, x)[k] + 0.5 * (k == axis)
         points.positions[index, k] = center * edges[k] + shift[k]
     _, rows, columns = labels.shape
-    face = (z * rows + y) * columns + x
+    first_voxel = (z * rows + y) * columns + x
     step = (rows * columns, columns, 1)[axis]
     points.labels[index] = label
     points.areas[index] = area
-    points.faces[index] = face
-    points.voxels[index] = face if labels[z, y, x] == label else face + step
+    points.faces[index] = first_voxel
+    points.voxels[index] = first_voxel if labels[z, y, x] == label else first_voxel + step
     return area
 
 
 @compiled()
-def _place(labels: Any, label: Any, voxel: Any, axis: Any, edges: Any, windows: Any) -> Any:
+def _start(voxel: Any, axis: Any, shape: Any, margin: Any) -> Any:
+    """Return the first padded voxel of the window around the face after a voxel."""
+    z, y, x = voxel
+    return (
+        z + (axis == 0) - shape[0] // 2 + margin,
+        y + (axis == 1) - shape[1] // 2 + margin,
+        x + (axis == 2) - shape[2] // 2 + margin,
+    )
+
+
+@compiled()
+def _place(padded: Any, label: Any, start: Any, axis: Any, edges: Any, window: Any) -> Any:
     """Return by how much the center of a face is moved (3,), nm, and the area of its surface."""
-    weights, slopes = windows[0][axis], windows[1][axis]
-    start = _start(voxel, axis, weights)
-    level, slope_z, slope_y, slope_x = _slopes(labels, label, start, weights, slopes)
+    level, slope_z, slope_y, slope_x = _slopes(padded, label, start, window)
     squared = slope_z * slope_z + slope_y * slope_y + slope_x * slope_x
     face_area = edges[0] * edges[1] * edges[2] / edges[axis]
     if squared == 0:
@@ -241,40 +278,16 @@ def _place(labels: Any, label: Any, voxel: Any, axis: Any, edges: Any, windows: 
 
 
 @compiled()
-def _start(voxel: Any, axis: Any, weights: Any) -> Any:
-    """Return the first voxel of the window around a face."""
-    return (
-        voxel[0] + (axis == 0) - len(weights[0]) // 2,
-        voxel[1] + (axis == 1) - len(weights[1]) // 2,
-        voxel[2] + (axis == 2) - len(weights[2]) // 2,
-    )
-
-
-@compiled()
-def _slopes(labels: Any, label: Any, start: Any, weights: Any, slopes: Any) -> Any:
-    """Return how much of a window is inside of an object, and the slope of it.
-
-    Beyond the border the outermost voxels continue.
-    """
-    depth, rows, columns = labels.shape
+def _slopes(padded: Any, label: Any, start: Any, window: Any) -> Any:
+    """Return how much of a window is inside of an object, and the slope of it."""
     level, slope_z, slope_y, slope_x = 0.0, 0.0, 0.0, 0.0
-    for k in range(len(weights[0])):
-        plane = labels[_within(start[0] + k, depth)]
-        for j in range(len(weights[1])):
-            row = plane[_within(start[1] + j, rows)]
-            inside, tilt = 0.0, 0.0
-            for i in range(len(weights[2])):
-                if row[_within(start[2] + i, columns)] == label:
-                    inside += weights[2][i]
-                    tilt += slopes[2][i]
-            level += weights[0][k] * weights[1][j] * inside
-            slope_z += slopes[0][k] * weights[1][j] * inside
-            slope_y += weights[0][k] * slopes[1][j] * inside
-            slope_x += weights[0][k] * weights[1][j] * tilt
+    for k in range(window.shape[0]):
+        for j in range(window.shape[1]):
+            row = padded[start[0] + k, start[1] + j]
+            for i in range(window.shape[2]):
+                if row[start[2] + i] == label:
+                    level += window[k, j, i, 0]
+                    slope_z += window[k, j, i, 1]
+                    slope_y += window[k, j, i, 2]
+                    slope_x += window[k, j, i, 3]
     return level, slope_z, slope_y, slope_x
-
-
-@compiled()
-def _within(index: Any, length: Any) -> Any:
-    """Return the nearest index of an axis."""
-    return min(max(index, 0), length - 1)
