@@ -154,8 +154,9 @@ def contacts_command(
     sparsem contacts liver.zarr mitochondrion cells
     """
     result = contacts(Sample.open(path), first, second, settings, on=on)
-    data = {"pairs": result.pairs, "sites": result.sites, "area_um2": result.area_um2}
-    numbers = f"{result.pairs} pairs in contact, {result.sites} sites, {result.area_um2:.4g} um2"
+    pairs, sites, area = result.pairs, result.sites, result.area_um2
+    data = {"pairs": pairs, "sites": sites, "area_um2": area}
+    numbers = f"{pairs} pairs in contact, {sites} sites, {area:.4g} um2"
     lines = [f"{first} and {second}: {numbers} within {settings.distance_nm:g} nm"]
     lines += [f"Wrote {path}/{table}.parquet and .csv" for table in result.written]
     return Outcome(lines, f"sparsem report {in_shell(path)} -o report.html", data)

@@ -5,6 +5,7 @@ in the order of z, so no result depends on the blocks.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -478,9 +479,7 @@ def _count_sites(
     all_pairs = np.concatenate(pairs)
     number = connected_sites(len(all_pairs), np.concatenate(edges))
     _, first = np.unique(number, return_index=True)
-    keys, counts = np.unique(all_pairs[first], axis=0, return_counts=True)
-    pairs_in_contact = map(tuple, keys.tolist())
-    return dict(zip(pairs_in_contact, counts.tolist(), strict=True))
+    return dict(Counter(map(tuple, all_pairs[first].tolist())))
 
 
 def _joined_sites(top: Ints, bottom: Ints) -> Ints:

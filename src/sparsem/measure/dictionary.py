@@ -70,6 +70,10 @@ IDENTITY_COLUMNS: Descriptions = {
         "true if the object touches the border of the volume: it continues beyond the border, and "
         "its measures are those of the part inside"
     ),
+    "crosses_gap": ColumnDescription(
+        "true if slices are lost within the object, as 'quality' and 'import' found them: it is "
+        "larger than measured, and may be two objects"
+    ),
     "voxels": ColumnDescription("number of voxels at full resolution", "voxels"),
     "first_z": ColumnDescription("first slice; the first slice of the volume is 0"),
     "last_z": ColumnDescription("last slice; the first slice of the volume is 0"),

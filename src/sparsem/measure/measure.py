@@ -21,6 +21,7 @@ from sparsem.measure.features.outline import outline_columns
 from sparsem.measure.features.shape import shape_columns
 from sparsem.measure.hull_pass import count_hull_voxels
 from sparsem.measure.inputs import number_masks, select_image, select_labels
+from sparsem.measure.lost_slices import cross_gaps, lost_slice_positions
 from sparsem.measure.moments_pass import sum_voxels
 from sparsem.measure.nucleolus_pass import measure_nucleoli
 from sparsem.measure.settings import MeasureSettings
@@ -37,7 +38,7 @@ from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.result import StageResult
-from sparsem.workflow.stage import Stage
+from sparsem.workflow.stage import Stage, fingerprint_of
 
 # Bytes of memory for each voxel of a block with its halo, and for each voxel of the budget.
 BLOCK_BYTES_PER_VOXEL = 12
@@ -88,11 +89,12 @@ def measure(
     image = select_image(sample, settings, next(iter(labels.values())))
     forget_incomplete_result(sample)
     volumes, small_components = number_masks(sample, labels, settings, on)
-    inputs = _inputs_of(labels, volumes, image)
+    inputs = _inputs_of(sample, labels, volumes, image)
     needs = _needs(volumes, settings)
     with Stage(sample, "measure", settings, inputs, [], on, needs) as stage:
         if not stage.finished:
             structures, protrusions = _run_passes(stage, volumes, image, settings)
+            _flag_gaps(structures, lost_slice_positions(sample))
             stage.forget()
             write_measure_tables(
                 sample, structures, small_components, protrusions, settings, labels
@@ -100,16 +102,31 @@ def measure(
     return _summary_of(sample)
 
 
+def _flag_gaps(structures: Mapping[str, MeasuredStructure], gaps: NDArray[np.int64]) -> None:
+    """Add a column that flags the objects of a stack within which slices are lost."""
+    for structure in structures.values():
+        if not structure.is_in_images:
+            moments = structure.moments
+            is_crossing = cross_gaps(moments.low[:, 0], moments.high[:, 0] - 1, gaps)
+            structure.columns["crosses_gap"] = is_crossing
+
+
 def _inputs_of(
-    labels: Mapping[str, Volume], volumes: Mapping[str, Volume], image: Volume | None
+    sample: Sample,
+    labels: Mapping[str, Volume],
+    volumes: Mapping[str, Volume],
+    image: Volume | None,
 ) -> dict[str, str]:
-    """Return the fingerprints of labels, of their numbered objects, and of the image."""
+    """Return the fingerprints of labels, of their objects, of the image and of lost slices."""
     inputs = {f"labels/{name}": volume.fingerprint for name, volume in labels.items()}
     for name, volume in volumes.items():
         if volume.directory != labels[name].directory:
             inputs[f"objects of {name}"] = volume.fingerprint
     if image:
         inputs["image"] = image.fingerprint
+    gaps = lost_slice_positions(sample)
+    if len(gaps):
+        inputs["lost slices"] = fingerprint_of({"before": gaps.tolist()})
     return inputs
 
 

@@ -7,8 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from sparsem.labels.results import is_outdated
-from sparsem.quality.flags import LOST
+from sparsem.measure.lost_slices import cross_gaps, lost_slice_positions
 from sparsem.store.sample import Sample
 
 MIN_OBJECTS = 20  # fewer objects make no histogram
@@ -36,6 +35,7 @@ class ObjectChecks(NamedTuple):
         smaller_objects: number of objects below this volume.
         gaps: number of places in the stack where slices are lost.
         crossing_objects: number of objects that lie on both sides of such a place.
+        other_volume_um3: volume of all objects that do not.
     """
 
     objects: int
@@ -43,6 +43,7 @@ class ObjectChecks(NamedTuple):
     smaller_objects: int
     gaps: int
     crossing_objects: int
+    other_volume_um3: float
 
 
 def propose_min_volume(volumes: Floats) -> float | None:
@@ -83,32 +84,6 @@ def _middle_of_deepest(depth: Floats, in_range: Mask) -> int:
     return int(deepest[len(deepest) // 2])
 
 
-def cross_gaps(first: Ints, last: Ints, gaps: Ints) -> Mask:
-    """Return which objects lie on both sides of a gap, (n,).
-
-    Args:
-        first: first slice of each object, (n,).
-        last: last slice of each object, (n,).
-        gaps: slices before which slices are lost, (m,).
-    """
-    is_across = (first[:, None] < gaps) & (gaps <= last[:, None])
-    return np.asarray(is_across.any(axis=1), bool)
-
-
-def lost_slice_positions(sample: Sample) -> Ints:
-    """Return the slices before which slices are lost, ascending.
-
-    These are the slices that ``quality`` found, and those next to slices that replace lost ones.
-    """
-    if not sample.has_image:
-        return np.empty(0, np.int64)
-    repeated = set(sample.image("raw").repeated)
-    positions = repeated | {z + 1 for z in repeated}
-    for name in sample.images:
-        positions |= _lost_slices_of_quality(sample, name)
-    return np.array(sorted(positions), np.int64)
-
-
 def check_objects(sample: Sample, name: str, cells: str) -> ObjectChecks:
     """Check the objects of ``tables/NAME``.
 
@@ -118,14 +93,21 @@ def check_objects(sample: Sample, name: str, cells: str) -> ObjectChecks:
         cells: name of the cells, for which no minimum volume is proposed.
     """
     table = sample.read_table(name)
-    has_volumes = "volume_um3" in table.column_names and name != cells
-    volumes = table["volume_um3"].to_numpy() if has_volumes else np.empty(0)
-    minimum = propose_min_volume(volumes)
+    volumes = _volumes(table)
+    minimum = None if name == cells else propose_min_volume(volumes[np.isfinite(volumes)])
     smaller_objects = 0 if minimum is None else int((volumes < minimum).sum())
     has_slices = "first_z" in table.column_names
     gaps = lost_slice_positions(sample) if has_slices else np.empty(0, np.int64)
-    crossing_objects = _count_crossing(table, gaps)
-    return ObjectChecks(table.num_rows, minimum, smaller_objects, len(gaps), crossing_objects)
+    is_crossing = _crossing(table, gaps)
+    other_volume = float(_volumes(table)[~is_crossing].sum())
+    return ObjectChecks(
+        table.num_rows,
+        minimum,
+        smaller_objects,
+        len(gaps),
+        int(is_crossing.sum()),
+        other_volume,
+    )
 
 
 def object_warnings(sample: Sample, name: str, cells: str) -> list[str]:
@@ -143,7 +125,9 @@ def object_warnings(sample: Sample, name: str, cells: str) -> list[str]:
         places = "a place" if checks.gaps == 1 else f"one of {checks.gaps} places"
         warnings.append(
             f"{name}: {checks.crossing_objects} of {checks.objects} objects cross {places} where "
-            "slices are lost; they are larger than measured"
+            "slices are lost; they are larger than measured; without them "
+            f"{checks.objects - checks.crossing_objects} objects and "
+            f"{checks.other_volume_um3:.4g} um3 remain"
         )
     return warnings
 
@@ -178,21 +162,15 @@ def _are_small_components(volumes: Floats, minimum: float) -> bool:
     return bool(are_many and volumes[is_small].sum() <= max_volume)
 
 
-def _count_crossing(table: pa.Table, gaps: Ints) -> int:
-    """Count the objects of a table that lie on both sides of a gap."""
+def _volumes(table: pa.Table) -> Floats:
+    """Return the volumes of the objects of a table; NaN where they have none, in images."""
+    if "volume_um3" not in table.column_names:
+        return np.full(table.num_rows, np.nan)
+    return np.asarray(table["volume_um3"].to_numpy(), np.float64)
+
+
+def _crossing(table: pa.Table, gaps: Ints) -> Mask:
+    """Return which objects of a table lie on both sides of a gap."""
     if not len(gaps):
-        return 0
-    is_crossing = cross_gaps(table["first_z"].to_numpy(), table["last_z"].to_numpy(), gaps)
-    return int(is_crossing.sum())
-
-
-def _lost_slices_of_quality(sample: Sample, image: str) -> set[int]:
-    """Return the slices before which ``quality`` found lost slices in an image."""
-    table = f"quality_{image}"
-    if table not in sample.tables or is_outdated(sample, image, "quality"):
-        return set()
-    columns = sample.read_table(table)
-    if "spacing" not in columns.column_names:
-        return set()
-    spacing = np.asarray(columns["spacing"].to_numpy(zero_copy_only=False), np.float64)
-    return set(columns["z"].to_numpy()[spacing >= LOST].tolist())
+        return np.zeros(table.num_rows, bool)
+    return cross_gaps(table["first_z"].to_numpy(), table["last_z"].to_numpy(), gaps)

@@ -217,13 +217,17 @@ def _summary_row(
     """Return the row of a structure: numbers of objects, and their size in total."""
     extent = _extent(structure.volume)
     size_column = f"{extent.quantity}_{extent.unit}"
-    total = float(structure.columns[size_column].sum())
+    sizes = structure.columns[size_column]
+    total = float(sizes.sum())
+    crosses_gap = structure.columns.get("crosses_gap", np.zeros(structure.count, bool))
     return {
         "structure": name,
         "objects": structure.count,
         "cut_by_edge": int(structure.columns["cut_by_edge"].sum()),
+        "crosses_gap": int(crosses_gap.sum()),
         "in_no_cell": in_no_cell,
         size_column: total,
+        f"{size_column}_without_gaps": float(sizes[~crosses_gap].sum()),
         f"{extent.quantity}_fraction": total / extent.total,
         "small_components": small.components,
         f"small_components_{size_column}": small.voxels * extent.per_voxel,

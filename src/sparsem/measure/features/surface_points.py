@@ -8,7 +8,6 @@ that of the face times |n|_2 / |n|_1 (see ``surface``).
 Labels are (z, y, x), lengths are nm. The border of the volume is no surface.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -134,20 +133,19 @@ def _windows_of_faces(voxel: Edges) -> tuple[Floats, ...]:
     smooth, slope, smooth_face, slope_face = gaussian_windows(voxel, POINT_SIGMA)
     windows = []
     for axis in range(3):
-        weights = [smooth_face[k] if k == axis else smooth[k] for k in range(3)]
-        slopes = [slope_face[k] if k == axis else slope[k] for k in range(3)]
-        products = [_outer_product(weights)]
+        weights, slopes = list(smooth), list(slope)
+        weights[axis], slopes[axis] = smooth_face[axis], slope_face[axis]
+        products = [_outer_product(*weights)]
         for along in range(3):
-            products.append(
-                _outer_product([*weights[:along], slopes[along], *weights[along + 1 :]])
-            )
+            factors = list(weights)
+            factors[along] = slopes[along]
+            products.append(_outer_product(*factors))
         windows.append(np.stack(products, axis=-1))
     return tuple(windows)
 
 
-def _outer_product(factors: Sequence[Floats]) -> Floats:
+def _outer_product(z: Floats, y: Floats, x: Floats) -> Floats:
     """Return the product (z, y, x) of factors along each axis."""
-    z, y, x = factors
     return np.asarray(z[:, None, None] * y[:, None] * x, np.float64)
 
 
