@@ -1,6 +1,7 @@
 """Objects that touch: targets, fragments, agglomeration, and the stage ``objects``."""
 
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from scipy import ndimage
 from sparsem.annotation.labeled_slices import UNKNOWN, read_annotation
 from sparsem.annotation.precedence import apply_annotation
 from sparsem.annotation.writing import write_annotation
-from sparsem.errors import ResumeError, SampleError
+from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
 from sparsem.geometry import VoxelSize
 from sparsem.labels import edit
 from sparsem.labels.agglomerate import (
@@ -32,11 +33,14 @@ from sparsem.labels.objects import objects, recorded_object_settings
 from sparsem.measure.measure import measure
 from sparsem.score.matching import ObjectMatching, choose_matching
 from sparsem.score.score import score
+from sparsem.segment.predict import predict
 from sparsem.segment.targets import boundary_between_objects
+from sparsem.segment.train import train
 from sparsem.store.sample import Sample
+from sparsem.study.study import run
 from sparsem.workflow.execution import Execution
 
-from .conftest import drawn, files_in, kill_ten_times, put
+from .conftest import QUICK, drawn, files_in, kill_ten_times, put, write_liver
 from .test_corrections import computed
 
 QUIET = Execution(quiet=True)
@@ -448,3 +452,63 @@ def test_a_mask_needs_numbered_objects_for_its_scores(balls: Sample, tmp_path: P
     tifffile.imwrite(tmp_path / "truth.tif", np.ones((24, 40, 60), np.uint8))
     with pytest.raises(SampleError, match=r"sparsem objects balls\.zarr organelle"):
         score(balls, "organelle", tmp_path / "truth.tif", instances=True, slices="all")
+
+
+# The whole path.
+
+
+def test_a_study_trains_boundaries_and_numbers_objects(tissue: Sample, tmp_path: Path) -> None:
+    write_liver(tissue, tmp_path)
+    study = """
+        sample = "s.zarr"
+        [import]
+        source = "liver.tif"
+        voxel_nm = [20, 20, 20]
+        [annotate.mitochondrion]
+        source = "masks/mitochondrion"
+        [train]
+        objects = ["mitochondrion"]
+        width = 4
+        context_px = 64
+        input_px = 32
+        batch = 2
+        updates = 4
+        [objects.mitochondrion]
+        min_voxels = 5
+        [measure]
+        texture = false
+        [contacts]
+        pairs = [["mitochondrion", "mitochondrion"]]
+        [export]
+    """
+    (tmp_path / "study.toml").write_text(textwrap.dedent(study), encoding="utf-8")
+    result = run(tmp_path / "study.toml", on=QUIET)
+    sample = result.sample
+    assert sample.names("probabilities") == ["mitochondrion", "mitochondrion-boundary"]
+    assert "mitochondrion-objects" in sample.names("labels")
+    assert recorded_object_settings(sample, "mitochondrion").method == "agglomeration"
+    assert {"mitochondrion", "contacts_mitochondrion_mitochondrion"} <= set(sample.tables)
+    # The boundary is a step, and no result.
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["mitochondrion.tif"]
+    before = files_in(sample.path)
+    run(tmp_path / "study.toml", on=QUIET)
+    assert files_in(sample.path) == before
+    wrong = textwrap.dedent(study).replace("[objects.mitochondrion]", "[objects.mitochondria]")
+    (tmp_path / "study.toml").write_text(wrong, encoding="utf-8")
+    with pytest.raises(SettingsError, match="did you mean 'mitochondrion'"):
+        run(tmp_path / "study.toml", on=QUIET)
+
+
+def test_cells_and_objects_are_named_once(own_tissue: Sample, tmp_path: Path) -> None:
+    model = tmp_path / "m.safetensors"
+    with pytest.raises(InputError, match="is named by --cells and by --structure or --objects"):
+        train(own_tissue, model, QUICK, objects=("nucleus",), cells="nucleus", structures=())
+
+
+def test_a_boundary_that_occurs_nowhere_is_trained(own_tissue: Sample, tmp_path: Path) -> None:
+    """Nuclei do not touch: the boundary has no pixel, and nothing is refused."""
+    model = tmp_path / "m.safetensors"
+    result = train(own_tissue, model, QUICK, objects=("nucleus",), structures=(), on=QUIET)
+    assert result.recipe.structures == ("nucleus", "nucleus-boundary")
+    predict(own_tissue, model, on=QUIET)
+    assert objects(own_tissue, "nucleus", on=QUIET).settings.method == "agglomeration"

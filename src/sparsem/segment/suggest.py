@@ -155,7 +155,7 @@ def _predicted_outputs(
 
 
 def _outputs_of(structure: str, outputs: Sequence[str]) -> list[str]:
-    """Return the outputs of a structure: its own, or interior and boundary of cells."""
+    """Return the outputs of a structure: its own, its boundary, or the interior of cells."""
     return [name for name in (structure, *outputs_of_cells(structure)) if name in outputs]
 
 

@@ -13,6 +13,8 @@ from sparsem.detect.pipeline import DetectStep
 from sparsem.errors import SettingsError
 from sparsem.io.ingest import ImportSettings
 from sparsem.labels.constrain import ConstrainSettings
+from sparsem.labels.objects import ObjectSettings
+from sparsem.measure.contacts import ContactSettings
 from sparsem.measure.settings import MeasureSettings
 from sparsem.preprocess.align import AlignSettings
 from sparsem.preprocess.denoise import DenoiseSettings
@@ -22,7 +24,7 @@ from sparsem.report.scene3d.render import RenderSettings
 from sparsem.report.settings import ReportSettings
 from sparsem.score.score import ScoreSettings
 from sparsem.segment.predict import PredictSettings
-from sparsem.settings import Settings, parse, read_toml
+from sparsem.settings import Settings, nearest, parse, read_toml
 from sparsem.training.settings import TrainSettings
 
 S = TypeVar("S", bound=Settings)
@@ -56,6 +58,14 @@ class ReportStep(ReportSettings):
     """The table [report]: the page."""
 
     out: str = Field("report.html", description="the page to write")
+
+
+class ContactStep(ContactSettings):
+    """The table [contacts]: pairs of structures whose contacts are measured."""
+
+    pairs: tuple[tuple[str, str], ...] = Field(
+        description='pairs of structures, as [["mitochondrion", "cells"]]'
+    )
 
 
 class ExportStep(Settings):
@@ -104,9 +114,13 @@ class StudySettings(Settings):
     )
     score: dict[str, ScoreStep] = Field({}, description="ground truth by structure")
     constrain: ConstrainSettings | None = Field(None, description="biological constraints")
+    objects: dict[str, ObjectSettings] = Field(
+        {}, description="numbered objects by structure; those of [train] objects in any case"
+    )
     measure: MeasureSettings | None = Field(
         None, description="measurements of every object and cell"
     )
+    contacts: ContactStep | None = Field(None, description="contacts between objects")
     export: ExportStep | None = Field(None, description="TIFF files")
     render: RenderStep | None = Field(None, description="a rendering in 3D")
     report: ReportStep | None = Field(None, description="the page with everything")
@@ -127,6 +141,7 @@ def read_study(path: str | Path) -> StudySettings:
             "boxes, [detect]."
         )
     _check_cells(study, path.name)
+    _check_objects(study, path.name)
     _check_scores(study, path.name)
     return study
 
@@ -151,6 +166,19 @@ def _check_cells(study: StudySettings, file: str) -> None:
         )
 
 
+def _check_objects(study: StudySettings, file: str) -> None:
+    """Check that every structure with objects or contacts is predicted."""
+    known = [*trained_structures(study), *mask_structures(study)]
+    pairs = study.contacts.pairs if study.contacts else ()
+    named = [*study.objects, *(name for pair in pairs for name in pair)]
+    for name in named:
+        if study.detect is None and name not in known:
+            raise SettingsError(
+                f"{file}: [objects] or [contacts] names '{name}', which is not predicted"
+                f"{nearest(name, known)}"
+            )
+
+
 def _check_scores(study: StudySettings, file: str) -> None:
     """Check that every structure with ground truth is predicted."""
     has_masks = study.detect is not None and study.detect.masks is not None
@@ -168,7 +196,7 @@ def _check_scores(study: StudySettings, file: str) -> None:
 def trained_structures(study: StudySettings) -> list[str]:
     """Return the structures and outputs of the network of a study."""
     cells = study.train.cells
-    names = list(study.train.structures)
+    names = list(dict.fromkeys([*study.train.structures, *study.train.objects]))
     if not names and not cells:
         names = annotated_names(study)
     if cells:

@@ -10,13 +10,15 @@ from pathlib import Path
 
 from sparsem.annotation.ground_truth import read_ground_truth
 from sparsem.annotation.importing import AnnotationSettings, import_annotation
-from sparsem.annotation.labeled_slices import outputs_of_cells
+from sparsem.annotation.labeled_slices import boundary_of_objects, outputs_of_cells
 from sparsem.cells.cells import cells
 from sparsem.cells.track import TrackResult, TrackSettings, track
 from sparsem.detect.pipeline import run_detection
 from sparsem.detect.score import BoxEvaluation
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.labels.constrain import StructureRoles, constrain, remove_constrained
+from sparsem.labels.objects import ObjectSettings, objects
+from sparsem.measure.contacts import ContactSettings, contacts
 from sparsem.measure.measure import measure
 from sparsem.preprocess.align import Alignment, align
 from sparsem.preprocess.denoise import denoise
@@ -204,8 +206,20 @@ class _Run:
             constrain(self.sample, study.constrain, on=self.on, **self._cells_option())
         elif any(name.endswith(CONSTRAINED) for name in self.sample.names("labels")):
             remove_constrained(self.sample)  # by an earlier version of the study
+        self._number_objects()
         if study.measure:
             measure(self.sample, study.measure, on=self.on, **self._cells_option())
+        if study.contacts:
+            distance = stage_settings(ContactSettings, study.contacts)
+            for first, second in study.contacts.pairs:
+                contacts(self.sample, first, second, distance, on=self.on)
+
+    def _number_objects(self) -> None:
+        """Number the objects of structures that are named, or trained with their boundaries."""
+        study = self.study
+        steps = dict.fromkeys(study.train.objects, ObjectSettings()) | study.objects
+        for name, settings in steps.items():
+            objects(self.sample, name, settings, on=self.on)
 
     def _score(self, name: str, step: ScoreStep) -> Scores:
         truth = resolve_path(self.folder, step.truth)
@@ -228,7 +242,7 @@ class _Run:
 
     def _result_names(self, volumes: Sequence[str]) -> list[str]:
         """Return the names of the labels that are results, and no steps towards one."""
-        steps: set[str] = set()
+        steps = {boundary_of_objects(name) for name in self.study.train.objects}
         if self.study.train.cells:
             steps.update(outputs_of_cells(self.study.train.cells))
             steps.add(f"{separation_of(self.study).name}{REGIONS}")
