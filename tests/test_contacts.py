@@ -45,7 +45,8 @@ def sample_of(path: Path, labels: Labels, voxel: Edges, depth: int = 16) -> Samp
 def measured(path: Path, labels: Labels, voxel: Edges, distance_nm: float) -> dict[str, Any]:
     sample = sample_of(path, labels, voxel)
     contacts(sample, "body", "body", distance_nm=distance_nm, on=QUIET)
-    return sample.read_table("contacts_body_body").to_pydict()
+    table: dict[str, Any] = sample.read_table("contacts_body_body").to_pydict()
+    return table
 
 
 # Analytic bodies.
@@ -163,7 +164,7 @@ def plain_points(labels: Labels, voxel: Edges) -> dict[int, NDArray[np.float64]]
                     ]
                 )
                 shift = (0.5 - level) * normal / (normal @ normal)
-                shift *= min(1.0, max(voxel) / max(np.linalg.norm(shift), 1e-9))
+                shift *= min(1.0, max(voxel) / max(float(np.linalg.norm(shift)), 1e-9))
                 area = np.prod(voxel) / voxel[axis]
                 area *= np.linalg.norm(normal) / np.abs(normal).sum()
                 center = (first + step / 2) * voxel + shift
