@@ -37,6 +37,7 @@ WORK = {
     "track": ("sparsem.cells.track", "track", "TrackSettings"),
     "contacts": ("sparsem.measure.contacts", "contacts", "ContactSettings"),
     "objects": ("sparsem.labels.objects", "objects", "ObjectSettings"),
+    "skeletons": ("sparsem.measure.skeletons", "skeletons", "SkeletonSettings"),
     "phantom": ("sparsem.phantom.phantom", "phantom", "PhantomSettings"),
 }
 
@@ -59,7 +60,7 @@ def work(what: str, given: dict[str, Any]) -> None:
         stage(given["source"], given["sample"], settings, on=on)
     elif what == "contacts":
         stage(Sample.open(given["sample"]), given["first"], given["second"], settings, on=on)
-    elif what == "objects":
+    elif what in ("objects", "skeletons"):
         stage(Sample.open(given["sample"]), given["name"], settings, on=on)
     elif what == "phantom":
         stage(Path(given["sample"]), settings, on=on)

@@ -56,6 +56,7 @@ def test_the_public_names_are_pinned() -> None:
         "run",
         "score",
         "score_boxes",
+        "skeletons",
         "suggest",
         "track",
         "train",

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sparsem.labels.objects import objects as objects
     from sparsem.measure.contacts import contacts as contacts
     from sparsem.measure.measure import measure as measure
+    from sparsem.measure.skeletons import skeletons as skeletons
     from sparsem.phantom.phantom import phantom as phantom
     from sparsem.preprocess.align import align as align
     from sparsem.preprocess.denoise import denoise as denoise
@@ -98,6 +99,7 @@ _DEFINED_IN = {
     "run": "study.study",
     "score": "score.score",
     "score_boxes": "detect.score",
+    "skeletons": "measure.skeletons",
     "suggest": "segment.suggest",
     "track": "cells.track",
     "train": "segment.train",

@@ -19,6 +19,7 @@ from sparsem.measure.contacts import ContactSettings, contacts
 from sparsem.measure.measure import measure
 from sparsem.measure.object_checks import object_warnings
 from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.skeletons import SkeletonSettings, skeletons
 from sparsem.report.export import ExportSettings, export
 from sparsem.report.report import report
 from sparsem.report.scene3d.render import RenderSettings, render
@@ -159,6 +160,27 @@ def contacts_command(
     numbers = f"{pairs} pairs in contact, {sites} sites, {area:.4g} um2"
     lines = [f"{first} and {second}: {numbers} within {settings.distance_nm:g} nm"]
     lines += [f"Wrote {path}/{table}.parquet and .csv" for table in result.written]
+    return Outcome(lines, f"sparsem report {in_shell(path)} -o report.html", data)
+
+
+@command(SkeletonSettings, spread=True)
+def skeletons_command(
+    path: SamplePath,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the structure")],
+    *,
+    settings: SkeletonSettings,
+    on: Execution,
+) -> Outcome:
+    """Measure the center lines of every object: length, branches, ends, tortuosity, radii.
+
+    sparsem skeletons liver.zarr mitochondrion
+    """
+    result = skeletons(Sample.open(path), name, settings, on=on)
+    line = f"{name}: {result.objects} objects, center lines of {result.length_um:.4g} um"
+    if result.level:
+        line += f", thinned at level {result.level} of the pyramid"
+    lines = [line, *(f"Wrote {path}/{table}.parquet and .csv" for table in result.written)]
+    data = {"objects": result.objects, "length_um": result.length_um, "level": result.level}
     return Outcome(lines, f"sparsem report {in_shell(path)} -o report.html", data)
 
 

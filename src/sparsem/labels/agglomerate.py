@@ -85,7 +85,12 @@ def faces_between(
     return _split_keys(pairs), counts, evidence.astype(np.int64)
 
 
-def faces_along(axis: int, pairs: Ints, counts: Ints, evidence: Ints) -> Faces:
+def faces_along(
+    axis: int,
+    pairs: Ints,
+    counts: Ints,
+    evidence: Ints,
+) -> Faces:
     """Return faces whose normal is along one axis."""
     faces = Faces(pairs, np.zeros((len(pairs), 3), np.int64), np.zeros((len(pairs), 3), np.int64))
     faces.counts[:, axis] = counts
@@ -131,7 +136,10 @@ def require_overlap(faces: Faces, sizes: Ints) -> Faces:
 
 
 def agglomerate(
-    faces: Faces, n_fragments: int, areas: NDArray[np.float64], threshold: float
+    faces: Faces,
+    n_fragments: int,
+    areas: NDArray[np.float64],
+    threshold: float,
 ) -> Ints:
     """Return the object of every fragment: the smallest number of a fragment in it, (n + 1,).
 
@@ -159,7 +167,10 @@ def agglomerate(
 
 
 def _best_partners(
-    faces: Faces, means: NDArray[np.float64], n_fragments: int, threshold: float
+    faces: Faces,
+    means: NDArray[np.float64],
+    n_fragments: int,
+    threshold: float,
 ) -> Ints:
     """Return the fragment (n + 1,) with which each one has the smallest mean below a threshold.
 
@@ -196,7 +207,11 @@ def _split_keys(keys: NDArray[np.uint64]) -> Ints:
 
 @compiled()
 def _list_faces(
-    first: Any, second: Any, first_boundary: Any, second_boundary: Any, same_numbers: Any
+    first: Any,
+    second: Any,
+    first_boundary: Any,
+    second_boundary: Any,
+    same_numbers: Any,
 ) -> Any:
     """Return the pair and the evidence of every face between different fragments."""
     pairs = np.empty(1024, np.uint64)

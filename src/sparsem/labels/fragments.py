@@ -41,7 +41,11 @@ class BlockFragments(NamedTuple):
 
 
 def climb(
-    probability: Bytes, boundary: Bytes, mask: Bytes, own_slices: slice, in_depth: bool
+    probability: Bytes,
+    boundary: Bytes,
+    mask: Bytes,
+    own_slices: slice,
+    in_depth: bool,
 ) -> Bytes:
     """Return for every voxel of a block the position of its highest neighbor, see ``fragments``.
 
@@ -76,7 +80,10 @@ def follow(pointers: Bytes) -> BlockFragments:
 
 
 def insert_drawn_objects(
-    probability: Bytes, boundary: Bytes, drawn: NDArray[Any], known: NDArray[np.bool_]
+    probability: Bytes,
+    boundary: Bytes,
+    drawn: NDArray[Any],
+    known: NDArray[np.bool_],
 ) -> None:
     """Replace the prediction of a slice (y, x) by the objects that a person drew in it, in place.
 
@@ -103,7 +110,12 @@ def _touch_another(labels: NDArray[Any]) -> NDArray[np.bool_]:
 
 @compiled()
 def _pointers(
-    probability: Any, boundary: Any, mask: Any, start: Any, stop: Any, in_depth: Any
+    probability: Any,
+    boundary: Any,
+    mask: Any,
+    start: Any,
+    stop: Any,
+    in_depth: Any,
 ) -> Any:
     """Return for every voxel of the own slices the position of its highest neighbor."""
     depth, rows, columns = mask.shape
@@ -127,7 +139,14 @@ def _pointers(
 
 
 @compiled()
-def _binomial(first: Any, second: Any, third: Any, fourth: Any, fifth: Any, total: Any) -> None:
+def _binomial(
+    first: Any,
+    second: Any,
+    third: Any,
+    fourth: Any,
+    fifth: Any,
+    total: Any,
+) -> None:
     """Write the sum of five rows of values, weighted 1 4 6 4 1."""
     for x in range(len(total)):
         inner = second[x] + fourth[x]
@@ -154,7 +173,13 @@ def _smooth_slice(probability: Any, boundary: Any, smooth: Any) -> None:
 
 
 @compiled()
-def _smooth_depth(in_plane: Any, z: Any, depth: Any, in_depth: Any, height: Any) -> None:
+def _smooth_depth(
+    in_plane: Any,
+    z: Any,
+    depth: Any,
+    in_depth: Any,
+    height: Any,
+) -> None:
     """Write the height of slice z (y, x) from the smoothed slices around it."""
     if not in_depth:
         height[:] = in_plane[z % 5]
@@ -175,7 +200,13 @@ def _slice_near(in_plane: Any, z: Any, depth: Any) -> Any:
 
 
 @compiled()
-def _point(heights: Any, mask: Any, z: Any, reach: Any, pointers: Any) -> None:
+def _point(
+    heights: Any,
+    mask: Any,
+    z: Any,
+    reach: Any,
+    pointers: Any,
+) -> None:
     """Write the position of the highest neighbor of every voxel of slice z."""
     rows, columns = pointers.shape
     slices = range(max(z - reach, 0), min(z + reach + 1, len(mask)))
@@ -224,7 +255,13 @@ def _follow(pointers: Any) -> Any:
 
 
 @compiled()
-def _end_of_path(index: Any, steps: Any, fragments: Any, columns: Any, plane: Any) -> Any:
+def _end_of_path(
+    index: Any,
+    steps: Any,
+    fragments: Any,
+    columns: Any,
+    plane: Any,
+) -> Any:
     """Return a maximum, a voxel whose fragment is known, or one outside of the block."""
     while 0 <= index < len(steps) and not fragments[index] and steps[index] != OWN_POSITION:
         index += _step(steps[index], columns, plane)
@@ -233,7 +270,12 @@ def _end_of_path(index: Any, steps: Any, fragments: Any, columns: Any, plane: An
 
 @compiled()
 def _write_path(
-    index: Any, number: Any, steps: Any, fragments: Any, columns: Any, plane: Any
+    index: Any,
+    number: Any,
+    steps: Any,
+    fragments: Any,
+    columns: Any,
+    plane: Any,
 ) -> None:
     """Write the fragment of all voxels of a path that have none yet."""
     while 0 <= index < len(steps) and fragments[index] == 0:

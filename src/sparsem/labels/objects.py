@@ -205,6 +205,16 @@ def current_objects(sample: Sample, name: str, mask: Volume) -> Volume:
     return sample.volume("labels", f"{name}{OBJECTS}")
 
 
+def numbered_objects(sample: Sample, name: str) -> Volume:
+    """Return the labels that number the objects of a structure: its own, or those of its mask.
+
+    Raises:
+        SampleError: there are no such labels, or the objects of a mask are not numbered.
+    """
+    labels = result_labels(sample, name)
+    return current_objects(sample, name, labels) if labels.dtype == np.uint8 else labels
+
+
 def are_objects_current(sample: Sample, name: str, mask: Volume) -> bool:
     """Return True if ``labels/NAME-objects`` number a mask as it is, but for later corrections.
 

@@ -18,8 +18,8 @@ from pydantic import Field
 
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
-from sparsem.labels.objects import current_objects
-from sparsem.labels.results import require_same_pixels, result_labels
+from sparsem.labels.objects import numbered_objects
+from sparsem.labels.results import require_same_pixels
 from sparsem.measure.features.contact import NearPoints, near_points
 from sparsem.measure.features.contact_sites import (
     SiteVoxels,
@@ -147,7 +147,7 @@ def contacts(
         ResourceError: a block does not fit into memory.
     """
     settings = resolve_settings(ContactSettings, settings, changes)
-    volumes = [_numbered(sample, name) for name in (first, second)]
+    volumes = [numbered_objects(sample, name) for name in (first, second)]
     require_same_pixels(
         sample, dict(zip((first, f"{second} "), volumes, strict=True)), "name other structures"
     )
@@ -181,12 +181,6 @@ def _summary(sample: Sample, name: str) -> ContactsResult:
         sites=int(table["sites"].to_numpy().sum()),
         area_um2=float(table["area_um2"].to_numpy().sum()),
     )
-
-
-def _numbered(sample: Sample, name: str) -> Volume:
-    """Return the numbered objects of a structure."""
-    labels = result_labels(sample, name)
-    return current_objects(sample, name, labels) if labels.dtype == np.uint8 else labels
 
 
 def _links(volumes: Sequence[Volume], settings: ContactSettings) -> dict[str, ContactLink]:
@@ -259,7 +253,12 @@ def _read_compact(volume: Volume, block: ZBlock) -> tuple[Ids, Ids]:
     return renumber_consecutively(volume.read(block.read).astype(np.uint32, copy=False))
 
 
-def _surface(link: ContactLink, labels: Ids, ids: Ids, nearby: Any) -> _Surface:
+def _surface(
+    link: ContactLink,
+    labels: Ids,
+    ids: Ids,
+    nearby: Any,
+) -> _Surface:
     """Return the surface of one structure; ``nearby`` are the labels of the other one."""
     inner = link.block.inner
     wide = slice(max(0, inner.start - link.reach), min(len(labels), inner.stop + link.reach))
@@ -293,14 +292,23 @@ def _slices_of(points: SurfacePoints, link: ContactLink) -> Ints:
     return points.faces // (height * width) + link.block.read_start
 
 
-def _ids_of_pairs(points: SurfacePoints, near: NearPoints, ids: Ids, other_ids: Ids) -> Ints:
+def _ids_of_pairs(
+    points: SurfacePoints,
+    near: NearPoints,
+    ids: Ids,
+    other_ids: Ids,
+) -> Ints:
     """Return the ids (n, 2) of the object of every point and of the one that is near."""
     own_ids = ids[points.labels[near.points] - 1]
     return np.column_stack([own_ids, other_ids[near.labels - 1]]).astype(np.int64)
 
 
 def _contact_rows(
-    points: SurfacePoints, near: NearPoints, ids: Ids, other_ids: Ids, link: ContactLink
+    points: SurfacePoints,
+    near: NearPoints,
+    ids: Ids,
+    other_ids: Ids,
+    link: ContactLink,
 ) -> Floats:
     """Return the sums of every slice and pair of objects, see ``block_contacts``."""
     z = _slices_of(points, link)[near.points]
@@ -315,7 +323,10 @@ def _contact_rows(
 
 
 def _area_rows(
-    points: SurfacePoints, near: NearPoints, surface: _Surface, link: ContactLink
+    points: SurfacePoints,
+    near: NearPoints,
+    surface: _Surface,
+    link: ContactLink,
 ) -> Floats:
     """Return the area of every object in every slice, and how much of it is in contact."""
     touching = np.unique(near.points)
@@ -329,7 +340,11 @@ def _area_rows(
 
 
 def _sites(
-    points: SurfacePoints, near: NearPoints, ids: Ids, other_ids: Ids, link: ContactLink
+    points: SurfacePoints,
+    near: NearPoints,
+    ids: Ids,
+    other_ids: Ids,
+    link: ContactLink,
 ) -> SiteVoxels:
     """Return the voxels of the block at which the first object of a pair is in contact."""
     pairs = _ids_of_pairs(points, near, ids, other_ids)
@@ -448,7 +463,10 @@ def _find_rows(keys: Ints, pairs: Ints) -> Ints:
 
 
 def _object_table(
-    results: LinkResults, links: Mapping[str, ContactLink], side: str, names: tuple[str, str]
+    results: LinkResults,
+    links: Mapping[str, ContactLink],
+    side: str,
+    names: tuple[str, str],
 ) -> pa.Table:
     """Return one row for each object of a structure: its surface, and the fraction in contact."""
     rows = _rows(results, links, f"{side}_areas")

@@ -47,6 +47,8 @@ TABLE_PREFIXES = (
     "quality_",
     "review_",
     "scores_",
+    "skeleton_lines_",
+    "skeletons_",
     "tracks_",
     "truth_ids_",
 )

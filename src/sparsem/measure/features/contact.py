@@ -31,7 +31,10 @@ class NearPoints(NamedTuple):
 
 
 def near_points(
-    points: SurfacePoints, targets: SurfacePoints, distance: float, same_labels: bool
+    points: SurfacePoints,
+    targets: SurfacePoints,
+    distance: float,
+    same_labels: bool,
 ) -> NearPoints:
     """Return the points of surfaces within a distance of the surfaces of other objects.
 
@@ -65,7 +68,13 @@ def _cells(positions: Floats, origin: Floats, size: float) -> Ints:
 
 
 @compiled()
-def _search(points: Any, targets: Any, grid: Any, distance: Any, same_labels: Any) -> Any:
+def _search(
+    points: Any,
+    targets: Any,
+    grid: Any,
+    distance: Any,
+    same_labels: Any,
+) -> Any:
     """Return the columns of ``NearPoints``; targets are sorted by the cells of a grid."""
     cells, starts, shape = grid
     rows = (np.empty(64, np.int64), np.empty(64, np.uint32), np.empty(64))

@@ -185,7 +185,14 @@ def _label_ranges(labels: Any, size: Any) -> Any:
 
 
 @compiled()
-def _is_near(nearby: Any, same_labels: Any, label: Any, z: Any, y: Any, x: Any) -> Any:
+def _is_near(
+    nearby: Any,
+    same_labels: Any,
+    label: Any,
+    z: Any,
+    y: Any,
+    x: Any,
+) -> Any:
     """Return whether an object other than a label is near a voxel."""
     box = (z // nearby.size[0], y // nearby.size[1], x // nearby.size[2])
     if nearby.high[box] == 0:
@@ -195,7 +202,13 @@ def _is_near(nearby: Any, same_labels: Any, label: Any, z: Any, y: Any, x: Any) 
 
 @compiled()
 def _visit_voxels(
-    labels: Any, voxels: Any, limits: Any, rules: Any, areas: Any, points: Any, is_writing: Any
+    labels: Any,
+    voxels: Any,
+    limits: Any,
+    rules: Any,
+    areas: Any,
+    points: Any,
+    is_writing: Any,
 ) -> Any:
     """Visit the faces after voxels, write areas and points, and return the number of points."""
     count = 0
@@ -223,7 +236,13 @@ def _visit_voxels(
 
 @compiled()
 def _write_point(
-    labels: Any, face: Any, first_z: Any, rules: Any, points: Any, index: Any, is_near: Any
+    labels: Any,
+    face: Any,
+    first_z: Any,
+    rules: Any,
+    points: Any,
+    index: Any,
+    is_near: Any,
 ) -> Any:
     """Write the point of an object at a face, if another one is near; return its area."""
     _, _, edges, windows, padded, margin = rules
@@ -248,7 +267,12 @@ def _write_point(
 
 
 @compiled()
-def _start(voxel: Any, axis: Any, shape: Any, margin: Any) -> Any:
+def _start(
+    voxel: Any,
+    axis: Any,
+    shape: Any,
+    margin: Any,
+) -> Any:
     """Return the first padded voxel of the window around the face after a voxel."""
     z, y, x = voxel
     return (
@@ -259,7 +283,14 @@ def _start(voxel: Any, axis: Any, shape: Any, margin: Any) -> Any:
 
 
 @compiled()
-def _place(padded: Any, label: Any, start: Any, axis: Any, edges: Any, window: Any) -> Any:
+def _place(
+    padded: Any,
+    label: Any,
+    start: Any,
+    axis: Any,
+    edges: Any,
+    window: Any,
+) -> Any:
     """Return by how much the center of a face is moved (3,), nm, and the area of its surface."""
     level, slope_z, slope_y, slope_x = _slopes(padded, label, start, window)
     squared = slope_z * slope_z + slope_y * slope_y + slope_x * slope_x
@@ -276,7 +307,12 @@ def _place(padded: Any, label: Any, start: Any, axis: Any, edges: Any, window: A
 
 
 @compiled()
-def _slopes(padded: Any, label: Any, start: Any, window: Any) -> Any:
+def _slopes(
+    padded: Any,
+    label: Any,
+    start: Any,
+    window: Any,
+) -> Any:
     """Return how much of a window is inside of an object, and the slope of it."""
     level, slope_z, slope_y, slope_x = 0.0, 0.0, 0.0, 0.0
     for k in range(window.shape[0]):
