@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cc3d
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -210,3 +211,35 @@ def test_a_field_has_unit_variance_and_any_slice_alone() -> None:
     assert np.array_equal(values[2], alone)
     _, weights = spline_weights(np.linspace(-3, 3, 50))
     assert np.allclose(weights.sum(axis=1), 1, atol=1e-6)
+
+
+def test_touching_mitochondria_are_connected_and_touch(tmp_path: Path) -> None:
+    settings = changed(TISSUE, {"touching": True, "shape": (24, 160, 160), "block_depth": 5})
+    sample = phantom(tmp_path / "p.zarr", settings, on=Execution(quiet=True))
+    volumes = truth(sample)
+    labels = volumes["mitochondrion"]
+    numbers = np.unique(labels[labels > 0])
+    # Few are cut in two by the border; many touch another one.
+    parts = cc3d.connected_components(labels, connectivity=26)
+    assert parts.max() <= 1.15 * len(numbers)
+    mask_parts = cc3d.connected_components((labels > 0).astype(np.uint8), connectivity=26)
+    assert mask_parts.max() < 0.8 * len(numbers)
+    is_organelle = labels > 0
+    assert (volumes["cells"][is_organelle] == labels[is_organelle] // 1000).all()
+    assert not (volumes["nucleus"][is_organelle] > 0).any()
+    # A slice can be drawn without any other.
+    alone = phantom_slice(changed(settings, {"block_depth": 1}), 7)
+    assert np.array_equal(alone.labels["mitochondrion"], labels[7])
+    # A membrane separates two that touch: it is darker than what lies on either side.
+    image = sample.image("raw").read(slice(None)).astype(float)
+    first, second = labels[:, :, :-1], labels[:, :, 1:]
+    is_contact = (first != second) & (first > 0) & (second > 0)
+    at_contact = (image[:, :, :-1][is_contact].mean() + image[:, :, 1:][is_contact].mean()) / 2
+    assert is_contact.sum() > 30
+    assert at_contact < image[is_organelle].mean() - 10
+
+
+def test_without_touching_nothing_changes(tissue: Sample) -> None:
+    drawn = phantom_slice(changed(TISSUE, {"touching": False}), 4)
+    expected = tissue.volume("truth", "mitochondrion").read(slice(4, 5))[0]
+    assert np.array_equal(drawn.labels["mitochondrion"], expected)

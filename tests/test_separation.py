@@ -399,6 +399,8 @@ def test_bad_input_is_one_sentence(balls: Sample) -> None:
     assert objects(balls, "nucleus", on=QUIET).settings.method == "components"
     with pytest.raises(SampleError, match="organele"):
         objects(balls, "organele", on=QUIET)
+    with pytest.raises(InputError, match="name the structure, 'organelle'"):
+        objects(balls, "organelle-boundary", on=QUIET)
 
 
 # Scores of objects.

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from sparsem.annotation.labeled_slices import LabeledSlices, boundary_of_objects
 from sparsem.annotation.precedence import apply_precedence, read_drawing
-from sparsem.errors import SampleError
+from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock
 from sparsem.labels.agglomerate import (
     NO_FACES,
@@ -52,7 +52,7 @@ from sparsem.labels.components import (
 from sparsem.labels.fragments import HALO, climb, follow, insert_drawn_objects
 from sparsem.labels.results import require_same_pixels, result_labels
 from sparsem.settings import Settings, changed, resolve_settings
-from sparsem.store.names import OBJECTS
+from sparsem.store.names import OBJECTS, base_name, is_step
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -149,6 +149,7 @@ def objects(
         changes: fields of the settings, by name.
 
     Raises:
+        InputError: the name is that of a step towards a result, such as a boundary.
         SampleError: there is no such mask, its labels number objects already, or the boundary was
             not predicted, or not on the same image.
         ResumeError: objects of another mask or with other settings exist, and ``on.overwrite`` is
@@ -156,6 +157,10 @@ def objects(
         ResourceError: a block does not fit into memory.
     """
     settings = resolve_settings(ObjectSettings, settings, changes)
+    if is_step(name):
+        raise InputError(
+            f"'{name}' is a step towards a result; name the structure, '{base_name(name)}'."
+        )
     mask = result_labels(sample, name)
     if mask.dtype != np.uint8:
         raise SampleError(f"labels/{name} of {sample.path.name} numbers its objects already.")
