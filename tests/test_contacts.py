@@ -12,10 +12,11 @@ from scipy.spatial import cKDTree
 
 from sparsem.errors import ResumeError, SampleError
 from sparsem.geometry import VoxelSize
+from sparsem.labels.components import connected_numbers
 from sparsem.labels.objects import objects
 from sparsem.measure.contacts import contacts
 from sparsem.measure.features.contact import near_points
-from sparsem.measure.features.contact_sites import connected_sites, join_voxels, site_voxels
+from sparsem.measure.features.contact_sites import join_voxels, site_voxels
 from sparsem.measure.features.surface import gaussian_windows
 from sparsem.measure.features.surface_points import POINT_SIGMA, nearby_labels, surface_points
 from sparsem.store.sample import Sample
@@ -212,7 +213,7 @@ def test_sites_equal_connected_components() -> None:
     voxels = np.argwhere(mask)
     pairs = np.tile([3, 8], (len(voxels), 1))
     sites = site_voxels(pairs, voxels)
-    number = connected_sites(len(voxels), join_voxels(sites, sites))
+    _, number = connected_numbers(len(voxels), join_voxels(sites, sites))
     whole = cc3d.connected_components(mask.view(np.uint8), connectivity=26)
     assert len(np.unique(number)) == whole.max()
     assert len(np.unique(np.stack([number, whole[tuple(sites.voxels.T)]]), axis=1).T) == whole.max()

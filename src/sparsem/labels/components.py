@@ -171,10 +171,20 @@ def join_touching(starts: Ints, pairs: Sequence[Ints]) -> tuple[int, Ints]:
     n_parts = int(starts[-1])
     if not n_parts:
         return 0, np.empty(0, np.int64)
-    rows, columns = shifted_pairs(starts, pairs).T
-    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(n_parts, n_parts))
-    n_components, component = connected_components(graph, directed=False)
-    return n_components, component.astype(np.int64)
+    return connected_numbers(n_parts, shifted_pairs(starts, pairs))
+
+
+def connected_numbers(count: int, edges: Ints) -> tuple[int, Ints]:
+    """Return the number of connected groups, and the group of each of ``count`` items.
+
+    Args:
+        count: number of items.
+        edges: (n, 2) items that belong together.
+    """
+    rows, columns = edges.T
+    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(count, count))
+    n_groups, group = connected_components(graph, directed=False)
+    return n_groups, group.astype(np.int64)
 
 
 def shifted_pairs(starts: Ints, pairs: Sequence[Ints]) -> Ints:

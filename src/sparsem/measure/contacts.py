@@ -18,12 +18,12 @@ from pydantic import Field
 
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
+from sparsem.labels.components import connected_numbers
 from sparsem.labels.objects import numbered_objects
 from sparsem.labels.results import require_same_pixels
 from sparsem.measure.features.contact import NearPoints, near_points
 from sparsem.measure.features.contact_sites import (
     SiteVoxels,
-    connected_sites,
     join_voxels,
     site_voxels,
 )
@@ -370,7 +370,7 @@ def _site_arrays(sites: SiteVoxels, block: ZBlock) -> dict[str, NDArray[Any]]:
         ``site_pairs``, (sites, 2): ids of the pair; ``bottom`` and ``top``, (n, 6): site, ids of
         the pair, z, y, x.
     """
-    number = connected_sites(len(sites.pairs), join_voxels(sites, sites))
+    _, number = connected_numbers(len(sites.pairs), join_voxels(sites, sites))
     _, first_voxel = np.unique(number, return_index=True)
     rows = np.column_stack([number, sites.pairs, sites.voxels])
     z = sites.voxels[:, 0]
@@ -495,7 +495,7 @@ def _count_sites(
         top, bottom = results.array(upper, "top"), results.array(lower, "bottom")
         edges.append(_joined_sites(top, bottom) + starts[index : index + 2])
     all_pairs = np.concatenate(pairs)
-    number = connected_sites(len(all_pairs), np.concatenate(edges))
+    _, number = connected_numbers(len(all_pairs), np.concatenate(edges))
     _, first = np.unique(number, return_index=True)
     return dict(Counter(map(tuple, all_pairs[first].tolist())))
 

@@ -20,6 +20,7 @@ from sparsem.measure.links import LinkResults, run_links
 from sparsem.measure.moments_pass import sum_voxels
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.structures import MeasuredStructure, level_in_budget
+from sparsem.measure.tables import with_nulls
 from sparsem.settings import Settings, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -212,15 +213,10 @@ def _write_tables(sample: Sample, name: str, rows: Floats, lines: Floats, level:
         columns = {}
         for column, numbers in zip(names, values.T, strict=True):
             is_whole = column in whole
-            columns[column] = numbers.astype(np.int64) if is_whole else _with_nulls(numbers)
+            columns[column] = with_nulls(numbers.astype(np.int64) if is_whole else numbers)
         if prefix == "skeletons":
             columns["level"] = np.full(len(rows), level)
         sample.write_table(f"{prefix}_{name}", pa.table(columns))
-
-
-def _with_nulls(numbers: Floats) -> Any:
-    """Return a column in which unknown values are empty instead of NaN."""
-    return pa.array(numbers, from_pandas=True)
 
 
 def _summary(sample: Sample, name: str) -> SkeletonsResult:

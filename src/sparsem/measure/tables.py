@@ -179,7 +179,7 @@ def _object_table(
         **structure.notes,
         "labels": labels.fingerprint,
     }
-    columns = {name: _with_nulls(structure.columns[name]) for name in names}
+    columns = {name: with_nulls(structure.columns[name]) for name in names}
     return pa.table(columns, metadata=_metadata(notes))
 
 
@@ -191,7 +191,7 @@ def _pattern_table(ids: NDArray[np.uint32], spectra: NDArray[np.float64], step: 
             "object": np.repeat(ids, len(sizes)),
             "size": np.tile(sizes, len(ids)),
             "size_nm": np.tile(sizes * step, len(ids)),
-            "part": _with_nulls(spectra.ravel()),
+            "part": with_nulls(spectra.ravel()),
         }
     )
 
@@ -251,7 +251,7 @@ def _metadata(notes: Mapping[str, Any]) -> dict[str, str]:
     return {"sparsem": json.dumps(notes)}
 
 
-def _with_nulls(column: NDArray[Any]) -> Any:
+def with_nulls(column: NDArray[Any]) -> Any:
     """Return a column in which unknown values are empty instead of NaN."""
     if column.dtype.kind == "f":
         return pa.array(column, from_pandas=True)

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 Ints = NDArray[np.int64]
 
@@ -70,17 +68,3 @@ def _keys(upper: SiteVoxels, lower: SiteVoxels) -> tuple[Ints, int, int]:
     _, pair = np.unique(pairs, axis=0, return_inverse=True)
     plane = rows * columns
     return pair.reshape(-1) * depth * plane + z * plane + y * columns + x, columns, plane
-
-
-def connected_sites(n_voxels: int, edges: Ints) -> Ints:
-    """Return the number of the connected part of every voxel, (n,).
-
-    Args:
-        n_voxels: number of voxels.
-        edges: (m, 2) voxels that touch.
-    """
-    graph = coo_array(
-        (np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(n_voxels, n_voxels)
-    )
-    _, number = connected_components(graph, directed=False)
-    return np.asarray(number, np.int64)
