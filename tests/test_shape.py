@@ -17,9 +17,9 @@ from scipy.spatial import ConvexHull, QhullError
 from skimage.measure import regionprops
 
 from sparsem.geometry import VoxelSize
+from sparsem.labels.neighbors import neighbor_slices
 from sparsem.measure.features.hull import convex_voxels, slice_corners
 from sparsem.measure.features.moments import combine_moments, object_moments, renumber_consecutively
-from sparsem.measure.features.neighbors import neighbor_slices
 from sparsem.measure.features.shape import shapes
 from sparsem.measure.features.surface import (
     gaussian_windows,

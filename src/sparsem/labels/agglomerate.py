@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.labels.neighbors import neighbor_slices
 from sparsem.workflow.compiled import compiled
 
 Ints = NDArray[np.int64]
@@ -31,12 +32,6 @@ class Faces(NamedTuple):
     evidence: Ints
 
 
-# Every voxel of a block but the last ones along an axis, and its neighbor along that axis.
-NEIGHBORS: tuple[tuple[Any, Any], ...] = (
-    (np.s_[:-1], np.s_[1:]),
-    (np.s_[:, :-1], np.s_[:, 1:]),
-    (np.s_[:, :, :-1], np.s_[:, :, 1:]),
-)
 NO_FACES = Faces(np.empty((0, 2), np.int64), np.empty((0, 3), np.int64), np.empty((0, 3), np.int64))
 
 
@@ -48,7 +43,8 @@ def faces_of_block(fragments: NDArray[np.uint32], boundary: NDArray[np.uint8]) -
         boundary: (z, y, x) probability of a boundary.
     """
     parts = [NO_FACES]
-    for axis, (first, second) in enumerate(NEIGHBORS):
+    for axis in range(3):
+        first, second = neighbor_slices(axis)
         numbers = fragments[first], fragments[second]
         boundaries = boundary[first], boundary[second]
         pairs, counts, evidence = faces_between(*numbers, *boundaries, same_numbers=True)

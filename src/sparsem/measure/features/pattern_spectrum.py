@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.measure.features.neighbors import neighbor_slices
+from sparsem.labels.neighbors import neighbor_slices
 
 Element = Literal["box", "ball"]
 Image = NDArray[Any]

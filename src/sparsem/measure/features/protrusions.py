@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.graph import MCP_Geometric
 
+from sparsem.labels.neighbors import neighbor_slices
 from sparsem.measure.features.distances import half_edge
-from sparsem.measure.features.neighbors import neighbor_slices
 
 Mask = NDArray[np.bool_]
 Position = tuple[int, int, int]
