@@ -2,6 +2,7 @@
 
     python benchmarks/objects.py separate phantom --seeds 1 2 3
     python benchmarks/objects.py separate urocell epfl
+    python benchmarks/objects.py axons
     python benchmarks/objects.py contacts
     python benchmarks/objects.py scale --tiles 8
 
@@ -9,6 +10,10 @@
 numbers the objects by both methods, and scores those of unlabeled slices, or of the whole volume in
 3D. ``phantom``: mitochondria that touch and form networks. ``urocell``: the label volumes of UroCell,
 drawn as electron micrographs. ``epfl``: a real stack, whose objects are known slice by slice.
+``--target core`` trains, instead of the boundary, the pixels of every object that are at least half
+as deep as its deepest one: a distance, from which objects grow by a watershed.
+``axons`` trains on three images of nerve fibers and scores two others: axons, which myelin separates,
+and fibers, axons with their myelin, which touch; also the masks of boxes (``detect masks``).
 ``contacts`` measures contacts between the mitochondria of UroCell and compares them with a plain
 version. ``scale`` times objects and contacts of a large volume of repeated UroCell predictions.
 
@@ -24,12 +29,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cc3d
 import cv2
 import edt
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from scipy.ndimage import maximum
 from scipy.spatial import cKDTree
+from skimage.segmentation import watershed
 
 from rows import peak_gb, save
 from sparsem.annotation.writing import write_annotation
@@ -51,7 +59,7 @@ from sparsem.workflow.execution import Execution
 from sparsem.workflow.stage import BlockResult, Stage
 from stacks import ROOT, raw_path
 
-NAME = "mitochondrion"
+NAME, CORE = "mitochondrion", "mitochondrion-core"
 LABELED = 7
 UROCELL_NM = (15, 16, 16)
 SPACING_NM = 5500.0  # of cells in the phantom, in which mitochondria have the size of UroCell's
@@ -82,10 +90,11 @@ class Volume:
     context_px: int
 
 
-def label_slices(sample: Sample, truth: Labels) -> None:
-    """Annotate seven evenly spaced slices with their ground truth."""
-    slices = evenly_spaced(len(truth), LABELED)
-    write_annotation(sample, NAME, tuple(slices), [truth[z] for z in slices])
+def label_slices(sample: Sample, truth: Labels) -> tuple[int, ...]:
+    """Annotate seven evenly spaced slices with their ground truth, and return the slices."""
+    slices = tuple(evenly_spaced(len(truth), LABELED))
+    write_annotation(sample, NAME, slices, [truth[z] for z in slices])
+    return slices
 
 
 def phantom_volumes(folder: Path, seeds: list[int]) -> Iterator[Volume]:
@@ -147,40 +156,78 @@ def volumes_of(name: str, folder: Path, seed: int) -> Iterator[Volume]:
     return urocell_volumes(folder) if name == "urocell" else epfl_volumes(folder)
 
 
-def separate(volume: Volume, folder: Path, seed: int, updates: int, adjacent: int) -> None:
-    """Train, predict, number the objects by both methods, and save their scores."""
+def separate(volume: Volume, folder: Path, seed: int, given: argparse.Namespace) -> None:
+    """Train, predict, number the objects by all methods, and save their scores."""
     sample = volume.sample
-    label_slices(sample, volume.truth)
+    slices = label_slices(sample, volume.truth)
     model = folder / f"{volume.name.replace(' ', '-')}.safetensors"
     started = time.perf_counter()
-    training: dict[str, Any] = {"context_px": volume.context_px, "adjacent_slices": adjacent}
-    train(sample, model, objects=(NAME,), updates=updates, seed=seed, on=REPLACE, **training)
-    minutes = (time.perf_counter() - started) / 60
+    training: dict[str, Any] = {
+        "updates": given.updates,
+        "seed": seed,
+        "context_px": volume.context_px,
+        "adjacent_slices": given.adjacent_slices,
+    }
+    if given.target == "core":
+        write_annotation(sample, CORE, slices, [cores_of(volume.truth[z]) for z in slices])
+        train(sample, model, structure=(NAME, CORE), on=REPLACE, **training)
+    else:
+        train(sample, model, objects=(NAME,), on=REPLACE, **training)
+    row: dict[str, object] = {
+        "volume": volume.name,
+        "seed": seed,
+        "updates": given.updates,
+        "adjacent_slices": given.adjacent_slices,
+        "training_minutes": round((time.perf_counter() - started) / 60, 1),
+    }
     predict(sample, model, on=REPLACE)
-    min_voxels = MIN_VOXELS[volume.name.split()[0]]
     truth = folder / f"{volume.name.replace(' ', '-')}-truth.tif"
     tifffile.imwrite(truth, volume.truth.astype(np.uint16 if volume.truth.max() < 2**16 else "u4"))
-    for method in ("components", "agglomeration"):
-        objects(sample, NAME, method=method, min_voxels=min_voxels, on=REPLACE)
-        scoring = ScoreSettings(instances=True, slices="all", min_voxels=min_voxels)
-        scores = score(sample, NAME, truth, scoring, on=REPLACE)
-        numbers = scores.of_cells() if scores.in_3d else scores.of_cells("unseen")
-        dimension = "3d" if scores.in_3d else "2d"
-        row: dict[str, object] = {
-            "volume": volume.name,
-            "seed": seed,
-            "updates": updates,
-            "adjacent_slices": adjacent,
-            "training_minutes": round(minutes, 1),
-            "method": method,
-            "matched_in": dimension,
-            "dice": round(scores.summary("unseen")["dice_3d"] or 0, 4),
-        }
-        for name in ("pq", "f1_50", "f1_75", "ap50", "map", "true", "predicted"):
-            row[name] = round(numbers[f"{name}_{dimension}"] or 0, 4)
-        for name in ("splits", "merges"):
-            row[name] = numbers[f"{name}_{dimension}"]
-        save("objects", row)
+    min_voxels = MIN_VOXELS[volume.name.split()[0]]
+    if given.target == "core":
+        grown = Sample.create(folder / f"{volume.name.replace(' ', '-')}-grown.zarr")
+        labels = grown_from_cores(sample)
+        write_volumes(grown, {"": labels.astype(np.uint8), f"labels/{NAME}": labels}, UROCELL_NM)
+        add_scores(row | {"method": "cores", "threshold": None}, grown, truth, min_voxels)
+        return
+    methods = [("components", None)] + [("agglomeration", limit) for limit in given.thresholds]
+    for method, limit in methods:
+        settings = {} if limit is None else {"boundary_threshold": limit}
+        objects(sample, NAME, method=method, min_voxels=min_voxels, on=REPLACE, **settings)
+        add_scores(row | {"method": method, "threshold": limit}, sample, truth, min_voxels)
+
+
+def cores_of(labels: Labels) -> NDArray[np.uint8]:
+    """Return the pixels of every object that are at least half as deep as its deepest one."""
+    depth = edt.edt(labels, black_border=False)
+    deepest = maximum(depth, labels, np.arange(labels.max() + 1))
+    is_core: NDArray[np.bool_] = (labels > 0) & (depth >= deepest[labels] / 2)
+    return is_core.astype(np.uint8)
+
+
+def grown_from_cores(sample: Sample) -> Labels:
+    """Return the objects that grow from the predicted cores, in descending order of the core."""
+    mask = sample.volume("labels", NAME).read(slice(None)) > 0
+    core = sample.volume("probabilities", CORE).read(slice(None)).astype(np.int16)
+    seeds = cc3d.connected_components(core >= 128, connectivity=26)
+    grown = np.asarray(watershed(-core, seeds, mask=mask | (seeds > 0)))
+    missed = cc3d.connected_components(mask & (grown == 0), connectivity=26)
+    return np.where(missed > 0, missed + grown.max(), grown).astype(np.uint32)
+
+
+def add_scores(row: dict[str, object], sample: Sample, truth: Path, min_voxels: int) -> None:
+    """Save the scores of the objects of a sample."""
+    scoring = ScoreSettings(instances=True, slices="all", min_voxels=min_voxels)
+    scores = score(sample, NAME, truth, scoring, on=REPLACE)
+    numbers = scores.of_cells() if scores.in_3d else scores.of_cells("unseen")
+    dimension = "3d" if scores.in_3d else "2d"
+    summary = scores.summary("unseen" if scores.use else None)
+    row = row | {"matched_in": dimension, "dice": round(summary["dice_3d"] or 0, 4)}
+    for name in ("pq", "f1_50", "f1_75", "ap50", "map", "true", "predicted"):
+        row[name] = round(numbers[f"{name}_{dimension}"] or 0, 4)
+    for name in ("splits", "merges"):
+        row[name] = numbers[f"{name}_{dimension}"]
+    save("objects", row)
 
 
 def plain_contacts(labels: Labels, distance_nm: float) -> dict[tuple[int, int], float]:
@@ -295,6 +342,8 @@ def main() -> None:
     separation.add_argument("--seeds", type=int, nargs="+", default=[1])
     separation.add_argument("--updates", type=int, default=UPDATES)
     separation.add_argument("--adjacent-slices", type=int, default=1)
+    separation.add_argument("--target", choices=("boundary", "core"), default="boundary")
+    separation.add_argument("--thresholds", type=float, nargs="+", default=[0.3, 0.4, 0.5])
     in_contact = commands.add_parser("contacts")
     in_contact.add_argument("--distance-nm", type=float, default=30)
     scale = commands.add_parser("scale")
@@ -309,7 +358,7 @@ def main() -> None:
             for name in given.volumes:
                 for seed in given.seeds:
                     for volume in volumes_of(name, Path(folder), seed):
-                        separate(volume, Path(folder), seed, given.updates, given.adjacent_slices)
+                        separate(volume, Path(folder), seed, given)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def _feature(
 
 
 NEAREST = "distance between the centers of the nearest voxels: one edge of a voxel where they touch"
+FERET = "of the convex hull of the centers of all faces of its voxels"
 HULL = "voxel centers in the convex hull of the object's voxel centers"
 GLCM = (
     "co-occurrence of gray levels at neighboring voxels, 26 offsets added, levels numbered from 1"
@@ -84,6 +85,15 @@ IDENTITY_COLUMNS: Descriptions = {
     "extent_y_um": ColumnDescription("length of the bounding box along y", "µm"),
     "extent_x_um": ColumnDescription("length of the bounding box along x", "µm"),
 }
+FERET_COLUMNS: Descriptions = {
+    "max_feret_um": _feature("largest Feret diameter: length of the object", "µm", FERET),
+    "min_feret_um": _feature(
+        "smallest Feret diameter: distance of the two parallel planes (in separate images, lines) "
+        "between which it just fits",
+        "µm",
+        f"{FERET}; in 3D at most 0.1 % too large",
+    ),
+}
 IMAGE_COLUMNS: Descriptions = {
     "image": ColumnDescription(
         "image of the object, as the number of its slice in the sample; the first is 0"
@@ -98,6 +108,7 @@ IMAGE_COLUMNS: Descriptions = {
     "circle_diameter_um": _feature(
         "diameter of the circle of the same area", "µm", "2 sqrt(A / pi)"
     ),
+    **FERET_COLUMNS,
     "ellipse_major_um": _feature(
         "longer axis of the ellipse with the same second moments",
         "µm",
@@ -126,6 +137,9 @@ SHAPE_COLUMNS: Descriptions = {
         "voxel faces weighted by the local normal (digital surface integration, Lachaud and "
         "Vialard 2003)",
     ),
+    "surface_to_volume_per_um": _feature(
+        "surface area over volume: 6 over the diameter for a ball", "1/µm", "S / V"
+    ),
     "equivalent_diameter_um": _feature(
         "diameter of the ball of the same volume", "µm", "(6 V / pi)^(1/3)"
     ),
@@ -145,6 +159,7 @@ SHAPE_COLUMNS: Descriptions = {
     "axis_major_x": ColumnDescription(
         "direction of the longest axis, x component of the unit vector", "1"
     ),
+    **FERET_COLUMNS,
     "convex_volume_um3": _feature("volume of the convex hull", "µm³", HULL),
     "solidity": _feature(
         "volume over the volume of the convex hull (in separate images, area over area): 1 without "

@@ -1,4 +1,4 @@
-"""The third pass: voxels in the convex hull of every object, from the corners of its slices.
+"""The third pass: the convex hull of every object, from the corners of its slices.
 
 Objects that begin in the same block are one link, so that at no time all corners are in memory.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.measure.features.hull import convex_voxels_per_object
+from sparsem.measure.features.hull import Hulls, measure_hulls
 from sparsem.measure.links import LinkResults, run_links
 from sparsem.measure.structures import MeasuredStructure
 from sparsem.measure.surface_pass import surface_link_name
@@ -26,10 +26,12 @@ class HullLink(NamedTuple):
         ids: ids of the objects, ascending, (n,).
         surface_links: names of the links of the surface pass that hold the corners of the
             objects, from their first to their last block.
+        voxel: edges of a voxel z, y, x, µm; y and x in separate images.
     """
 
     ids: NDArray[np.uint32]
     surface_links: tuple[str, ...]
+    voxel: tuple[float, ...]
 
 
 class HullBatch(NamedTuple):
@@ -46,10 +48,10 @@ class HullBatch(NamedTuple):
     link: HullLink
 
 
-def count_hull_voxels(
+def run_hull_pass(
     stage: Stage, structures: Mapping[str, MeasuredStructure], surface_results: LinkResults
-) -> dict[str, Ints]:
-    """Count the voxels in the convex hulls of the objects of every structure, (n,) each.
+) -> dict[str, Hulls]:
+    """Measure the convex hulls of the objects of every structure.
 
     Args:
         stage: stage that the pass belongs to.
@@ -58,12 +60,15 @@ def count_hull_voxels(
     """
     batches = _batches_of_all(structures)
     links = {key: batch.link for key, batch in batches.items()}
-    results = run_links(stage, "hulls", hull_voxels, links, surface_results.folder)
+    results = run_links(stage, "hulls", hulls_of_link, links, surface_results.folder)
 
-    voxels = {name: np.zeros(structure.count, np.int64) for name, structure in structures.items()}
+    columns = {name: np.zeros((3, structure.count)) for name, structure in structures.items()}
     for key, batch in batches.items():
-        voxels[batch.structure][batch.objects] = results.array(key, "voxels")
-    return voxels
+        columns[batch.structure][:, batch.objects] = results.array(key, "hulls")
+    return {
+        name: Hulls(voxels.astype(np.int64), max_feret, min_feret)
+        for name, (voxels, max_feret, min_feret) in columns.items()
+    }
 
 
 def _batches_of_all(structures: Mapping[str, MeasuredStructure]) -> dict[str, HullBatch]:
@@ -75,11 +80,11 @@ def _batches_of_all(structures: Mapping[str, MeasuredStructure]) -> dict[str, Hu
     return batches
 
 
-def hull_voxels(link: HullLink, _previous: None, surface_folder: Path) -> Arrays:
-    """Count the voxels in the convex hull of every object of a link.
+def hulls_of_link(link: HullLink, _previous: None, surface_folder: Path) -> Arrays:
+    """Measure the convex hull of every object of a link.
 
     Returns:
-        ``voxels``, (n,).
+        ``hulls``, (3, n), see ``Hulls``.
     """
     surface_results = LinkResults(surface_folder)
     parts = [np.empty((0, 4), np.int64)]
@@ -88,12 +93,14 @@ def hull_voxels(link: HullLink, _previous: None, surface_folder: Path) -> Arrays
         parts.append(rows[np.isin(rows[:, 0], link.ids)])
     corners = np.concatenate(parts)
     labels = np.searchsorted(link.ids, corners[:, 0]) + 1
-    return {"voxels": convex_voxels_per_object(labels, corners[:, 1:], len(link.ids))}
+    return {"hulls": np.stack(measure_hulls(labels, corners[:, 1:], len(link.ids), link.voxel))}
 
 
 def _batches_by_first_block(name: str, structure: MeasuredStructure) -> list[HullBatch]:
     """Group the objects of a structure by the block in which they begin."""
     blocks = structure.volume.blocks()
+    edges = structure.volume.voxel_size.micrometers
+    voxel = edges[1:] if structure.is_in_images else edges
     link_names = [surface_link_name(name, block) for block in blocks]
     starts = np.array([block.start for block in blocks])
     first_blocks = _blocks_of_slices(starts, structure.moments.low[:, 0])
@@ -102,7 +109,7 @@ def _batches_by_first_block(name: str, structure: MeasuredStructure) -> list[Hul
     for first_block in np.unique(first_blocks):
         objects = np.flatnonzero(first_blocks == first_block)
         surface_links = link_names[first_block : last_blocks[objects].max() + 1]
-        link = HullLink(structure.ids[objects], tuple(surface_links))
+        link = HullLink(structure.ids[objects], tuple(surface_links), voxel)
         batches.append(HullBatch(name, objects, link))
     return batches
 

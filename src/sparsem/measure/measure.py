@@ -4,7 +4,7 @@ The passes run one after the other, each in parallel over blocks or crops:
 
 1. ``moments_pass``: sums over the voxels of all objects, and their overlaps with cells and nuclei.
 2. ``surface_pass``: surfaces, and the corners of the objects' slices.
-3. ``hull_pass``: convex hulls, from these corners.
+3. ``hull_pass``: convex hulls and Feret diameters, from these corners.
 4. ``nucleolus_pass``, ``texture_pass`` and ``cell_pass``: measures of single objects in crops.
 """
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sparsem.measure.cell_pass import measure_cells
 from sparsem.measure.features.outline import outline_columns
 from sparsem.measure.features.shape import shape_columns
-from sparsem.measure.hull_pass import count_hull_voxels
+from sparsem.measure.hull_pass import run_hull_pass
 from sparsem.measure.inputs import number_masks, select_image, select_labels
 from sparsem.measure.lost_slices import cross_gaps, lost_slice_positions
 from sparsem.measure.moments_pass import sum_voxels
@@ -151,14 +151,14 @@ def _measure_shapes(
     """Measure the shape of the objects of every structure, by three passes over the blocks."""
     structures = sum_voxels(stage, volumes, settings)
     surface_results = run_surface_pass(stage, structures)
-    hull_voxels = count_hull_voxels(stage, structures, surface_results)
+    hulls = run_hull_pass(stage, structures, surface_results)
     for name, structure in structures.items():
         surface = combine_surfaces(surface_results, name, structure)
         columns_of = outline_columns if structure.is_in_images else shape_columns
         structure.columns = columns_of(
             structure.moments,
             surface,
-            hull_voxels[name],
+            hulls[name],
             _ends_of(structure),
             structure.volume.voxel_size,
         )

@@ -1,19 +1,21 @@
-"""The convex hull of an object, measured in voxels.
+"""The convex hull of an object: the voxels in it, and its Feret diameters.
 
-The measure is the number of voxel centers in the convex hull of the object's voxel centers. A
+The first measure is the number of voxel centers in the convex hull of the object's voxel centers. A
 voxelized convex body is then exactly as large as its hull, at any size and any edge lengths.
 Of an object only the corners of its slices are stored, so it may be larger than memory.
 
 Labels are (z, y, x). Points are (n, 3) whole numbers z, y, x.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 
+from sparsem.measure.features.feret import feret_diameters
 from sparsem.workflow.compiled import compiled
 
 Points = NDArray[np.int64]
@@ -21,6 +23,20 @@ Floats = NDArray[np.float64]
 
 # Voxels. A voxel center that lies on the hull is in the hull, also after rounding.
 ROUNDING = 1e-7
+
+
+class Hulls(NamedTuple):
+    """The convex hulls of n objects.
+
+    Attributes:
+        voxels: voxels in each hull, (n,); 0 where that is not defined, see ``convex_voxels``.
+        max_feret: largest Feret diameters, (n,), in the unit of the voxels' edges.
+        min_feret: smallest Feret diameters, (n,).
+    """
+
+    voxels: NDArray[np.int64]
+    max_feret: Floats
+    min_feret: Floats
 
 
 def slice_corners(labels: NDArray[np.uint32], count: int) -> tuple[NDArray[np.uint32], Points]:
@@ -68,26 +84,27 @@ def _points_between(triangles: Floats, rows: tuple[int, int]) -> int:
     return _count_between(first, last)
 
 
-def convex_voxels_per_object(
-    labels: NDArray[Any], corners: NDArray[np.int64], count: int
-) -> NDArray[np.int64]:
-    """Count the voxels in the convex hull of every object 1 to ``count``.
+def measure_hulls(
+    labels: NDArray[Any], corners: Points, count: int, voxel: Sequence[float]
+) -> Hulls:
+    """Measure the convex hull of every object 1 to ``count``, which has at least one corner.
 
     Args:
         labels: the object of each corner, (m,).
         corners: corners of the objects' slices, (m, 3).
         count: number of objects.
-
-    Returns:
-        (count,), 0 for an object without corners, see also ``convex_voxels``.
+        voxel: edges of a voxel z, y, x, µm; y and x in separate images.
     """
     order = np.argsort(labels, kind="stable")
     bounds = np.searchsorted(labels[order], np.arange(1, count + 2))
-    counts = [
-        convex_voxels(corners[order[start:stop]]) if stop > start else 0
-        for start, stop in pairwise(bounds)
-    ]
-    return np.array(counts, np.int64)
+    hulls = Hulls(np.zeros(count, np.int64), np.full(count, np.nan), np.full(count, np.nan))
+    edges = np.array(voxel)
+    for number, (start, stop) in enumerate(pairwise(bounds)):
+        points = corners[order[start:stop]]
+        hulls.voxels[number] = convex_voxels(points)
+        positions = points[:, 3 - len(edges) :] * edges
+        hulls.max_feret[number], hulls.min_feret[number] = feret_diameters(positions, edges)
+    return hulls
 
 
 def _points_in_polygon(points: Points) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.geometry import VoxelSize
+from sparsem.measure.features.hull import Hulls
 from sparsem.measure.features.moments import Moments
 from sparsem.measure.features.shape import Columns, circular_variance
 from sparsem.measure.features.surface import SurfaceSums
@@ -15,7 +16,7 @@ from sparsem.measure.features.surface import SurfaceSums
 def outline_columns(
     moments: Moments,
     surface: SurfaceSums,
-    convex: NDArray[np.int64],
+    hulls: Hulls,
     ends: NDArray[np.int64],
     voxel: VoxelSize,
 ) -> Columns:
@@ -27,7 +28,7 @@ def outline_columns(
         moments: sums over the voxels of the objects.
         surface: surfaces of the objects as if every slice continued above and below without end,
             for the thickness of one slice, in µm.
-        convex: pixels in the convex hulls of the objects, (n,).
+        hulls: convex hulls of the objects, in µm.
         ends: (z, y, x) where the image of each object ends, (n, 3).
         voxel: nm. The thickness of a slice has no influence on the result.
     """
@@ -48,9 +49,11 @@ def outline_columns(
         "area_um2": area,
         "perimeter_um": perimeter,
         "circle_diameter_um": 2 * np.sqrt(area / np.pi),
+        "max_feret_um": hulls.max_feret,
+        "min_feret_um": hulls.min_feret,
         **_ellipse_columns(moments, voxel),
-        "convex_area_um2": convex * pixel,
-        "solidity": moments.voxels / convex,
+        "convex_area_um2": hulls.voxels * pixel,
+        "solidity": moments.voxels / hulls.voxels,
         "circularity": 4 * np.pi * area / perimeter**2,
         "circular_variance": circular_variance(surface),
         "box_fill": area / extents.prod(axis=1),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.geometry import VoxelSize
-from sparsem.measure.features.hull import convex_voxels_per_object, slice_corners
+from sparsem.measure.features.hull import Hulls, measure_hulls, slice_corners
 from sparsem.measure.features.moments import Moments, object_moments, renumber_consecutively
 from sparsem.measure.features.surface import SurfaceSums, surface_sums
 
@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 
 
 def shape_columns(
-    moments: Moments, surface: SurfaceSums, convex: Ints, ends: Ints, voxel: VoxelSize
+    moments: Moments, surface: SurfaceSums, hulls: Hulls, ends: Ints, voxel: VoxelSize
 ) -> Columns:
     """Compute the columns of the shape of n objects, one number an object.
 
@@ -28,7 +28,7 @@ def shape_columns(
     Args:
         moments: sums over the voxels of the objects.
         surface: surfaces of the objects, in µm.
-        convex: voxels in the convex hulls of the objects, (n,); 0 where that is not defined.
+        hulls: convex hulls of the objects, in µm.
         ends: (z, y, x) where the measured volume ends, (3,) or (n, 3).
         voxel: nm.
     """
@@ -46,9 +46,12 @@ def shape_columns(
             **_box_columns(moments, voxel),
             "volume_um3": volumes,
             "surface_um2": areas,
+            "surface_to_volume_per_um": areas / volumes,
             "equivalent_diameter_um": np.cbrt(6 * volumes / np.pi),
             **_axis_columns(moments, voxel),
-            **_hull_columns(moments, convex, voxel),
+            "max_feret_um": hulls.max_feret,
+            "min_feret_um": hulls.min_feret,
+            **_hull_columns(moments, hulls.voxels, voxel),
             "sphericity": ball_areas / areas,
             "circular_variance": circular_variance(surface),
             "box_fill": volumes / extents.prod(axis=1),
@@ -84,19 +87,20 @@ def shapes(labels: NDArray[Any], voxel: VoxelSize) -> Columns:
     moments = object_moments(np.asarray(labels))
     index, ids = renumber_consecutively(np.asarray(labels))
     surface = surface_sums(index, voxel.micrometers, moments.centroids)
-    convex = _convex_voxels(index, len(ids))
-    return shape_columns(moments, surface, convex, np.array(index.shape), voxel)
+    hulls = _hulls_of(index, len(ids), voxel)
+    return shape_columns(moments, surface, hulls, np.array(index.shape), voxel)
 
 
-def _convex_voxels(index: NDArray[np.uint32], count: int) -> Ints:
-    """Return the voxels in the convex hull of every object 1 to ``count`` of labels (z, y, x)."""
+def _hulls_of(index: NDArray[np.uint32], count: int, voxel: VoxelSize) -> Hulls:
+    """Measure the convex hull of every object 1 to ``count`` of labels (z, y, x)."""
     owners = []
     corners = []
     for z, section in enumerate(index):
         corner_labels, yx = slice_corners(section, count)
         owners.append(corner_labels)
         corners.append(np.column_stack([np.full(len(yx), z), yx]))
-    return convex_voxels_per_object(np.concatenate(owners), np.concatenate(corners), count)
+    points = np.concatenate(corners)
+    return measure_hulls(np.concatenate(owners), points, count, voxel.micrometers)
 
 
 def _is_cut(moments: Moments, ends: Ints) -> NDArray[np.bool_]:
