@@ -170,7 +170,7 @@ def separate(volume: Volume, folder: Path, seed: int, given: argparse.Namespace)
     }
     if given.target == "core":
         write_annotation(sample, CORE, slices, [cores_of(volume.truth[z]) for z in slices])
-        train(sample, model, structure=(NAME, CORE), on=REPLACE, **training)
+        train(sample, model, structures=(NAME, CORE), on=REPLACE, **training)
     else:
         train(sample, model, objects=(NAME,), on=REPLACE, **training)
     row: dict[str, object] = {

@@ -176,6 +176,11 @@ def test_protrusions_have_their_length_and_volume(step: int) -> None:
         25, rel=0.25
     )  # the diagonal of a thick tube is longer than its axis
     assert free.volume == pytest.approx(cell_with((70, 20, 44))[:, 62:].sum(), rel=0.1)
+    for protrusion, length in ((attached, 80 - 49.7), (free, 25)):
+        skeleton = protrusion.skeleton
+        assert (len(skeleton.branches), skeleton.ends, skeleton.branch_points) == (1, 2, 0)
+        assert length - 2 * 3.6 - 2 <= skeleton.length <= length
+        assert skeleton.radii.mean() == pytest.approx(3.2, abs=0.5)
 
 
 def test_thick_or_short_parts_are_no_protrusions() -> None:

@@ -19,7 +19,7 @@ from .conftest import files_in, kill_ten_times, put
 QUIET = Execution(quiet=True)
 
 Edges = tuple[float, float, float]
-VOXELS = [(1.0, 1.0, 1.0), (5.0, 1.0, 1.0)]
+VOXELS = [(1.0, 1.0, 1.0), (2.0, 1.0, 1.0), (5.0, 1.0, 1.0)]
 CENTER = np.array([60.0, 60.0, 60.0])
 
 

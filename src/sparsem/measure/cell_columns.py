@@ -12,7 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparsem.labels.overlaps import Overlaps, positions_in
+from sparsem.measure.features.skeleton import COUNT_COLUMNS, SKELETON_COLUMNS
+from sparsem.measure.tables import with_nulls
 from sparsem.store.sample import Sample
+
+# The columns of the table of protrusions, after that of the cell.
+PROTRUSION_COLUMNS = ("length_um", "volume_um3", "attached", *SKELETON_COLUMNS)
 
 Columns = dict[str, NDArray[Any]]
 Ids = NDArray[np.uint32]
@@ -72,7 +77,7 @@ def protrusion_columns(protrusions: Sequence[Floats]) -> Columns:
     """Return number, length and volume of the protrusions of every cell, (n,) each.
 
     Args:
-        protrusions: protrusions of each cell, (m, 3): length in µm, volume in µm³, attached.
+        protrusions: protrusions of each cell, (m, 10), see ``PROTRUSION_COLUMNS``.
     """
     return {
         "protrusions": np.array([len(rows) for rows in protrusions], np.int64),
@@ -89,15 +94,14 @@ def protrusion_table(cells: Ids, protrusions: Sequence[Floats]) -> pa.Table:
         cells: ids of the cells, (n,).
         protrusions: protrusions of each cell, see ``protrusion_columns``.
     """
-    rows = np.concatenate([np.empty((0, 3)), *protrusions])
-    counts = [len(of_cell) for of_cell in protrusions]
+    rows = np.concatenate([np.empty((0, len(PROTRUSION_COLUMNS))), *protrusions])
+    columns = dict(zip(PROTRUSION_COLUMNS, rows.T, strict=True))
+    columns["attached"] = columns["attached"] > 0
+    for name in COUNT_COLUMNS:
+        columns[name] = columns[name].astype(np.int64)
+    of_cells = np.repeat(cells, [len(of_cell) for of_cell in protrusions])
     return pa.table(
-        {
-            "cell": np.repeat(cells, counts),
-            "length_um": rows[:, 0],
-            "volume_um3": rows[:, 1],
-            "attached": rows[:, 2] > 0,
-        }
+        {"cell": of_cells, **{name: with_nulls(column) for name, column in columns.items()}}
     )
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sparsem.labels.overlaps import positions_in
 from sparsem.measure.cell_columns import (
+    PROTRUSION_COLUMNS,
     distance_columns,
     organelle_columns,
     protrusion_columns,
@@ -25,6 +26,8 @@ from sparsem.measure.features.distances import (
 )
 from sparsem.measure.features.moments import Moments
 from sparsem.measure.features.protrusions import find_protrusions
+from sparsem.measure.features.skeleton import skeleton_numbers
+from sparsem.measure.features.surface import Edges
 from sparsem.measure.links import LinkResults, run_links
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.structures import MeasuredStructure, level_in_budget
@@ -79,7 +82,8 @@ def measure_cells(
     cell_arrays = [results.arrays(_link_name(cell)) for cell in cells.ids]
     for name, organelle in _free_organelles(structures, settings).items():
         _add_distances(cell_arrays, name, organelle, cells, level)
-    protrusions = [arrays["protrusions"].reshape(-1, 3) for arrays in cell_arrays]
+    shape = (-1, len(PROTRUSION_COLUMNS))
+    protrusions = [arrays["protrusions"].reshape(shape) for arrays in cell_arrays]
     unassigned = unassigned_cells(stage.sample, settings.cells)
     _add_cell_columns(cells, protrusions, level, unassigned)
     return protrusion_table(cells.ids, protrusions)
@@ -99,8 +103,8 @@ def cell_measures(link: CellLink, _previous: None) -> Arrays:
     """Measure the distances of a cell's organelles to its nuclei and membrane, and its protrusions.
 
     Returns:
-        ``STRUCTURE.nucleus`` and ``STRUCTURE.membrane``, (n,), µm; and ``protrusions``, (m, 3):
-        length in µm, volume in µm³, attached.
+        ``STRUCTURE.nucleus`` and ``STRUCTURE.membrane``, (n,), µm; and ``protrusions``, (m, 10),
+        see ``PROTRUSION_COLUMNS``.
     """
     low, high = link.moments.low[0], link.moments.high[0]
     crop = crop_around(link.cells, link.level, low, high, margin=1)
@@ -120,11 +124,13 @@ def cell_measures(link: CellLink, _previous: None) -> Arrays:
     return arrays
 
 
-def _protrusion_rows(cell: NDArray[np.bool_], edges: Sequence[float], width: float) -> Floats:
-    """Return the protrusions of a cell, (m, 3): length, volume, attached."""
-    protrusions = find_protrusions(cell, edges, width)
-    rows = [[item.length, item.volume, item.attached] for item in protrusions]
-    return np.array(rows, float).reshape(-1, 3)
+def _protrusion_rows(cell: NDArray[np.bool_], edges: Edges, width: float) -> Floats:
+    """Return the protrusions of a cell, (m, 10), see ``PROTRUSION_COLUMNS``."""
+    rows = [np.empty((0, len(PROTRUSION_COLUMNS)))]
+    for item in find_protrusions(cell, edges, width):
+        numbers = [item.length, item.volume, item.attached, *skeleton_numbers(item.skeleton)]
+        rows.append(np.array(numbers, float)[None])
+    return np.concatenate(rows)
 
 
 def _distances_to_nuclei(link: CellLink, crop: Crop, cell: NDArray[np.bool_]) -> Field | None:

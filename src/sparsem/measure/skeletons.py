@@ -15,7 +15,13 @@ from sparsem.errors import SampleError
 from sparsem.labels.objects import numbered_objects
 from sparsem.measure.crops import crop_groups, crops_around
 from sparsem.measure.features.moments import Moments
-from sparsem.measure.features.skeleton import Skeleton, skeleton_of
+from sparsem.measure.features.skeleton import (
+    COUNT_COLUMNS,
+    SKELETON_COLUMNS,
+    Skeleton,
+    skeleton_numbers,
+    skeleton_of,
+)
 from sparsem.measure.links import LinkResults, run_links
 from sparsem.measure.moments_pass import sum_voxels
 from sparsem.measure.settings import MeasureSettings
@@ -32,16 +38,7 @@ BYTES_PER_VOXEL = 60  # of a crop: distances, cubes, lines
 
 Floats = NDArray[np.float64]
 
-OBJECT_COLUMNS = (
-    "object",
-    "skeleton_length_um",
-    "branches",
-    "ends",
-    "branch_points",
-    "tortuosity",
-    "min_radius_um",
-    "mean_radius_um",
-)
+OBJECT_COLUMNS = ("object", *SKELETON_COLUMNS)
 LINE_COLUMNS = ("object", "branch", "z_um", "y_um", "x_um", "radius_um")
 
 
@@ -171,27 +168,9 @@ def thin_objects(link: SkeletonLink, _previous: None) -> Arrays:
     lines = [np.empty((0, len(LINE_COLUMNS)))]
     for number, crop in zip(moments.ids.tolist(), crops, strict=True):
         skeleton = skeleton_of(labels[outer.slices_of(crop)] == number, voxel)
-        rows.append(_object_row(number, skeleton)[None])
+        rows.append(np.append(number, skeleton_numbers(skeleton))[None])
         lines += _lines_of_object(number, skeleton, np.array(crop.low) * voxel)
     return {"rows": np.concatenate(rows), "lines": np.concatenate(lines)}
-
-
-def _object_row(number: int, skeleton: Skeleton) -> Floats:
-    """Return the numbers of an object; NaN for radii and tortuosity without a line."""
-    radii = skeleton.radii
-    has_line = len(radii) > 0
-    return np.array(
-        [
-            number,
-            skeleton.length,
-            len(skeleton.branches),
-            skeleton.ends,
-            skeleton.branch_points,
-            skeleton.tortuosity,
-            radii.min() if has_line else np.nan,
-            radii.mean() if has_line else np.nan,
-        ]
-    )
 
 
 def _lines_of_object(number: int, skeleton: Skeleton, corner: Floats) -> list[Floats]:
@@ -205,7 +184,7 @@ def _lines_of_object(number: int, skeleton: Skeleton, corner: Floats) -> list[Fl
 
 def _write_tables(sample: Sample, name: str, rows: Floats, lines: Floats, level: int) -> None:
     """Write the table of objects and the table of lines."""
-    whole = ("object", "branches", "ends", "branch_points", "branch")
+    whole = ("object", "branch", *COUNT_COLUMNS)
     for prefix, names, values in (
         ("skeletons", OBJECT_COLUMNS, rows),
         ("skeleton_lines", LINE_COLUMNS, lines),

@@ -82,19 +82,26 @@ def _extents(points, directions):  # type: ignore[no-untyped-def]
     extents = np.empty(len(directions))
     spanned = np.empty_like(directions)
     for number in range(len(directions)):
-        low, high = np.inf, -np.inf
-        first, last = 0, 0
-        for k in range(len(points)):
-            position = 0.0
-            for axis in range(points.shape[1]):
-                position += points[k, axis] * directions[number, axis]
-            if position < low:
-                low, first = position, k
-            if position > high:
-                high, last = position, k
-        extents[number] = high - low
+        first, last = _ends_along(points, directions[number])
         spanned[number] = points[last] - points[first]
+        extents[number] = (spanned[number] * directions[number]).sum()
     return extents, spanned
+
+
+@compiled()
+def _ends_along(points, direction):  # type: ignore[no-untyped-def]
+    """Return the numbers of the first and the last point along a direction."""
+    low, high = np.inf, -np.inf
+    first, last = 0, 0
+    for k in range(len(points)):
+        position = 0.0
+        for axis in range(points.shape[1]):
+            position += points[k, axis] * direction[axis]
+        if position < low:
+            low, first = position, k
+        if position > high:
+            high, last = position, k
+    return first, last
 
 
 @compiled()

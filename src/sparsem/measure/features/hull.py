@@ -97,14 +97,11 @@ def measure_hulls(
     """
     order = np.argsort(labels, kind="stable")
     bounds = np.searchsorted(labels[order], np.arange(1, count + 2))
-    hulls = Hulls(np.zeros(count, np.int64), np.full(count, np.nan), np.full(count, np.nan))
+    of_objects = [corners[order[start:stop]] for start, stop in pairwise(bounds)]
+    voxels = [convex_voxels(points) for points in of_objects]
     edges = np.array(voxel)
-    for number, (start, stop) in enumerate(pairwise(bounds)):
-        points = corners[order[start:stop]]
-        hulls.voxels[number] = convex_voxels(points)
-        positions = points[:, 3 - len(edges) :] * edges
-        hulls.max_feret[number], hulls.min_feret[number] = feret_diameters(positions, edges)
-    return hulls
+    diameters = [feret_diameters(points[:, -len(edges) :] * edges, edges) for points in of_objects]
+    return Hulls(np.array(voxels, np.int64), *np.array(diameters).reshape(-1, 2).T)
 
 
 def _points_in_polygon(points: Points) -> int:

@@ -16,6 +16,8 @@ from skimage.graph import MCP_Geometric
 
 from sparsem.labels.neighbors import neighbor_slices
 from sparsem.measure.features.distances import half_edge
+from sparsem.measure.features.skeleton import Skeleton, skeleton_of
+from sparsem.measure.features.surface import Edges
 
 Mask = NDArray[np.bool_]
 Position = tuple[int, int, int]
@@ -29,11 +31,13 @@ class Protrusion(NamedTuple):
             part without a foot, between its two ends.
         volume: volume of the voxels.
         attached: the protrusion has a foot on the body.
+        skeleton: its center lines; where the body begins, the protrusion is taken as closed.
     """
 
     length: float
     volume: float
     attached: bool
+    skeleton: Skeleton
 
 
 def cell_body(cell: Mask, voxel: Sequence[float], width: float) -> Mask:
@@ -47,7 +51,7 @@ def cell_body(cell: Mask, voxel: Sequence[float], width: float) -> Mask:
     return np.asarray(parts == largest)
 
 
-def find_protrusions(cell: Mask, voxel: Sequence[float], width: float) -> list[Protrusion]:
+def find_protrusions(cell: Mask, voxel: Edges, width: float) -> list[Protrusion]:
     """Find the protrusions of a cell, the longest first.
 
     Args:
@@ -69,10 +73,13 @@ def find_protrusions(cell: Mask, voxel: Sequence[float], width: float) -> list[P
         if max_path + 2 * half_edge(voxel) <= width:
             continue  # too few voxels for a path of this length, as in most fragments of an opening
         box = _padded_box(statistics["bounding_boxes"][number])
-        protrusion = _measure_part(parts[box] == number, body[box], voxel)
-        if protrusion.length > width:
-            protrusions.append(protrusion)
-    return sorted(protrusions, reverse=True)
+        part = parts[box] == number
+        length, is_attached = _length_of_part(part, body[box], voxel)
+        if length > width:
+            volume = float(part.sum() * np.prod(voxel))
+            skeleton = skeleton_of(part, voxel)
+            protrusions.append(Protrusion(length, volume, is_attached, skeleton))
+    return sorted(protrusions, key=lambda item: (item.length, item.volume), reverse=True)
 
 
 def _distances_inside(mask: Mask, voxel: Sequence[float]) -> NDArray[np.float32]:
@@ -90,13 +97,15 @@ def _padded_box(box: Sequence[slice]) -> tuple[slice, ...]:
     return tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
 
 
-def _measure_part(part: Mask, body: Mask, voxel: Sequence[float]) -> Protrusion:
-    """Measure a thin part of a cell, next to the body in the same box."""
+def _length_of_part(part: Mask, body: Mask, voxel: Sequence[float]) -> tuple[float, bool]:
+    """Return the length of a thin part of a cell, and whether it has a foot on the body.
+
+    The part and the body are in the same box.
+    """
     foot = _dilate(body) & part
     is_attached = bool(foot.any())
     path = _longest_path_from(foot, part, voxel)[0] if is_attached else _longest_path(part, voxel)
-    length = path + 2 * half_edge(voxel)  # paths run from voxel center to voxel center
-    return Protrusion(length, float(part.sum() * np.prod(voxel)), is_attached)
+    return path + 2 * half_edge(voxel), is_attached  # paths run from center to center of voxels
 
 
 def _dilate(mask: Mask) -> Mask:

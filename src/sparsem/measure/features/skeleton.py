@@ -1,7 +1,7 @@
 """Skeletons of objects: center lines, their length, branches, ends and radii.
 
-A mask is resampled to cubes, thinned to lines one voxel wide (Lee, Kashyap and Chu 1994, by
-scikit-image), and the lines become a graph: nodes are ends and branch points, edges are branches. A
+A mask is resampled to cubes, thinned to lines one voxel wide (see ``thinning``), and the lines
+become a graph: nodes are ends and branch points, edges are branches. A
 branch that ends within the ball inscribed at its branch point is a bump of the surface and is
 removed. Lines are smoothed before they are measured: a chain of voxels is up to 8 % too long.
 
@@ -17,14 +17,25 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d, maximum_filter
 from scipy.spatial import cKDTree
-from skimage.morphology import skeletonize
 
 from sparsem.measure.features.surface import Edges
+from sparsem.measure.features.thinning import thin
 
 # A branch is a bump if it is shorter than this multiple of the radius at its branch point.
 BUMP_RADII = 1.5
 SMOOTHING_VOXELS = 2.0  # sigma by which lines are smoothed
 RAY_STEP = 0.25  # voxels by which the way to the tip of an object is measured
+# The numbers of a skeleton, as columns of tables.
+SKELETON_COLUMNS = (
+    "skeleton_length_um",
+    "branches",
+    "ends",
+    "branch_points",
+    "tortuosity",
+    "min_radius_um",
+    "mean_radius_um",
+)
+COUNT_COLUMNS = ("branches", "ends", "branch_points")
 MAX_STRETCH = 8  # a voxel is cut into so many cubes along its longest edge, at most
 
 Floats = NDArray[np.float64]
@@ -88,6 +99,16 @@ class Skeleton(NamedTuple):
         return np.concatenate([np.empty(0), *(branch.radii for branch in self.branches)])
 
 
+def skeleton_numbers(skeleton: Skeleton) -> Floats:
+    """Return the numbers of a skeleton in the order of ``SKELETON_COLUMNS``, (7,).
+
+    NaN stands for radii and tortuosity without a line.
+    """
+    radii = skeleton.radii if len(skeleton.radii) else np.array([np.nan])
+    counts = (len(skeleton.branches), skeleton.ends, skeleton.branch_points)
+    return np.array([skeleton.length, *counts, skeleton.tortuosity, radii.min(), radii.mean()])
+
+
 def skeleton_of(mask: Mask, voxel: Edges) -> Skeleton:
     """Return the skeleton of an object; positions are those in the box of the mask.
 
@@ -99,11 +120,11 @@ def skeleton_of(mask: Mask, voxel: Edges) -> Skeleton:
     radii = edt.edt(cubes, black_border=True).astype(np.float64)
     # A line of voxels runs beside the center of a tube; the largest radius nearby is that of it.
     central_radii = maximum_filter(radii, 3)
-    lines = without_bumps(_trace_lines(np.argwhere(skeletonize(cubes)), central_radii))
+    lines = without_bumps(_trace_lines(np.argwhere(thin(cubes)), central_radii))
     degrees = _degrees(lines)
     smooth = [_smoothed(line) for line in lines]
-    extended = [_with_whole_ends(line, degrees, radii) for line in smooth]
-    branches = tuple(_to_length(line, edge, voxel) for line in extended)
+    whole = [_up_to_tips(line, degrees, radii) for line in smooth]
+    branches = tuple(_to_length(line, edge, voxel) for line in whole)
     counts = Counter(min(degree, 3) for degree in degrees.values())
     return Skeleton(branches, ends=counts[1], branch_points=counts[3])
 
@@ -118,16 +139,29 @@ def _smoothed(line: Branch) -> Branch:
     return line._replace(points=points)
 
 
-def _with_whole_ends(line: Branch, degrees: Mapping[int, int], radii: Floats) -> Branch:
-    """Return a line that is extended to the center of the ball that touches the tip of the object.
+def _up_to_tips(line: Branch, degrees: Mapping[int, int], radii: Floats) -> Branch:
+    """Return a line whose ends are the centers of the balls that touch the tips of the object.
 
-    Thinning removes more than the radius from the ends of a tube.
+    Thinning leaves a line that ends anywhere between this center and the surface, or before it.
     """
     if degrees[line.nodes[1]] == 1:
-        line = _extended(line, radii)
+        line = _extended(_shortened(line), radii)
     if degrees[line.nodes[0]] == 1:
-        line = _reversed(_extended(_reversed(line), radii))
+        line = _reversed(_extended(_shortened(_reversed(line)), radii))
     return line
+
+
+def _shortened(line: Branch) -> Branch:
+    """Return a line without its end as far as that is a bump of the ball at a later point.
+
+    At least half of the points stay.
+    """
+    steps = np.linalg.norm(np.diff(line.points[::-1], axis=0), axis=1)
+    to_end = np.concatenate([[0.0], np.cumsum(steps)])
+    is_bump = to_end + line.radii[-1] <= BUMP_RADII * line.radii[::-1]
+    n_bump = int(np.flatnonzero(is_bump).max(initial=0))
+    stop = len(line.points) - min(n_bump, len(line.points) // 2)
+    return line._replace(points=line.points[:stop], radii=line.radii[:stop])
 
 
 def _extended(line: Branch, radii: Floats) -> Branch:
