@@ -344,7 +344,17 @@ def test_tables_of_an_earlier_run_are_removed_and_lost_tables_are_written_again(
         "protrusions",
     }
     # The pattern spectra of the nuclei are gone.
-    assert remaining == set(result.tables) == {"nucleus", "dictionary", "measured", *others}
+    assert (
+        remaining
+        == set(result.tables)
+        == {
+            "nucleus",
+            "dictionary",
+            "measured",
+            "statistics",
+            *others,
+        }
+    )
     for name in others:
         assert sample.read_table(name).equals(measured_tissue.read_table(name)), name
     assert sorted(result.objects) == sorted(
@@ -372,6 +382,7 @@ def test_tables_of_an_earlier_run_are_removed_and_lost_tables_are_written_again(
         "protrusions",
         "dictionary",
         "measured",
+        "statistics",
     }
 
 

@@ -85,15 +85,6 @@ IDENTITY_COLUMNS: Descriptions = {
     "extent_y_um": ColumnDescription("length of the bounding box along y", "µm"),
     "extent_x_um": ColumnDescription("length of the bounding box along x", "µm"),
 }
-FERET_COLUMNS: Descriptions = {
-    "max_feret_um": _feature("largest Feret diameter: length of the object", "µm", FERET),
-    "min_feret_um": _feature(
-        "smallest Feret diameter: distance of the two parallel planes (in separate images, lines) "
-        "between which it just fits",
-        "µm",
-        f"{FERET}; in 3D at most 0.1 % too large",
-    ),
-}
 IMAGE_COLUMNS: Descriptions = {
     "image": ColumnDescription(
         "image of the object, as the number of its slice in the sample; the first is 0"
@@ -108,7 +99,6 @@ IMAGE_COLUMNS: Descriptions = {
     "circle_diameter_um": _feature(
         "diameter of the circle of the same area", "µm", "2 sqrt(A / pi)"
     ),
-    **FERET_COLUMNS,
     "ellipse_major_um": _feature(
         "longer axis of the ellipse with the same second moments",
         "µm",
@@ -159,7 +149,13 @@ SHAPE_COLUMNS: Descriptions = {
     "axis_major_x": ColumnDescription(
         "direction of the longest axis, x component of the unit vector", "1"
     ),
-    **FERET_COLUMNS,
+    "max_feret_um": _feature("largest Feret diameter: length of the object", "µm", FERET),
+    "min_feret_um": _feature(
+        "smallest Feret diameter: distance of the two parallel planes (in separate images, lines) "
+        "between which it just fits",
+        "µm",
+        f"{FERET}; in 3D at most 0.1 % too large",
+    ),
     "convex_volume_um3": _feature("volume of the convex hull", "µm³", HULL),
     "solidity": _feature(
         "volume over the volume of the convex hull (in separate images, area over area): 1 without "

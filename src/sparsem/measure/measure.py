@@ -67,7 +67,8 @@ def measure(
 
     Writes ``tables/NAME`` for each structure (units are in the names of the columns),
     ``tables/pattern_NAME`` (pattern spectra), ``tables/protrusions``, ``tables/measured`` (one row
-    a structure) and ``tables/dictionary`` (the meaning of every column). Masks are first split into
+    a structure), ``tables/statistics`` (quartiles of every measure, per object and per cell) and
+    ``tables/dictionary`` (the meaning of every column). Masks are first split into
     connected objects (``labels/NAME-objects``); labels that number objects are taken as they are.
 
     In separate images (``import --montage``), which no depth connects, objects have an area and an

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sparsem.errors import SampleError
 from sparsem.measure.dictionary import OBJECT_COLUMNS, dictionary_table
 from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.statistics import statistics_table
 from sparsem.measure.structures import MeasuredStructure, SmallComponents
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -63,8 +64,8 @@ def write_measure_tables(
     """Write all tables of a run.
 
     These are ``tables/NAME`` and ``pattern_NAME`` of every structure, ``protrusions``,
-    ``dictionary`` and ``measured``. Tables of structures that an earlier run measured, and this one
-    does not, stay as long as their labels exist.
+    ``dictionary``, ``statistics`` and ``measured``. Tables of structures that an earlier run
+    measured, and this one does not, stay as long as their labels exist.
 
     Args:
         sample: sample to write to.
@@ -81,6 +82,10 @@ def write_measure_tables(
         tables["protrusions"] = protrusions
     columns = _column_names(sample, earlier_tables, [tables[name] for name in structures])
     tables["dictionary"] = dictionary_table(columns)
+    earlier_names = [str(row["structure"]) for row in earlier_rows]
+    measured = {name: sample.read_table(name) for name in earlier_names}
+    measured |= {name: tables[name] for name in structures}
+    tables["statistics"] = statistics_table(measured)
     _replace_tables(sample, tables, earlier_tables)
     # ``measured`` lists all tables and is written last: until then nothing counts as measured.
     rows = _summary_rows(structures, small_components, settings)

@@ -8,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparsem.measure.dictionary import feature_columns
+from sparsem.measure.statistics import Quartiles, cut_columns, statistics_of
 from sparsem.report.notices import Notice
 from sparsem.report.plots.curves import pattern_spectra
 from sparsem.report.plots.strip_plots import Strip, strip_plots
@@ -22,7 +23,9 @@ from sparsem.report.view import Plot, SampleView
 STRIP_CAPTION = (
     "Each mark is one object. Thick line: median; thin lines: quartiles. Hollow marks are objects "
     "that the border of the volume cuts; median and quartiles leave them out, unless there are no "
-    "other objects."
+    "other objects. Table: median (quartiles) and number of values, of all objects and of those "
+    "that are not cut; per cell, each cell is one value, the median of its objects. Objects of one "
+    "cell are not independent: the n of a test is the number of cells or samples."
 )
 SPECTRUM_CAPTION = (
     "Fraction of the brightness that lies in structures of each size. Line: median of all objects; "
@@ -59,18 +62,36 @@ def _feature_plots(views: Sequence[SampleView], name: str) -> Iterator[Plot]:
     if columns:
         svg = strip_plots([_strip(sample, table) for sample, table in tables.items()], columns)
         data = concatenate_tables(tables, "sample")
-        yield Plot(f"{name}: every feature", STRIP_CAPTION, svg, f"{name}.csv", data)
+        rows = _statistics_rows(tables, name)
+        yield Plot(f"{name}: every feature", STRIP_CAPTION, svg, f"{name}.csv", data, rows)
 
 
 def _strip(sample: str, table: pa.Table) -> Strip:
     values: dict[str, NDArray[np.float64]] = {}
-    cut: dict[str, NDArray[np.bool_]] = {}
     for column in table.column_names:
         if not pa.types.is_string(table[column].type):
             values[column] = table[column].to_numpy().astype(np.float64)
-        if column.endswith("cut_by_edge"):
-            cut[column] = table[column].to_numpy().astype(bool)
-    return Strip(sample, values, cut)
+    return Strip(sample, values, cut_columns(table))
+
+
+def _statistics_rows(tables: Mapping[str, pa.Table], name: str) -> list[dict[str, str]]:
+    """Return the statistics of every measure as text: one row a measure, columns of samples."""
+    rows: dict[str, dict[str, str]] = {}
+    for sample, table in tables.items():
+        for item in statistics_of(name, table):
+            row = rows.setdefault(item.measure, {"measure": item.measure})
+            row[f"{sample}: per {item.per}, {item.objects}"] = _quartiles_text(item)
+    titles = dict.fromkeys(title for row in rows.values() for title in row)
+    return [{title: row.get(title, "") for title in titles} for row in rows.values()]
+
+
+def _quartiles_text(item: Quartiles) -> str:
+    """Return median, quartiles and number of values."""
+    if item.median is None:
+        return "n = 0"
+    return (
+        f"{item.median:.3g} ({item.lower_quartile:.3g} to {item.upper_quartile:.3g}), n = {item.n}"
+    )
 
 
 def _spectrum_plots(views: Sequence[SampleView], name: str) -> Iterator[Plot]:

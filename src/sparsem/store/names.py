@@ -54,7 +54,7 @@ TABLE_PREFIXES = (
 )
 
 # Tables and columns that `measure` and other stages write for all structures together.
-TABLES = ("constrained", "dictionary", "measured", "phantom_slices", "protrusions")
+TABLES = ("constrained", "dictionary", "measured", "phantom_slices", "protrusions", "statistics")
 COLUMNS = ("cytoplasm", "longest_protrusion", "nucleoli", "protrusion")
 
 RAW = "raw"  # the imported image

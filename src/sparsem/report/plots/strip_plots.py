@@ -13,6 +13,7 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from sparsem.measure.dictionary import describe_column
+from sparsem.measure.statistics import cut_objects
 from sparsem.report.plots.colors import series_color, series_marker
 from sparsem.report.plots.svg import (
     PAGE_WIDTH_IN,
@@ -59,12 +60,7 @@ class Strip(NamedTuple):
         values = self.values.get(column, np.empty(0))
         if not len(values):
             return values, np.empty(0, bool)
-        entry = describe_column(column)
-        is_cut = np.zeros(len(values), bool)
-        for cut_column in {"cut_by_edge", entry.cut_by if entry else ""}:
-            if cut_column in self.cut:
-                is_cut |= self.cut[cut_column]
-        return values, is_cut
+        return values, cut_objects(self.cut, column, len(values))
 
     def count_text(self, column: str) -> str:
         """Return the number of complete objects and of objects that the border cuts, as text."""
@@ -169,7 +165,7 @@ def _needs_log_axis(values: Floats) -> bool:
 def _panel_title(column: str) -> str:
     """Return the name of a column in words, with its unit in parentheses."""
     name = column.replace("_per_um3", " per µm³")
-    for ending in ("_um3", "_um2", "_um", "_voxels"):
+    for ending in ("_per_um", "_um3", "_um2", "_um", "_voxels"):
         name = name.removesuffix(ending)
     entry = describe_column(column)
     has_unit = entry is not None and entry.unit not in UNITS_NOT_SHOWN
