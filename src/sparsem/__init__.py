@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sparsem.labels.correct import correct as correct
     from sparsem.labels.inventory import remove_pieces as remove
     from sparsem.labels.objects import objects as objects
+    from sparsem.measure.comparison import compare as compare
     from sparsem.measure.contacts import contacts as contacts
     from sparsem.measure.measure import measure as measure
     from sparsem.measure.skeletons import skeletons as skeletons
@@ -71,6 +72,7 @@ _DEFINED_IN = {
     "arrays": "arrays",
     "box_masks": "detect.masks.masks",
     "cells": "cells.cells",
+    "compare": "measure.comparison",
     "constrain": "labels.constrain",
     "contacts": "measure.contacts",
     "correct": "labels.correct",

@@ -51,6 +51,7 @@ COMMANDS = {
     "measure": ("results", "Measure every object and every cell."),
     "contacts": ("results", "Measure the contacts between objects: area, sites, distance."),
     "skeletons": ("results", "Measure the center lines of objects: length, branches, radii."),
+    "compare": ("results", "Compare groups of samples by their measures."),
     "report": ("results", "Write a page with slices, 3D, plots and tables."),
     "render": ("results", "Render structures in 3D, as an image or a video."),
     "export": ("results", "Write TIFF stacks, tables and meshes for other programs."),

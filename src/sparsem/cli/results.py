@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsem.cli.format import in_shell
+from sparsem.cli.format import MAX_LISTED, in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.score_format import score_data, score_lines
 from sparsem.labels.constrain import (
@@ -15,11 +15,13 @@ from sparsem.labels.constrain import (
     remove_constrained,
 )
 from sparsem.labels.objects import ObjectSettings, objects
+from sparsem.measure.comparison import MeasureTest, compare
 from sparsem.measure.contacts import ContactSettings, contacts
 from sparsem.measure.measure import measure
 from sparsem.measure.object_checks import object_warnings
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.skeletons import SkeletonSettings, skeletons
+from sparsem.quality.comparison_tests import SIGNIFICANCE
 from sparsem.report.export import ExportSettings, export
 from sparsem.report.report import report
 from sparsem.report.scene3d.render import RenderSettings, render
@@ -136,6 +138,40 @@ def objects_command(
     }
     lines = [line, f"Wrote {path}/{result.written[0]}"]
     return Outcome(lines, f"sparsem measure {in_shell(path)} --structure {name}", data)
+
+
+@command()
+def compare_command(
+    path: Annotated[Path, typer.Argument(metavar="GROUPS.toml", help="the groups of samples")],
+    *,
+    on: Execution,
+) -> Outcome:
+    """Compare groups of measured samples: tests and effect sizes of every measure.
+
+    A sample, or a cell, is one value; objects of one cell are not independent of each other.
+
+    sparsem compare groups.toml
+    """
+    result = compare(path, on=on)
+    significant = [test for test in result.tests if test.corrected < SIGNIFICANCE]
+    lines = [_test_line(test) for test in significant[:MAX_LISTED]]
+    if len(significant) > MAX_LISTED:
+        lines.append(f"and {len(significant) - MAX_LISTED} more, in tests.csv")
+    lines = lines or [f"No difference is significant in {len(result.tests)} tests."]
+    lines += [f"Note: {text}" for text in result.notices]
+    lines += [f"Wrote {file}" for file in result.written]
+    data = {"files": result.written, "tests": len(result.tests), "significant": len(significant)}
+    return Outcome(lines, data={**data, "notices": result.notices})
+
+
+def _test_line(test: MeasureTest) -> str:
+    """Return a significant difference as a sentence."""
+    first, second = (f"{value:.3g}" for value in test.difference.medians)
+    effect = f"Cliff's delta {test.difference.delta:+.2f}, p = {test.corrected:.2g}, corrected"
+    return (
+        f"{test.structure} {test.measure}: median {first} in {test.groups[0]}, {second} in "
+        f"{test.groups[1]} ({effect})"
+    )
 
 
 @command(ContactSettings, spread=True)

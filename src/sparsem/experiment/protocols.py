@@ -4,13 +4,12 @@ The images of every group are measured, the groups are compared, and all results
 page.
 """
 
-import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparsem.errors import InputError
-from sparsem.io.readers.file_names import natural_key
+from sparsem.io.patterns import find_files
 from sparsem.quality.compare import ProtocolComparison, compare_groups
 from sparsem.quality.comparison_settings import CompareSettings, GroupStep, read_comparison
 from sparsem.quality.comparison_tables import comparison_tables
@@ -86,36 +85,24 @@ def _open_group(
 ) -> tuple[ImagesSettings, list[ImageSeries]]:
     """Open the images of a group; return them with the settings of their measurement."""
     settings = ImagesSettings(
-        reference=tuple(_find_files(root, group.reference)),
+        reference=_find_names(root, group.reference),
         denoise=study.denoise,
-        resin=tuple(_find_files(root, group.resin)),
+        resin=_find_names(root, group.resin),
         box=group.box,
         slices=group.slices,
         tile=study.tile,
     )
     try:
-        planes = open_images(_find_files(root, group.images), settings)
+        planes = open_images(_find_names(root, group.images), settings)
         _refuse_unequal_sizes(planes, study)
     except InputError as error:
         raise InputError(f"[[group]] {group.name}: {error}") from None
     return settings, planes
 
 
-def _find_files(root: Path, patterns: Sequence[str]) -> list[str]:
-    """Return the files of paths and patterns; those of a pattern in the order of numbers."""
-    files: list[str] = []
-    for pattern in patterns:
-        matches = [pattern]
-        if any(mark in pattern for mark in "*?[") and not (root / pattern).exists():
-            # Path.glob would take marks in the name of the root folder for a pattern.
-            matches = sorted(glob.glob(pattern, root_dir=root), key=natural_key)  # noqa: PTH207
-        if not matches:
-            raise InputError(f"No file matches {pattern} in {root}.")
-        files += [str(root / match) for match in matches]
-    for file in files:
-        if not Path(file).exists():
-            raise InputError(f"There is no file {file}.")
-    return files
+def _find_names(root: Path, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return the files of paths and patterns as text."""
+    return tuple(str(file) for file in find_files(root, patterns))
 
 
 def _refuse_unequal_sizes(planes: Sequence[ImageSeries], study: CompareSettings) -> None:

@@ -13,7 +13,7 @@ from sparsem.quality.comparison_tests import (
 )
 from sparsem.quality.full_reference import REFERENCE_METRICS
 from sparsem.quality.image_metrics import METRICS
-from sparsem.quality.statistics import smallest_p
+from sparsem.quality.statistics import Difference, smallest_p
 
 
 def comparison_notices(
@@ -31,7 +31,7 @@ def comparison_notices(
         study: its settings.
     """
     yield from _notices_on_group_sizes(groups, study)
-    yield from _notices_on_power(tests)
+    yield from notices_on_power([test.difference for test in tests])
     yield from _notices_on_resin(groups)
     yield from _notices_on_missing_metrics(values, study)
 
@@ -59,15 +59,15 @@ def _notices_on_group_sizes(groups: GroupImages, study: CompareSettings) -> Iter
         )
 
 
-def _notices_on_power(tests: Sequence[GroupTest]) -> Iterator[str]:
+def notices_on_power(differences: Sequence[Difference]) -> Iterator[str]:
     """Yield a sentence if groups are too small for any difference to be significant."""
-    differences = [test.difference for test in tests if not math.isnan(test.difference.p)]
-    sizes = {difference.n for difference in differences}
+    tested = [difference for difference in differences if not math.isnan(difference.p)]
+    sizes = {difference.n for difference in tested}
     min_p = min((smallest_p(n) for n in sizes), default=0.0)
-    if min_p * len(differences) > SIGNIFICANCE:
+    if min_p * len(tested) > SIGNIFICANCE:
         yield (
             "No difference can be significant here: the smallest p that groups of this size can "
-            f"reach is {min_p:.2g}, and {len(differences)} tests were made."
+            f"reach is {min_p:.2g}, and {len(tested)} tests were made."
         )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sparsem.quality.compare import ProtocolComparison
 from sparsem.quality.comparison_tests import GroupTest, GroupValues, MetricCorrelation
 from sparsem.quality.image_metrics import METRICS, quality_tables
-from sparsem.quality.statistics import Correlation
+from sparsem.quality.statistics import Correlation, difference_columns
 
 
 def comparison_tables(comparison: ProtocolComparison) -> dict[str, pa.Table]:
@@ -74,19 +74,8 @@ def _group_row(metric: str, group: str, values: NDArray[np.float64]) -> Mapping[
 
 def _test_row(test: GroupTest) -> dict[str, Any]:
     """Return the result of a test."""
-    difference = test.difference
-    return {
-        "metric": METRICS[test.metric].name,
-        "group": test.groups[0],
-        "other_group": test.groups[1],
-        "n": difference.n[0],
-        "other_n": difference.n[1],
-        "median": difference.medians[0],
-        "other_median": difference.medians[1],
-        "cliffs_delta": difference.delta,
-        "p": difference.p,
-        "p_corrected": test.corrected,
-    }
+    columns = difference_columns(test.groups, test.difference, test.corrected)
+    return {"metric": METRICS[test.metric].name, **columns}
 
 
 def _correlation_row(pair: MetricCorrelation) -> dict[str, Any]:

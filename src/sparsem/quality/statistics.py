@@ -123,6 +123,23 @@ def group_difference(first: Values, second: Values) -> Difference:
     )
 
 
+def difference_columns(
+    groups: tuple[str, str], difference: Difference, corrected: float
+) -> dict[str, Any]:
+    """Return the difference between two groups as the columns of a table."""
+    return {
+        "group": groups[0],
+        "other_group": groups[1],
+        "n": difference.n[0],
+        "other_n": difference.n[1],
+        "median": difference.medians[0],
+        "other_median": difference.medians[1],
+        "cliffs_delta": difference.delta,
+        "p": difference.p,
+        "p_corrected": corrected,
+    }
+
+
 def _median(values: Values) -> float:
     """Return the median; NaN for no values."""
     return float(np.median(values)) if len(values) else float("nan")
