@@ -147,11 +147,12 @@ def compare(path: str | Path, *, on: Execution = HERE) -> ComparedSamples:
     _refuse_existing(files, on)
     samples = _open_samples(path.parent, settings)
     structures = _common_structures(samples, settings)
-    values = tuple(_values_of_samples(samples, structures, settings))
+    unlike = [name for name in structures if len(_texture_voxels(samples, name)) > 1]
+    values = tuple(_values_of_samples(samples, structures, unlike, settings))
     _refuse_unknown_measures(values, settings)
     tests = _run_tests(values, [group.name for group in settings.group])
     notices = (
-        *_notices(samples, structures, settings, tests),
+        *_notices(samples, unlike, settings, tests),
         *_notices_on_missing_values(samples, structures, values),
     )
     written = tuple(map(str, files))
@@ -211,14 +212,19 @@ def _common_structures(samples: Samples, settings: ComparisonSettings) -> list[s
 
 
 def _values_of_samples(
-    samples: Samples, structures: Sequence[str], settings: ComparisonSettings
+    samples: Samples,
+    structures: Sequence[str],
+    unlike: Sequence[str],
+    settings: ComparisonSettings,
 ) -> Iterator[Value]:
-    """Yield the values of all measures that can be compared."""
+    """Yield the values of all measures that can be compared.
+
+    The textures of the structures in ``unlike`` were measured with voxels of different sizes.
+    """
     for name in structures:
-        is_texture_alike = len(_texture_voxels(samples, name)) <= 1
         for (group, sample_name), sample in samples.items():
             for measure, numbers in _numbers_of(sample, name, settings):
-                if is_texture_alike or measure not in TEXTURE_DESCRIPTIONS:
+                if name not in unlike or measure not in TEXTURE_DESCRIPTIONS:
                     for number in numbers.tolist():
                         yield Value(group, sample_name, name, measure, number)
 
@@ -305,7 +311,7 @@ def _numbers_by_group(values: Sequence[Value]) -> dict[Measure, dict[str, list[f
 
 def _notices(
     samples: Samples,
-    structures: Sequence[str],
+    unlike: Sequence[str],
     settings: ComparisonSettings,
     tests: Sequence[MeasureTest],
 ) -> Iterator[str]:
@@ -320,12 +326,11 @@ def _notices(
         for group, count in counts.items():
             if count == 1:
                 yield f"'{group}' is one sample: differences from it are not tested."
-    for name in structures:
-        if len(_texture_voxels(samples, name)) > 1:
-            yield (
-                f"Texture of {name} is not compared: it was measured with voxels of different "
-                "sizes; set --texture-nm of 'measure'."
-            )
+    for name in unlike:
+        yield (
+            f"Texture of {name} is not compared: it was measured with voxels of different sizes; "
+            "set --texture-nm of 'measure'."
+        )
     yield from notices_on_power([test.difference for test in tests])
 
 
@@ -348,9 +353,7 @@ def _notices_on_missing_values(
 
 def _values_table(values: Sequence[Value]) -> pa.Table:
     """Return one row for each value."""
-    names = ("group", "sample", "structure", "measure", "value")
-    columns = zip(*values, strict=True) if values else [()] * len(names)
-    return pa.table(dict(zip(names, map(list, columns), strict=True)))
+    return pa.table({field: [getattr(value, field) for value in values] for field in Value._fields})
 
 
 def _tests_table(tests: Sequence[MeasureTest]) -> pa.Table:
