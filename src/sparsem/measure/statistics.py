@@ -81,7 +81,7 @@ def statistics_of(name: str, table: pa.Table) -> Iterator[Quartiles]:
 
 
 def cut_columns(table: pa.Table) -> dict[str, Mask]:
-    """Return the columns of a table that tell which numbers the border falsifies, (n,) each."""
+    """Return the columns of a table that flag the numbers that the border falsifies, (n,) each."""
     names = [name for name in table.column_names if name.endswith("cut_by_edge")]
     return {name: table[name].to_numpy().astype(bool) for name in names}
 

@@ -118,7 +118,7 @@ def skeleton_of(mask: Mask, voxel: Edges) -> Skeleton:
     """
     cubes, edge = to_cubes(np.pad(mask, 1), voxel)
     radii = edt.edt(cubes, black_border=True).astype(np.float64)
-    # A line of voxels runs beside the center of a tube; the largest radius nearby is that of it.
+    # A line of voxels runs next to the center of a tube, where the radius is the largest nearby.
     central_radii = maximum_filter(radii, 3)
     lines = without_bumps(_trace_lines(np.argwhere(thin(cubes)), central_radii))
     degrees = _degrees(lines)
