@@ -16,8 +16,8 @@ from PIL import Image
 from sparsem.errors import InputError, SampleError
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
-from sparsem.report.export import ExportSettings
 from sparsem.report.export import export as export_stage
+from sparsem.report.export_settings import ExportSettings
 from sparsem.report.layers import read_layers
 from sparsem.report.mesh import Mesh, mesh_from_mask, simplify
 from sparsem.report.scene3d.render import RenderSettings
@@ -214,7 +214,7 @@ def test_a_single_object_is_drawn_close_up_and_cut(
     )
     same = np.asarray(Image.open(tmp_path / "whole.png").convert("RGB")).astype(int)
     assert np.abs(same - rgb).mean() < 3  # no mitochondrion lies in the nucleus, so none is drawn
-    with pytest.raises(InputError, match="expects NAME=NUMBER"):
+    with pytest.raises(InputError, match="expects a number, or NAME=NUMBER"):
         render(sample, tmp_path / "b.png", changed(near, {"object": "nucleus"}))
 
 

@@ -9,7 +9,7 @@ from sparsem.annotation.importing import AnnotationSettings
 from sparsem.errors import SettingsError
 from sparsem.experiment.models import ModelsSettings
 from sparsem.quality.image_series import ImagesSettings
-from sparsem.report.export import ExportSettings
+from sparsem.report.export_settings import ExportSettings
 from sparsem.report.settings import ReportSettings
 from sparsem.score.score import ScoreSettings
 from sparsem.settings import Settings, parse, parsed_slices, read_toml

@@ -17,8 +17,8 @@ from sparsem.io import writers
 from sparsem.io.readers.open import open_source
 from sparsem.io.writers import ExportVolume, LabelStack, atomic_output, write_volume
 from sparsem.preprocess.align import AlignSettings, align
-from sparsem.report.export import ExportSettings
 from sparsem.report.export import export as export_stage
+from sparsem.report.export_settings import ExportSettings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, put

@@ -22,7 +22,8 @@ from sparsem.measure.object_checks import object_warnings
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.skeletons import SkeletonSettings, skeletons
 from sparsem.quality.comparison_tests import SIGNIFICANCE
-from sparsem.report.export import ExportSettings, export
+from sparsem.report.export import export
+from sparsem.report.export_settings import ExportSettings
 from sparsem.report.report import report
 from sparsem.report.scene3d.render import RenderSettings, render
 from sparsem.report.settings import ReportSettings
@@ -338,6 +339,7 @@ def export_command(
 
     sparsem export liver.zarr nucleus nuclei.tif
     sparsem export liver.zarr nucleus nucleolus -o nuclei.glb
+    sparsem export liver.zarr mitochondrion -o one.glb --object 17
     sparsem export liver.zarr nucleus nucleolus -o liver.model
     """
     sample = Sample.open(path)
@@ -348,4 +350,7 @@ def export_command(
         return Outcome(lines, data=programs)
     target = out or Path(pieces.pop())
     result = export(sample, pieces, target, settings, on=on)
-    return Outcome([f"Wrote {file}" for file in result.written], data={"file": target})
+    lines = [result.simplification] if result.simplification else []
+    lines += [f"Wrote {file}" for file in result.written]
+    data = {"file": target, "meshes": result.meshes, "triangles": result.triangles}
+    return Outcome(lines, data=data)

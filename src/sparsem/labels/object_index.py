@@ -4,6 +4,7 @@ An index is computed once, in one pass over the volume, and kept in the sample. 
 and writes only the chunks of the objects that it changes, and renews only their part of the index.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -209,7 +210,8 @@ def object_index(sample: Sample, name: str, quiet: bool = False) -> ObjectIndex:
         index = ObjectIndex(_rows_of_chunks(labels, chunks, f"objects of {name}", quiet))
         # Chunks of two versions must not be mixed: labels that changed meanwhile are read again.
         if sample.volume("labels", name).fingerprint == labels.fingerprint:
-            _write_index(sample, name, index, labels.fingerprint)
+            with contextlib.suppress(OSError):  # of a sample that cannot be written
+                _write_index(sample, name, index, labels.fingerprint)
             return index
 
 

@@ -1,62 +1,157 @@
-"""Meshes as files for other programs: GLB, STL and OBJ."""
+"""Surfaces of structures as meshes in one file: GLB, STL or OBJ."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from sparsem.io.writers import atomic_output
-from sparsem.report.scene3d.solids import Solid
+import numpy as np
+from numpy.typing import NDArray
 
-OPAQUE = 255
+from sparsem.errors import SampleError
+from sparsem.labels.object_index import object_index
+from sparsem.progress import Meter
+from sparsem.report.export_settings import ExportResult, ExportSettings
+from sparsem.report.layers import (
+    StructureLayer,
+    read_layers,
+    refuse_montage,
+    require_numbers,
+    separate_objects,
+)
+from sparsem.report.mesh_file import MeshFile
+from sparsem.report.scene3d.solids import Solid, full_solids, solids_of, volume_box
+from sparsem.store.sample import Sample
+from sparsem.store.volume import Volume
+from sparsem.workflow.execution import Execution
 
-
-def new_scene() -> Any:
-    """Return an empty scene of trimesh."""
-    import trimesh  # takes a second to load, and only meshes need it
-
-    return trimesh.Scene()
-
-
-def add_solid(scene: Any, solid: Solid, name: str) -> None:
-    """Add a mesh (z, y, x) to a scene (x, y, z), with its color."""
-    import trimesh
-
-    material = trimesh.visual.material.PBRMaterial(
-        baseColorFactor=(*solid.color, OPAQUE),
-        metallicFactor=0.0,
-        roughnessFactor=0.8,
-        name=solid.name,
-    )
-    visual = trimesh.visual.TextureVisuals(material=material)
-    vertices_xyz = solid.mesh.vertices[:, ::-1]
-    mesh = trimesh.Trimesh(vertices_xyz, solid.mesh.triangles, process=False, visual=visual)
-    scene.add_geometry(mesh, node_name=name, geom_name=name)
+# A file of meshes can be sent by mail. What a mesh and a triangle take in a GLB file:
+MAX_BYTES = 4_900_000
+MESH_BYTES = 900
+TRIANGLE_BYTES = 18.5
 
 
-def write_scene(scene: Any, path: Path, overwrite: bool) -> None:
-    """Write a scene in the format that the ending names.
+def write_meshes(
+    sample: Sample, names: Sequence[str], path: Path, settings: ExportSettings, on: Execution
+) -> ExportResult:
+    """Write the surfaces of structures into one file.
+
+    Args:
+        sample: with labels of the structures.
+        names: of the structures.
+        path: the file, which is replaced; its ending names the format.
+        settings: which object, and how fine meshes are.
+        on: ``overwrite`` replaces the colors of an OBJ, ``quiet`` shows no progress.
 
     Raises:
-        InputError: the file with the colors of an OBJ exists, and ``overwrite`` is not set.
+        InputError: there is no such object, or the file of colors exists.
+        SampleError: there are no labels, they are empty, or their objects have no numbers.
     """
-    ending = path.suffix.lower()
-    if ending == ".obj":
-        _write_obj(scene, path, overwrite)
-        return
-    content = scene.to_mesh() if ending == ".stl" else scene
-    with atomic_output(path, overwrite=True) as unfinished:
-        unfinished.write_bytes(content.export(file_type=ending.removeprefix(".")))
-
-
-def _write_obj(scene: Any, path: Path, overwrite: bool) -> None:
-    """Write Wavefront OBJ, and next to it the colors, which the format stores in another file."""
-    from trimesh.exchange.obj import export_obj
-
-    material_path = path.with_suffix(".mtl")
-    text, files = export_obj(
-        scene, return_texture=True, write_texture=False, mtl_name=material_path.name, header=None
+    layers = separate_objects(_layers_with_labels(sample, names, settings))
+    plans = [_plan_meshes(sample, layer, settings, on.quiet) for layer in layers]
+    n_meshes = sum(plan.n_meshes for plan in plans)
+    n_triangles = _triangle_limit(n_meshes, settings) // len(plans)
+    file = MeshFile()
+    with Meter(f"export {path.name}", n_meshes + 1, quiet=on.quiet) as meter:
+        for plan in plans:
+            for solid in plan.solids(n_triangles, settings.max_mvoxels * 1e6):
+                file.add(solid, plan.name_of(solid))
+                meter.step(plan.layer.name)
+        if not file.n_meshes:
+            raise SampleError(
+                f"There is nothing to write: {', '.join(names)} are empty in {sample.path.name}."
+            )
+        simplification = _simplification(file)
+        file.write(path, simplification, on.overwrite)
+        meter.step()
+    return ExportResult(
+        path,
+        file.n_meshes,
+        file.n_triangles,
+        simplification,
+        sample=sample,
+        written=(str(path),),
     )
-    for name, content in files.items():
-        with atomic_output(path.with_name(name), overwrite) as unfinished:
-            unfinished.write_bytes(content)
-    with atomic_output(path, overwrite=True) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+
+
+def _triangle_limit(n_meshes: int, settings: ExportSettings) -> int:
+    """Return the number of triangles of all meshes together; 0 for no limit."""
+    if settings.triangles is not None:
+        return settings.triangles
+    return max(1, int((MAX_BYTES - n_meshes * MESH_BYTES) / TRIANGLE_BYTES))
+
+
+class _MeshPlan(NamedTuple):
+    """The meshes of a structure.
+
+    Attributes:
+        layer: the structure.
+        labels: its labels.
+        objects: boxes and voxels of its objects, see ``object_boxes``; None for a mask.
+    """
+
+    layer: StructureLayer
+    labels: Volume
+    objects: NDArray[np.int64] | None
+
+    @property
+    def n_meshes(self) -> int:
+        """Number of meshes."""
+        return 1 if self.objects is None else len(self.objects)
+
+    def name_of(self, solid: Solid) -> str:
+        """Return the name of a mesh in the file."""
+        return f"{self.layer.name} {solid.name}" if self.layer.separate else self.layer.name
+
+    def solids(self, n_triangles: int, max_voxels: float) -> Iterator[Solid]:
+        """Return the meshes, with about so many triangles together; 0 for no limit."""
+        if self.objects is None:
+            return solids_of(self.layer, volume_box(self.labels), max_voxels, n_triangles)
+        return full_solids(self.labels, self.objects, max_voxels, n_triangles)
+
+
+def _plan_meshes(
+    sample: Sample, layer: StructureLayer, settings: ExportSettings, quiet: bool
+) -> _MeshPlan:
+    """Return the meshes that a layer with labels gets.
+
+    Raises:
+        InputError: ``settings.object`` is no object of it.
+    """
+    labels = layer.labels
+    assert labels is not None
+    if settings.object is not None:
+        require_numbers(sample, layer)
+    if not layer.separate:
+        return _MeshPlan(layer, labels, None)
+    index = object_index(sample, labels.directory.name, quiet)
+    objects = index.objects()
+    if settings.object is not None:
+        index.of([settings.object])
+        objects = objects[objects[:, 0] == settings.object]
+    return _MeshPlan(layer, labels, objects)
+
+
+def _simplification(file: MeshFile) -> str:
+    """Return how the meshes of a file were simplified, as a sentence; empty if they were not."""
+    if file.n_triangles == file.n_full_triangles:
+        return ""
+    return (
+        f"Simplified from {file.n_full_triangles} to {file.n_triangles} triangles; every object "
+        "keeps the volume of its voxels within 1 %."
+    )
+
+
+def _layers_with_labels(
+    sample: Sample, names: Sequence[str], settings: ExportSettings
+) -> list[StructureLayer]:
+    """Return the structures of a stack that have labels, at least one."""
+    layers, problems = read_layers(sample, names, settings.cells, {})
+    layers = [layer for layer in layers if layer.labels]
+    if problems:
+        raise SampleError(problems[0])
+    if not layers:
+        raise SampleError(f"{sample.path.name} has no labels; run 'sparsem predict' first.")
+    for layer in layers:
+        if layer.labels:
+            refuse_montage(sample, layer.labels)
+    return layers

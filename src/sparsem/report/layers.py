@@ -1,7 +1,9 @@
 """Structures of a sample in the order in which they are drawn, with their ground truth."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from sparsem.annotation.ground_truth import GroundTruth, GroundTruthSettings, read_ground_truth
 from sparsem.errors import SampleError, SparsemError
@@ -22,6 +24,7 @@ class StructureLayer:
         cells: whether every number gets its own color.
         fallback_index: which of the fallback colors a structure without a color of the papers has.
         only: numbers of the objects that are drawn; all if None.
+        separate: whether every object is a mesh of its own, in its own color.
     """
 
     name: str
@@ -30,6 +33,12 @@ class StructureLayer:
     cells: bool
     fallback_index: int = 0
     only: tuple[int, ...] | None = None
+    separate: bool = False
+
+    @property
+    def numbered(self) -> bool:
+        """True if the labels number objects; those of a mask do not."""
+        return self.labels is not None and self.labels.dtype != np.uint8
 
     @property
     def color(self) -> RGB:
@@ -70,7 +79,9 @@ def read_layers(
         if labels is None and true_labels is None:
             continue
         index = fallback_names.index(name) if name in fallback_names else 0
-        layers.append(StructureLayer(name, labels, true_labels, name == cells, index))
+        is_cells = name == cells
+        layer = StructureLayer(name, labels, true_labels, is_cells, index, separate=is_cells)
+        layers.append(layer)
     return layers, problems
 
 
@@ -79,6 +90,11 @@ def _sort_names(names: Sequence[str], order: Sequence[str]) -> list[str]:
     return sorted(
         names, key=lambda name: (order.index(name) if name in order else len(order), name)
     )
+
+
+def separate_objects(layers: Sequence[StructureLayer]) -> list[StructureLayer]:
+    """Return layers of which every object is a mesh of its own, where objects are numbered."""
+    return [replace(layer, separate=layer.numbered) for layer in layers]
 
 
 def refuse_montage(sample: Sample, labels: Volume) -> None:
@@ -92,6 +108,20 @@ def refuse_montage(sample: Sample, labels: Volume) -> None:
             f"{sample.path.name} holds separate images (a montage), which have no depth; "
             "renderings and meshes show stacks. 'sparsem report' shows the images."
         )
+
+
+def require_numbers(sample: Sample, layer: StructureLayer) -> Volume:
+    """Return the labels of a layer, which number its objects.
+
+    Raises:
+        SampleError: they do not.
+    """
+    if layer.labels is None or not layer.numbered:
+        raise SampleError(
+            f"The objects of {layer.name} in {sample.path.name} have no numbers yet; run "
+            f"'sparsem objects {sample.path.name} {layer.name}' first."
+        )
+    return layer.labels
 
 
 def layer_colors(layers: Sequence[StructureLayer]) -> Mapping[str, str]:

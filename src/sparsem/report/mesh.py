@@ -25,6 +25,7 @@ from skimage.measure import marching_cubes
 SIGMA = 0.8  # of the smoothing, voxels: less shows steps, more removes thin parts
 RADIUS = 3  # of the smoothing, voxels
 LEVEL = 0.5  # of the surface
+BLOCK_DEPTH = 64  # slices of a mask in memory that are meshed at once
 MIN_INSIDE = 0.55  # smallest smoothed value of a voxel of the mask: just above the surface
 
 MAX_STEP = 0.25  # by which a surface moves at once, voxels
@@ -181,6 +182,37 @@ def _bodies_near(vertices: Floats, bodies: NDArray[Any]) -> Ints:
 def _distance_from_middle(corner: tuple[int, ...]) -> int:
     """Return twice the Chebyshev distance from the middle of a cube of four voxels."""
     return max(abs(2 * index - 3) for index in corner)
+
+
+def surface_of(mask: NDArray[np.bool_], voxel: Sequence[float]) -> Mesh:
+    """Return the surface of a mask (z, y, x) that is in memory.
+
+    Args:
+        mask: the mask.
+        voxel: edge lengths (z, y, x) of a voxel.
+    """
+    return mesh_from_mask(lambda first, last: mask[first:last], mask.shape, voxel, BLOCK_DEPTH)
+
+
+def enclosed_volume(mesh: Mesh) -> float:
+    """Return the volume inside a closed mesh."""
+    _, signed_volumes = _normals_and_volumes(mesh.vertices, mesh.triangles)
+    return float(signed_volumes.sum())
+
+
+def simplify_to_volume(mesh: Mesh, n_triangles: int, volume: float, voxel: Sequence[float]) -> Mesh:
+    """Return a mesh with at most about ``n_triangles`` triangles that encloses a volume.
+
+    Args:
+        mesh: closed surfaces of one body.
+        n_triangles: approximate number of triangles; 0 for all.
+        volume: volume to enclose, within ``VOLUME_TOLERANCE``.
+        voxel: edge lengths (z, y, x) of the voxels of the mesh.
+    """
+    if n_triangles:
+        mesh = simplify(mesh, n_triangles)
+    of_one_body = np.zeros(len(mesh.vertices), np.int64)
+    return restore_volumes(mesh, of_one_body, np.array([volume]), MAX_STEP * min(voxel))
 
 
 def simplify(mesh: Mesh, n_triangles: int) -> Mesh:

@@ -12,7 +12,8 @@ from typing import Any
 from sparsem import __version__
 from sparsem.errors import ResumeError
 from sparsem.labels.results import result_labels
-from sparsem.report.export import ExportSettings, export
+from sparsem.report.export import export
+from sparsem.report.export_settings import ExportSettings
 from sparsem.report.report import report
 from sparsem.report.scene3d.render import RenderSettings, render
 from sparsem.report.settings import ReportSettings

@@ -10,11 +10,12 @@ from pydantic import Field, field_validator
 
 from sparsem.errors import InputError, SampleError
 from sparsem.progress import Meter
-from sparsem.report.layers import StructureLayer, read_layers, refuse_montage
+from sparsem.report.layers import StructureLayer, read_layers, refuse_montage, separate_objects
 from sparsem.report.scene3d.drawing import Rendering, draw_still, draw_turntable
 from sparsem.report.scene3d.single_object import (
     box_around_object,
     parse_object,
+    select_object_alone,
     select_object_layers,
 )
 from sparsem.report.scene3d.solids import Axis, Box, Cut, Solid, solids_of, volume_box
@@ -34,7 +35,10 @@ class RenderSettings(Settings):
     """Structures to draw, and the view of them."""
 
     OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
-        "View": ("object", "cut", "cut_at", "opacity", "azimuth", "elevation", "background"),
+        "View": (
+            *("object", "object_colors", "cut", "cut_at", "opacity"),
+            *("azimuth", "elevation", "background"),
+        ),
         "Resolution": ("width", "height", "max_mvoxels", "triangles"),
         "Video": ("seconds", "frames_per_second"),
     }
@@ -46,9 +50,12 @@ class RenderSettings(Settings):
     object: str | None = Field(
         None,
         description=(
-            "NAME=NUMBER, draw only this object of the table NAME, the objects inside it, and the "
-            "nucleus and the cell around it"
+            "NUMBER, draw this object of the structure alone; or NAME=NUMBER, draw this object of "
+            "the table NAME, the objects inside it, and the nucleus and the cell around it"
         ),
+    )
+    object_colors: bool = Field(
+        False, description="draw every numbered object in a color of its own"
     )
     cut: Axis | None = Field(
         None, description="cut open across this axis to show the inside: z, y or x"
@@ -98,7 +105,7 @@ def render(
     """Draw structures of a sample: a still (PNG) or a turntable video (MP4).
 
     Colors are those of the papers: nuclei yellow, nucleoli red, mitochondria pink, endosomes
-    white, lysosomes black; every cell has its own.
+    white, lysosomes black; every cell has its own, and with ``object_colors`` every object.
 
     Args:
         sample: the sample to draw.
@@ -171,9 +178,14 @@ def _layers_to_draw(
     layers, first = _layers_with_labels(sample, settings)
     refuse_montage(sample, first)
     voxel_um = first.voxel_size.micrometers
+    if settings.object_colors:
+        layers = separate_objects(layers)
     if settings.object is None:
         return layers, volume_box(first), voxel_um
     single = parse_object(settings.object)
+    if not single.structure:
+        layer, box = select_object_alone(sample, layers, single.number)
+        return [layer], box, voxel_um
     box = box_around_object(sample, single)
     return select_object_layers(sample, layers, single, settings.cells), box, voxel_um
 
@@ -220,7 +232,7 @@ def _legend(layers: Sequence[StructureLayer]) -> dict[str, tuple[int, int, int]]
     """Return the colors that the legend explains; no legend for a single structure."""
     if len(layers) <= 1:
         return {}
-    return {layer.name: layer.color for layer in layers if not layer.cells}
+    return {layer.name: layer.color for layer in layers if not layer.separate}
 
 
 def _opacities(layers: Sequence[StructureLayer], settings: RenderSettings) -> dict[str, float]:

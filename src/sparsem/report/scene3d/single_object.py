@@ -5,10 +5,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsem.errors import InputError, SampleError
+from sparsem.labels.object_index import object_index
 from sparsem.labels.results import is_outdated, result_labels
-from sparsem.report.layers import StructureLayer
+from sparsem.report.layers import StructureLayer, require_numbers
 from sparsem.report.scene3d.solids import Box
 from sparsem.store.sample import Sample
 
@@ -19,7 +21,7 @@ class SingleObject(NamedTuple):
     """One object of a table.
 
     Attributes:
-        structure: name of the table.
+        structure: name of the table; empty for an object of the only structure.
         number: of the object.
     """
 
@@ -28,15 +30,46 @@ class SingleObject(NamedTuple):
 
 
 def parse_object(text: str) -> SingleObject:
-    """Return the object that ``NAME=NUMBER`` names.
+    """Return the object that ``NAME=NUMBER`` names, or ``NUMBER``, of a structure without a name.
 
     Raises:
         InputError: the text has another form.
     """
-    name, _, number = text.partition("=")
+    name, _, number = text.rpartition("=")
     if not number.isdigit():
-        raise InputError(f"--object expects NAME=NUMBER, for example nucleus=3; got '{text}'.")
+        raise InputError(
+            "--object expects a number, or NAME=NUMBER, for example nucleus=3, for the object with "
+            f"those inside and around it; got '{text}'."
+        )
     return SingleObject(name, int(number))
+
+
+def select_object_alone(
+    sample: Sample, layers: Sequence[StructureLayer], number: int
+) -> tuple[StructureLayer, Box]:
+    """Return the layer of one object without any others, and the box around it.
+
+    Args:
+        sample: the sample.
+        layers: the layer of the structure, and no other.
+        number: of the object.
+
+    Raises:
+        InputError: there are several layers, or no such object.
+        SampleError: the objects have no numbers.
+    """
+    if len(layers) != 1:
+        names = ", ".join(layer.name for layer in layers)
+        raise InputError(
+            f"--object {number} draws one object of one structure, but there are {names}; add "
+            f"--structure NAME, or use --object NAME={number}."
+        )
+    layer = layers[0]
+    labels = require_numbers(sample, layer)
+    box = object_index(sample, labels.directory.name, quiet=True).box_of([number])
+    first = np.array([side.start for side in box])
+    last = np.array([side.stop - 1 for side in box])
+    return replace(layer, only=(number,)), _with_margin(first, last, labels.shape)
 
 
 def box_around_object(sample: Sample, single: SingleObject) -> Box:
@@ -50,6 +83,11 @@ def box_around_object(sample: Sample, single: SingleObject) -> Box:
     shape = result_labels(sample, single.structure).shape
     first = np.array([row[f"first_{axis}"] for axis in "zyx"])
     last = np.array([row[f"last_{axis}"] for axis in "zyx"])
+    return _with_margin(first, last, shape)
+
+
+def _with_margin(first: NDArray[np.int64], last: NDArray[np.int64], shape: tuple[int, ...]) -> Box:
+    """Return the box around the voxels from the first to the last one, and some more."""
     margin = np.ceil(MARGIN * (last - first) + 2).astype(np.int64)
     return np.maximum(first - margin, 0), np.minimum(last + 1 + margin, shape)
 

@@ -11,13 +11,21 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from sparsem.measure.crops import Crop, crop_around, finest_level_within
+from sparsem.measure.features.moments import renumber_consecutively
 from sparsem.report.layers import StructureLayer
-from sparsem.report.mesh import Mesh, mesh_from_mask, simplify
+from sparsem.report.mesh import (
+    BLOCK_DEPTH,
+    Mesh,
+    enclosed_volume,
+    mesh_from_mask,
+    simplify_to_volume,
+    surface_of,
+)
 from sparsem.report.plots.colors import RGB, cell_color
 from sparsem.store.volume import Volume
 
-MIN_CELL_TRIANGLES = 60  # fewer triangles do not show a shape
-BLOCK_DEPTH = 64  # slices that are meshed at once
+MIN_OBJECT_TRIANGLES = 60  # fewer do not show a shape
+MIN_TRIANGLES = 12  # of an object among so many that all together would be too large
 
 Axis = Literal["z", "y", "x"]
 # Lowest and highest-plus-one voxel (z, y, x) of the full resolution.
@@ -28,14 +36,16 @@ class Solid(NamedTuple):
     """A colored mesh.
 
     Attributes:
-        name: of the structure, or number of the cell.
+        name: of the structure, or number of the object.
         color: of its surface.
         mesh: vertices in µm from the corner of the volume.
+        n_full_triangles: number of triangles before the mesh was simplified.
     """
 
     name: str
     color: RGB
     mesh: Mesh
+    n_full_triangles: int
 
 
 class Cut(NamedTuple):
@@ -58,7 +68,7 @@ def volume_box(volume: Volume) -> Box:
 def solids_of(
     layer: StructureLayer, box: Box, max_voxels: float, n_triangles: int, cut: Cut | None = None
 ) -> Iterator[Solid]:
-    """Yield the meshes of a structure: one, or one for each cell.
+    """Yield the meshes of a structure: one, or one for each object of a separate layer.
 
     Args:
         layer: a layer without labels has no mesh.
@@ -73,19 +83,19 @@ def solids_of(
     level = finest_level_within(labels, box[0][None], box[1][None], int(max_voxels))
     piece = crop_around(labels, level, *box)
     voxel_um = labels.voxel_size_of(level).micrometers
-    if layer.cells:
-        cells = _cut_away(_select(piece.read(labels), layer.only), cut)
-        yield from _cell_solids(cells, voxel_um, np.array(piece.low), n_triangles)
+    if layer.separate:
+        objects = _cut_away(_select(piece.read(labels), layer.only), cut)
+        yield from _object_solids(objects, voxel_um, np.array(piece.low), n_triangles)
         return
 
     def read_slices(first: int, last: int) -> NDArray[np.bool_]:
         return _read_mask(labels, layer.only, piece, first, last, cut)
 
     shape = tuple(high - low for low, high in zip(piece.low, piece.high, strict=True))
-    mesh = mesh_from_mask(read_slices, shape, voxel_um, BLOCK_DEPTH)
-    if n_triangles:
-        mesh = simplify(mesh, n_triangles)
-    yield Solid(layer.name, layer.color, _translate(mesh, piece.low, voxel_um))
+    surface = mesh_from_mask(read_slices, shape, voxel_um, BLOCK_DEPTH)
+    mesh = simplify_to_volume(surface, n_triangles, enclosed_volume(surface), voxel_um)
+    moved = _translate(mesh, piece.low, voxel_um)
+    yield Solid(layer.name, layer.color, moved, len(surface.triangles))
 
 
 def _select(labels: NDArray[Any], numbers: Sequence[int] | None) -> NDArray[Any]:
@@ -133,34 +143,78 @@ def _cut_away(
     return labels
 
 
-def _cell_solids(
+def _object_solids(
     labels: NDArray[Any], voxel_um: Sequence[float], low: NDArray[np.int64], n_triangles: int
 ) -> Iterator[Solid]:
-    """Yield one mesh for each cell; triangles are divided among cells by their volume."""
+    """Yield one mesh for each object of labels (z, y, x) that begin at voxel ``low``."""
     ids, indices = _numbered_from_one(labels)
-    n_cell_voxels = max(1, int((indices > 0).sum()))
+    voxels = np.bincount(indices.ravel(), minlength=len(ids))[1:]
+    counts = _share_triangles(voxels, n_triangles)
+    volumes = voxels * np.prod(voxel_um)
     for index, box in enumerate(find_objects(indices), 1):
-        mask = indices[box] == index
-        mesh = _mask_mesh(mask, voxel_um)
-        if n_triangles:
-            fraction_of_triangles = int(n_triangles * mask.sum() / n_cell_voxels)
-            mesh = simplify(mesh, max(MIN_CELL_TRIANGLES, fraction_of_triangles))
-        cell = int(ids[index])
         corner = low + [side.start for side in box]
-        yield Solid(str(cell), cell_color(cell), _translate(mesh, corner, voxel_um))
+        volume, count = volumes[index - 1], counts[index - 1]
+        yield _object_solid(int(ids[index]), indices[box] == index, corner, voxel_um, volume, count)
+
+
+def full_solids(
+    labels: Volume, objects: NDArray[np.int64], max_voxels: float, n_triangles: int
+) -> Iterator[Solid]:
+    """Yield one mesh for each object, which encloses the volume of its voxels.
+
+    Every object is read on its own, so that its mesh is as fine as the object is small.
+
+    Args:
+        labels: numbered objects.
+        objects: those to mesh and their boxes and voxels, (n, 8), see ``object_boxes``.
+        max_voxels: the finest level is read at which the box of an object has at most so many.
+        n_triangles: approximate number of triangles of all meshes together; 0 for no limit.
+    """
+    counts = _share_triangles(objects[:, 7], n_triangles)
+    voxel_um3 = labels.voxel_size.volume_um3
+    for row, count in zip(objects, counts, strict=True):
+        number, low, high, voxels = int(row[0]), row[1:4], row[4:7], int(row[7])
+        level = finest_level_within(labels, low[None], high[None], int(max_voxels))
+        piece = crop_around(labels, level, low, high)
+        voxel_um = labels.voxel_size_of(level).micrometers
+        mask = piece.read(labels) == number
+        yield _object_solid(number, mask, piece.low, voxel_um, voxels * voxel_um3, count)
+
+
+def _object_solid(
+    number: int,
+    mask: NDArray[np.bool_],
+    low: Sequence[int] | NDArray[np.int64],
+    voxel_um: Sequence[float],
+    volume: float,
+    n_triangles: int,
+) -> Solid:
+    """Return the mesh of one object, in the color of its number."""
+    surface = surface_of(mask, voxel_um)
+    mesh = simplify_to_volume(surface, n_triangles, volume, voxel_um)
+    moved = _translate(mesh, low, voxel_um)
+    return Solid(str(number), cell_color(number), moved, len(surface.triangles))
+
+
+def _share_triangles(voxels: NDArray[np.int64], n_triangles: int) -> list[int]:
+    """Return the triangles of every object, shared by their surface; 0 for no limit.
+
+    Args:
+        voxels: (n,) voxels of the objects.
+        n_triangles: of all objects together; 0 for no limit.
+    """
+    if not n_triangles or not len(voxels):
+        return [0] * len(voxels)
+    surfaces = voxels ** (2 / 3)
+    shares = (n_triangles * surfaces / surfaces.sum()).astype(np.int64)
+    smallest_share = max(MIN_TRIANGLES, min(MIN_OBJECT_TRIANGLES, n_triangles // len(voxels)))
+    return list(np.maximum(shares, smallest_share).tolist())
 
 
 def _numbered_from_one(labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    """Return 0 and the numbers of all cells, and labels that are indices into them."""
-    ids, indices = np.unique(labels, return_inverse=True)
-    if ids[0] != 0:
-        ids, indices = np.concatenate([[0], ids]), indices + 1
-    return ids, indices.reshape(labels.shape).astype(np.int32)
-
-
-def _mask_mesh(mask: NDArray[np.bool_], voxel_um: Sequence[float]) -> Mesh:
-    """Return the surface of a mask that is in memory."""
-    return mesh_from_mask(lambda first, last: mask[first:last], mask.shape, voxel_um, BLOCK_DEPTH)
+    """Return 0 and the numbers of all objects, and labels that are indices into them."""
+    compact, ids = renumber_consecutively(labels.astype(np.uint32, copy=False))
+    return np.concatenate([[0], ids]), compact.astype(np.int32)
 
 
 def _translate(
