@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from sparsem.annotation.writing import write_annotation
@@ -19,12 +21,16 @@ from sparsem.errors import InputError, SampleError
 from sparsem.geometry import VoxelSize, ZBlock
 from sparsem.labels.constrain import constrain, remove_constrained
 from sparsem.labels.inventory import describe
+from sparsem.labels.objects import objects
+from sparsem.measure.contacts import contacts
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.skeletons import skeletons
 from sparsem.report import page as page_module
-from sparsem.report.encode import cells_uri, encode_mesh, gray_image_uri, mask_uri
+from sparsem.report.encode import encode_mesh, encode_numbers, gray_image_uri, mask_uri
 from sparsem.report.mesh import Mesh
 from sparsem.report.report import report
+from sparsem.report.scene3d.lines import MAX_POINTS, encode_skeletons
 from sparsem.report.settings import ReportSettings
 from sparsem.report.slices import encode_slices, scale_bar
 from sparsem.score.score import score
@@ -61,6 +67,17 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     for name in ("nucleus", "nucleolus", "mitochondrion"):
         score(sample, name)
     measure(sample, MEASURES)
+    return sample
+
+
+@pytest.fixture(scope="module")
+def networks(complete: Sample) -> Sample:
+    """The sample with contacts and skeletons."""
+    sample = copy_of(complete, complete.path.with_name("networks.zarr"))
+    contacts(sample, "mitochondrion", "nucleus", distance_nm=400)
+    contacts(sample, "mitochondrion", "mitochondrion", distance_nm=400)
+    skeletons(sample, "mitochondrion")
+    skeletons(sample, "cells")
     return sample
 
 
@@ -140,16 +157,22 @@ def test_encoded_images_and_meshes_equal_their_source(complete: Sample) -> None:
     mask = drawn("....", ".11.", ".11.") > 0
     rgba = np.asarray(image_of(mask_uri(mask, (10, 200, 30))).convert("RGBA"))
     np.testing.assert_array_equal(rgba[..., 3] > 0, mask)
-    cells = np.asarray(image_of(cells_uri(drawn("1122", "1122", "....", "...."))).convert("RGBA"))
-    assert (cells[3, 0, 3], cells[0, 0, 3]) == (0, 255)
+    labels = drawn("1122", "1122", "....", "....").astype(np.uint32) * 70_000
+    encoded = encode_numbers(labels)
+    assert (encoded["height"], encoded["width"]) == (4, 4)
+    np.testing.assert_array_equal(numbers_in(encoded["numbers"], "<u4"), labels.ravel())
     (entry,) = encode_slices(complete.image(), [], [], [4], 900, 10**6)
     assert image_of(entry["image"]).size == (SHAPE[2], SHAPE[1])
     mesh = Mesh(np.array([[0.0, 0, 0], [1, 2, 3], [2, 2, 2]]), np.array([[0, 1, 2]]))
-    planes = np.frombuffer(
-        zlib.decompress(base64.b64decode(encode_mesh(mesh, np.zeros(3), 4.0)["vertices"])), np.uint8
-    )
-    steps = planes.reshape(2, -1).T.copy().view("<u2").reshape(3, 3)
+    steps = numbers_in(encode_mesh(mesh, 4.0)["vertices"], "<u2").reshape(3, 3)
     np.testing.assert_allclose(steps / 65535 * 4, mesh.vertices[:, ::-1], atol=1e-4)
+
+
+def numbers_in(text: str, dtype: str) -> NDArray[Any]:
+    """Return the numbers of a compressed text: the bytes of equal significance are together."""
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
+    size = np.dtype(dtype).itemsize
+    return planes.reshape(size, -1).T.copy().view(dtype).ravel()
 
 
 def image_of(uri: str) -> Image.Image:
@@ -373,7 +396,7 @@ def wait_for(condition: Any, seconds: float = 20) -> Any:
     raise AssertionError("it did not happen")
 
 
-PIXELS = """const canvas = document.querySelector("canvas"), gl = canvas.getContext("webgl2");
+PIXELS = """const canvas = document.querySelector("canvas[tabindex]"), gl = canvas.getContext("webgl2");
 const out = new Uint8Array(4 * canvas.width * canvas.height);
 gl.readPixels(0, 0, canvas.width, canvas.height, gl.RGBA, gl.UNSIGNED_BYTE, out);
 const counts = new Map();
@@ -387,9 +410,7 @@ return [counts.size, out.length / 4 - Math.max(...counts.values())];"""
 def test_the_page_works_in_a_browser(browser: Any, page: Path) -> None:
     browser.set_window_size(1400, 1000)
     browser.get(page.as_uri())
-    drawn_scene = (
-        "const one = document.querySelector('canvas'); return Number(one.dataset.drawn || 0)"
-    )
+    drawn_scene = "const one = document.querySelector('canvas[tabindex]'); return Number(one.dataset.drawn || 0)"
     wait_for(lambda: browser.execute_script(drawn_scene))
     colors, covered = browser.execute_script(PIXELS)
     assert colors > 30  # the 3D scene draws
@@ -404,27 +425,28 @@ def test_the_page_works_in_a_browser(browser: Any, page: Path) -> None:
         )
 
     before, text = (
-        sources("predicted"),
+        wait_for(lambda: sources("predicted")),
         browser.execute_script("return document.querySelector('.slice-viewer output').textContent"),
     )
     move = "const one = document.querySelector('.slider'); one.value = 0; one.dispatchEvent(new Event('input', {bubbles: true}))"
     browser.execute_script(move)  # the slice changes
-    assert sources("predicted")[0] != before[0]
+    wait_for(lambda: sources("predicted")[0] != before[0])
     assert (
         browser.execute_script("return document.querySelector('.slice-viewer output').textContent")
         != text
     )
-    layers = len(sources("predicted"))
+    shown = "return document.querySelectorAll('.stack.predicted .areas > *').length"
+    wait_for(lambda: browser.execute_script(shown) == 8)
     browser.execute_script(
         "document.querySelector('.slice-viewer input.layer').click()"
     )  # a structure switches off in the slices
-    assert len(sources("predicted")) < layers
+    wait_for(lambda: browser.execute_script(shown) == 7)
     frames = browser.execute_script(drawn_scene)
     browser.execute_script("document.querySelector('.scene input.layer').click()")  # and in 3D
     wait_for(lambda: browser.execute_script(drawn_scene) > frames)
     assert browser.execute_script(PIXELS) != [colors, covered]
     frames = browser.execute_script(drawn_scene)
-    press = "document.querySelector('canvas').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}))"
+    press = "document.querySelector('canvas[tabindex]').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}))"
     browser.execute_script(press)  # it turns by the keyboard
     wait_for(lambda: browser.execute_script(drawn_scene) > frames)
     browser.execute_script(
@@ -439,6 +461,107 @@ def test_the_page_works_in_a_browser(browser: Any, page: Path) -> None:
     assert not [
         entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"
     ]  # no console error
+
+
+CLICK_OBJECT = """const stack = document.querySelector(".stack.predicted");
+const frame = stack.getBoundingClientRect();
+const canvas = stack.querySelectorAll(".areas canvas")[LAYER];
+const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+const index = Array.from({length: pixels.length / 4}, (_, i) => i).find((i) => pixels[4 * i + 3]);
+const x = frame.left + frame.width * (index % canvas.width + 0.5) / canvas.width;
+const y = frame.top + frame.height * (Math.floor(index / canvas.width) + 0.5) / canvas.height;
+stack.dispatchEvent(new MouseEvent("click", {clientX: x, clientY: y, bubbles: true}));"""
+SELECTED_TITLES = (
+    "return [...document.querySelectorAll('.object-rows h4')].map((one) => one.textContent)"
+)
+
+
+def test_a_click_on_an_object_shows_its_rows(
+    browser: Any, networks: Sample, tmp_path: Path
+) -> None:
+    page = report(networks, tmp_path / "networks.html", SMALL).path
+    browser.set_window_size(1400, 1000)
+    browser.get(page.as_uri())
+    layers = "return document.querySelectorAll('.stack.predicted .areas canvas').length"
+    wait_for(lambda: browser.execute_script(layers) == 4)
+    browser.execute_script(CLICK_OBJECT.replace("LAYER", "3"))
+    titles = wait_for(lambda: browser.execute_script(SELECTED_TITLES))
+    assert len(titles) == 2  # below the slices and below the 3D scene
+    number = int(titles[0].removeprefix("mitochondrion "))
+    text = browser.find_element("css selector", ".object-rows").text
+    row = networks.read_table("mitochondrion").to_pydict()
+    volume = row["volume_um3"][row["object"].index(number)]
+    assert str(np.float32(volume)) in text
+    assert "skeletons_mitochondrion" in text
+    assert "contact_fraction_mitochondrion_nucleus" in text
+    browser.execute_script("document.querySelector('#contacts button.select').click()")
+    pair = networks.read_table("contacts_mitochondrion_mitochondrion").sort_by(
+        [("area_um2", "descending")]
+    )
+    first = f"mitochondrion {pair['first'][0]}"
+    wait_for(lambda: browser.execute_script(SELECTED_TITLES) == [first, first])
+    # In 3D, a click on empty space selects nothing.
+    canvas = browser.find_element("css selector", "canvas[tabindex]")
+    events = "for (const kind of ['pointerdown', 'pointerup']) arguments[0].dispatchEvent(new PointerEvent(kind, {clientX: arguments[1], clientY: arguments[2], pointerId: 1}))"
+    browser.execute_script(
+        "const original = Element.prototype.setPointerCapture; Element.prototype.setPointerCapture = () => {};"
+    )
+    browser.execute_script("arguments[0].scrollIntoView()", canvas)
+    frame = browser.execute_script(
+        "const f = arguments[0].getBoundingClientRect(); return [f.left, f.top, f.width, f.height]",
+        canvas,
+    )
+    browser.execute_script(events, canvas, frame[0] + 3, frame[1] + 3)
+    wait_for(lambda: browser.execute_script(SELECTED_TITLES) == [])
+    browser.execute_script(events, canvas, frame[0] + frame[2] / 2, frame[1] + frame[3] / 2)
+    wait_for(lambda: browser.execute_script(SELECTED_TITLES) != [])
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_rows_of_earlier_objects_are_not_shown(networks: Sample, tmp_path: Path) -> None:
+    sample = copy_of(networks, tmp_path / "s.zarr")
+    before = data_of(report(sample, tmp_path / "a.html", SMALL).path)["samples"][0]
+    names = [entry["table"] for entry in before["objects"]["mitochondrion"]["tables"]]
+    assert names == [
+        "mitochondrion",
+        "skeletons_mitochondrion",
+        "contact_fraction_mitochondrion_nucleus",
+        "contacts_mitochondrion_nucleus",
+        "contact_fraction_mitochondrion_mitochondrion",
+        "contacts_mitochondrion_mitochondrion",
+    ]
+    mitochondria = before["scene"]["structures"][-1]
+    assert len(mitochondria["parts"]) == networks.read_table("mitochondrion").num_rows
+    points = networks.read_table("skeleton_lines_cells").num_rows
+    lines = before["scene"]["structures"][0]["skeletons"]
+    assert len(numbers_in(lines["vertices"], "<u2")) == 3 * points
+    objects(sample, "mitochondrion", min_voxels=40, on=AGAIN)
+    text = notice_texts(sample, tmp_path / "b.html")
+    for command in (
+        "skeletons s.zarr mitochondrion",
+        "contacts s.zarr mitochondrion nucleus",
+        "contacts s.zarr mitochondrion mitochondrion",
+    ):
+        assert f"so it is not shown; run 'sparsem {command} --overwrite'" in text
+    after = data_of(report(sample, tmp_path / "b.html", SMALL, on=AGAIN).path)["samples"][0]
+    names = [entry["table"] for entry in after["objects"]["mitochondrion"]["tables"]]
+    assert names == ["mitochondrion"]
+    assert after["scene"]["structures"][0]["skeletons"] == lines
+
+
+def test_lines_of_many_points_are_thinned() -> None:
+    points = np.linspace(0, 1, 200_000)
+    columns = {f"{axis}_um": points for axis in "zyx"}
+    branch = np.repeat(np.arange(2000), 100)
+    table = pa.table({"object": np.ones(200_000, np.int64), "branch": branch, **columns})
+    lines = encode_skeletons(table, 2.0)
+    ends = numbers_in(lines["ends"], "<u4").reshape(-1, 2)
+    steps = numbers_in(lines["vertices"], "<u2").reshape(-1, 3)
+    assert 0.5 * MAX_POINTS < len(steps) < 1.2 * MAX_POINTS
+    assert (np.diff(ends, axis=1) == 1).all()
+    assert len(ends) == len(steps) - 2000  # every branch is a line of its own, with both its ends
+    firsts = steps[np.setdiff1d(np.arange(len(steps)), ends[:, 1]), 0] / 65535 * 2
+    np.testing.assert_allclose(firsts, points[::100], atol=1e-4)
 
 
 def test_the_page_fits_a_phone(browser: Any, page: Path) -> None:

@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sparsem.report.mesh import Mesh
-from sparsem.report.plots.colors import N_CELL_COLORS, RGB, cell_color
-from sparsem.report.plots.figures import label_outlines
+from sparsem.report.plots.colors import RGB
 
 OPAQUE, TRANSPARENT = 255, 0
 BACKGROUND: RGB = (0, 0, 0)  # transparent, so its color is never visible
-CELL_OUTLINE: RGB = (20, 20, 20)
 # An outline is darker than its mask; where that would be invisible, it is gray.
 OUTLINE_DARKENING = 0.55
 DARKEST_COLOR = 60
@@ -62,36 +60,53 @@ def _inside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return inside
 
 
-def cells_uri(labels: NDArray[Any]) -> str:
-    """Return labels as a transparent PNG data URI: every cell in its color, with outlines."""
-    outline_index = N_CELL_COLORS + 1
-    indices = np.where(labels > 0, labels % N_CELL_COLORS + 1, 0).astype(np.uint8)
-    indices[label_outlines(labels)] = outline_index
-    cell_colors = [cell_color(number) for number in range(N_CELL_COLORS)]
-    colors = [BACKGROUND, *cell_colors, CELL_OUTLINE]
-    return _palette_png_uri(indices, colors, [TRANSPARENT, *[OPAQUE] * outline_index])
+def encode_numbers(labels: NDArray[Any]) -> dict[str, Any]:
+    """Return the numbers of objects (y, x) for the page, which draws them in their colors.
+
+    Returns:
+        ``height`` and ``width``; ``numbers``, the 32-bit numbers of all pixels, row by row.
+    """
+    height, width = labels.shape
+    return {"height": height, "width": width, "numbers": _compress(labels.ravel().astype("<u4"))}
 
 
-def encode_mesh(mesh: Mesh, low: NDArray[np.float64], size: float) -> dict[str, Any]:
+def encode_lines(points: NDArray[np.float64], ends: NDArray[np.int64], size: float) -> Any:
+    """Return lines for the page, compressed.
+
+    Args:
+        points: (n, 3) z, y, x from the corner of the volume.
+        ends: (m, 2) indices of the two ends of every line.
+        size: edge of the cube in which points are counted.
+
+    Returns:
+        ``vertices`` and ``ends``, see ``encode_mesh``.
+    """
+    return {"vertices": _steps(points, size), "ends": _compress(ends.astype("<u4"))}
+
+
+def encode_mesh(mesh: Mesh, size: float) -> dict[str, Any]:
     """Return a mesh for the page, compressed.
 
     Args:
-        mesh: vertices (z, y, x).
-        low: lowest corner (z, y, x) of the cube in which vertices are counted.
-        size: edge of that cube.
+        mesh: vertices (z, y, x) from the corner of the volume.
+        size: edge of the cube in which vertices are counted.
 
     Returns:
         ``vertices``, x, y, z as 16-bit fractions of the cube; ``triangles``, 32-bit indices of
         vertices; ``count``, the number of triangles.
     """
-    fractions = (mesh.vertices - low) / size * MAX_UINT16
-    steps = np.clip(fractions, 0, MAX_UINT16).round().astype("<u2")
-    xyz = np.ascontiguousarray(steps[:, ::-1])
     return {
-        "vertices": _compress(xyz),
+        "vertices": _steps(mesh.vertices, size),
         "triangles": _compress(mesh.triangles.astype("<u4")),
         "count": len(mesh.triangles),
     }
+
+
+def _steps(points: NDArray[np.float64], size: float) -> str:
+    """Return points (n, 3) z, y, x as 16-bit fractions x, y, z of a cube, compressed."""
+    fractions = points / size * MAX_UINT16
+    steps = np.clip(fractions, 0, MAX_UINT16).round().astype("<u2")
+    return _compress(np.ascontiguousarray(steps[:, ::-1]))
 
 
 def _compress(array: NDArray[Any]) -> str:

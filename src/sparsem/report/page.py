@@ -13,6 +13,7 @@ import pyarrow.csv
 
 from sparsem import __version__
 from sparsem.measure.dictionary import dictionary_sections
+from sparsem.report.object_rows import color_cycle
 from sparsem.report.view import Plot, SampleView
 from sparsem.store.sample import now
 
@@ -90,11 +91,18 @@ def _figures(plots: Sequence[Plot], contents: Sequence[str]) -> list[dict[str, A
 def _script_data(views: Sequence[SampleView]) -> str:
     """Return the JSON that the scripts of the page read."""
     samples = [
-        {"name": view.name, "slices": view.slices, "scene": view.scene, "labeled": view.labeled}
+        {
+            "name": view.name,
+            "slices": view.slices,
+            "scene": view.scene,
+            "labeled": view.labeled,
+            "objects": view.objects,
+        }
         for view in views
     ]
+    content = {"samples": samples, "colors": color_cycle()}
     # Inside a script element only "<" could end it.
-    return json.dumps({"samples": samples}).replace("<", "\\u003c")
+    return json.dumps(content).replace("<", "\\u003c")
 
 
 def _compressed_csv(table: pa.Table) -> str:

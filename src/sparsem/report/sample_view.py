@@ -15,12 +15,14 @@ from sparsem.boxes.tables import (
 )
 from sparsem.errors import SparsemError
 from sparsem.geometry import evenly_spaced
+from sparsem.labels.objects import recorded_object_settings
 from sparsem.labels.results import is_outdated
 from sparsem.progress import Meter
 from sparsem.report.box_layers import BoxLayer, box_layer_colors, read_box_layers
 from sparsem.report.dice import score_text
-from sparsem.report.layers import StructureLayer, layer_colors, read_layers
+from sparsem.report.layers import StructureLayer, layer_colors, read_layers, separate_objects
 from sparsem.report.notices import Notice, notices
+from sparsem.report.object_rows import contact_summaries, outdated_of_objects, rows_of_objects
 from sparsem.report.scene3d.scene import encode_scene
 from sparsem.report.settings import ReportSettings
 from sparsem.report.slices import encode_slices
@@ -74,9 +76,11 @@ def view_sample(
         _add_slices(view, context, shown, layers)
     meter.step("3D scene")
 
-    view.scene = encode_scene(layers, settings.triangles // n_samples)
     view.tables = _current_tables(sample, layers, problems)
+    _add_objects(view, sample, layers)
     _add_scores(view, layers)
+    triangles = settings.triangles // n_samples
+    view.scene = encode_scene(separate_objects(layers), triangles, view.tables)
     with_labels = [layer.name for layer in layers if layer.labels]
     view.notices = [*problems, *notices(sample, with_labels, settings.cells)]
     meter.step("tables")
@@ -130,6 +134,15 @@ def _add_labeled_slices(view: SampleView, sample: Sample) -> None:
     for name, slices in annotated_structures(sample).items():
         view.labeled[name] = list(slices)
         view.labeled_text[name] = labeled_slices_text(sample, name, slices)
+
+
+def _add_objects(view: SampleView, sample: Sample, layers: Sequence[StructureLayer]) -> None:
+    """Add where the rows of objects are, and contacts."""
+    view.objects = rows_of_objects(layers, view.tables)
+    view.contacts = contact_summaries(layers, view.tables)
+    # Objects that touch differ in their colors only.
+    methods = [recorded_object_settings(sample, layer.name).method for layer in layers]
+    view.own_colors = "agglomeration" in methods
 
 
 def _add_scores(view: SampleView, layers: Sequence[StructureLayer]) -> None:
@@ -266,13 +279,23 @@ def _current_tables(
 def _outdated_tables(
     sample: Sample, layers: Sequence[StructureLayer], problems: list[Notice]
 ) -> set[str]:
-    """Return the tables whose inputs have changed since; outdated scores of boxes are noted."""
+    """Return the tables whose inputs have changed since.
+
+    Those of boxes, contacts and skeletons are noted.
+    """
     outdated_tables = {
         f"scores_{layer.name}" for layer in layers if is_outdated(sample, layer.name, "score")
     }
     for name in sample.images:
         if is_outdated(sample, name, "quality"):
             outdated_tables.add(f"quality_{name}")
+    for command, tables in outdated_of_objects(sample, layers).items():
+        text = (
+            f"The objects have changed since the table {tables[0]} was written, so it is not "
+            f"shown; run 'sparsem {command} --overwrite'."
+        )
+        problems.append(Notice(text, True))
+        outdated_tables.update(tables)
     if are_scores_outdated(sample):
         text = (
             "The boxes have changed since they were scored, so their scores are not shown; "

@@ -11,7 +11,7 @@ from sparsem.annotation.label_numbers import UNLABELED
 from sparsem.io.readers.source import Stack
 from sparsem.labels.overlaps import resample_labels
 from sparsem.report.box_layers import BoxLayer, box_edges
-from sparsem.report.encode import cells_uri, gray_image_uri, mask_uri
+from sparsem.report.encode import encode_numbers, gray_image_uri, mask_uri
 from sparsem.report.layers import StructureLayer
 from sparsem.report.plots.figures import stretch_contrast
 from sparsem.store.volume import Volume
@@ -66,7 +66,8 @@ def encode_slices(
 
     Returns:
         Dictionaries with ``z``, ``name``, ``bar`` (see ``scale_bar``), ``image`` (data URI),
-        ``predicted`` and ``truth`` (name of a layer -> data URI).
+        ``predicted`` and ``truth`` (name of a layer -> data URI, or numbers of objects, see
+        ``encode.encode_numbers``).
     """
     level = level_of_width(image, pixels)
     grays = [_read_gray(image, level, z) for z in slice_numbers]
@@ -133,25 +134,26 @@ def _slice_extent(image: Volume, z: int, level: int) -> tuple[slice, slice]:
 
 def _encode_predicted(
     image: Volume, layers: Sequence[StructureLayer], level: int, z: int
-) -> dict[str, str]:
-    """Return name of a structure -> its result in a slice, as a data URI."""
-    uris = {}
+) -> dict[str, Any]:
+    """Return name of a structure -> its result in a slice: numbers, or a mask as a data URI."""
+    encoded: dict[str, Any] = {}
     for layer in layers:
         if layer.labels is not None:
-            uris[layer.name] = _layer_uri(_read_slice(layer.labels, image, level, z), layer)
-    return uris
+            labels = _read_slice(layer.labels, image, level, z)
+            encoded[layer.name] = _encode_labels(labels, layer, layer.numbered)
+    return encoded
 
 
 def _encode_truth(
     image: Volume, layers: Sequence[StructureLayer], z: int, shape: tuple[int, ...]
-) -> dict[str, str]:
-    """Return name of a structure -> its ground truth in a slice, as a data URI."""
-    uris = {}
+) -> dict[str, Any]:
+    """Return name of a structure -> its ground truth in a slice: numbers of cells, or a mask."""
+    encoded: dict[str, Any] = {}
     for layer in layers:
         if layer.truth is not None and z in layer.truth.z:
             labels = _read_true_slice(layer.truth.stack, image, z, shape)
-            uris[layer.name] = _layer_uri(labels, layer)
-    return uris
+            encoded[layer.name] = _encode_labels(labels, layer, layer.cells)
+    return encoded
 
 
 def _read_true_slice(truth: Stack, image: Volume, z: int, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -161,14 +163,14 @@ def _read_true_slice(truth: Stack, image: Volume, z: int, shape: tuple[int, ...]
     return resample_labels(np.where(labels == UNLABELED, 0, labels), (shape[0], shape[1]))
 
 
-def _layer_uri(labels: NDArray[Any], layer: StructureLayer) -> str:
-    """Return the labels of a slice as a data URI, in the color of the structure or of each cell."""
-    return cells_uri(labels) if layer.cells else mask_uri(labels > 0, layer.color)
+def _encode_labels(labels: NDArray[Any], layer: StructureLayer, numbered: bool) -> Any:
+    """Return the labels of a slice as numbers, or as a data URI in the color of the structure."""
+    return encode_numbers(labels) if numbered else mask_uri(labels > 0, layer.color)
 
 
 def _add_boxes(
-    predicted: dict[str, str],
-    truth: dict[str, str],
+    predicted: dict[str, Any],
+    truth: dict[str, Any],
     layers: Sequence[BoxLayer],
     z: int,
     shape: tuple[int, ...],

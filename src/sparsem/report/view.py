@@ -24,6 +24,9 @@ class SampleView:
         labeled_text: structure -> number and use of these slices, as text.
         colors: layer -> CSS color; empty for cells.
         scene: see ``scene3d.scene.encode_scene``.
+        objects: see ``object_rows.rows_of_objects``.
+        own_colors: whether objects are shown in their own colors at first.
+        contacts: see ``object_rows.contact_summaries``.
         tables: name -> table.
         history: records of the stages that ran.
         aligned: the image whose table of alignment is shown; empty without alignment.
@@ -40,6 +43,9 @@ class SampleView:
     labeled_text: dict[str, str] = field(default_factory=dict)
     colors: Mapping[str, str] = field(default_factory=dict)
     scene: dict[str, Any] = field(default_factory=dict)
+    objects: dict[str, Any] = field(default_factory=dict)
+    own_colors: bool = False
+    contacts: list[dict[str, Any]] = field(default_factory=list)
     tables: dict[str, pa.Table] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     aligned: str = ""

@@ -1,12 +1,14 @@
 """The 3D scene of a sample on the page: meshes at a resolution that a browser can hold."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from sparsem.report.encode import encode_mesh
 from sparsem.report.layers import StructureLayer
+from sparsem.report.scene3d.lines import encode_skeletons
 from sparsem.report.scene3d.solids import solids_of, volume_box
 from sparsem.store.volume import Volume
 
@@ -21,18 +23,22 @@ INNER_STRUCTURE = {"nucleus": "nucleolus"}
 OPAQUE, OUTER, OUTERMOST = 0, 1, 2
 
 
-def encode_scene(layers: Sequence[StructureLayer], n_triangles: int) -> dict[str, Any]:
-    """Return the meshes of structures in one cube around the volume.
+def encode_scene(
+    layers: Sequence[StructureLayer], n_triangles: int, tables: Mapping[str, pa.Table]
+) -> dict[str, Any]:
+    """Return the meshes of structures in one cube around the volume, and their skeletons.
 
     Args:
         layers: structures; those without labels, or with another shape than the first, are left
             out.
         n_triangles: approximate number of triangles of the whole scene.
+        tables: name -> table; those of skeletons are read.
 
     Returns:
         ``size``, the edges (z, y, x) of the volume in µm; ``structures``, a list of dictionaries
-        with ``name``, ``transparency`` (0 to 2) and ``parts``, whose meshes are encoded as
-        ``encode.encode_mesh`` states.
+        with ``name``, ``color``, null for cells, ``transparency`` (0 to 2), ``parts``, encoded as
+        ``encode.encode_mesh`` states with the ``number`` of their object, 0 for a whole structure,
+        and ``skeletons``, see ``encode.encode_lines``, null without any.
     """
     volumes = [(layer, layer.labels) for layer in layers if layer.labels is not None]
     if not volumes or not _has_depth(volumes[0][1]):
@@ -47,8 +53,10 @@ def encode_scene(layers: Sequence[StructureLayer], n_triangles: int) -> dict[str
             continue
         structure = {
             "name": layer.name,
+            "color": None if layer.cells else list(layer.color),
             "transparency": _transparency(layer, names),
             "parts": _encode_parts(layer, labels, n_triangles // len(volumes), cube_um),
+            "skeletons": _encode_skeletons(layer.name, tables, cube_um),
         }
         structures.append(structure)
     return {"size": size_um.tolist(), "structures": structures}
@@ -74,6 +82,14 @@ def _encode_parts(
     parts = []
     for solid in solids_of(layer, volume_box(labels), max_voxels, n_triangles):
         if len(solid.mesh.triangles):
-            mesh = encode_mesh(solid.mesh, np.zeros(3), cube_um)
-            parts.append({"name": solid.name, "color": list(solid.color), **mesh})
+            number = int(solid.name) if layer.separate else 0
+            parts.append({"number": number, **encode_mesh(solid.mesh, cube_um)})
     return parts
+
+
+def _encode_skeletons(
+    name: str, tables: Mapping[str, pa.Table], cube_um: float
+) -> dict[str, Any] | None:
+    """Return the skeletons of a structure as lines; None if there are none."""
+    table = tables.get(f"skeleton_lines_{name}")
+    return encode_skeletons(table, cube_um) if table is not None and table.num_rows else None

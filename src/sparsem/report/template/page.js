@@ -1,13 +1,5 @@
 "use strict";
 // The slice viewers and the downloads. All data are in the page.
-const data = JSON.parse(document.getElementById("data").textContent);
-
-async function inflate(text) {
-  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-}
-
 async function download(button) {
   const content = await inflate(button.dataset.content);
   const link = document.createElement("a");
@@ -24,11 +16,27 @@ function imageElement(source, description) {
   return image;
 }
 
-function overlayElement(className, names, sources, kind) {
+function overlayElement(className, elements) {
   const overlay = document.createElement("div");
   overlay.className = className;
-  overlay.append(...names.map((name) => imageElement(sources[name], `${name}, ${kind}`)));
+  overlay.append(...elements);
   return overlay;
+}
+
+async function numbersOf(source) {
+  source.decoded ??= decodeNumbers(source.numbers, Uint32Array, 4);
+  return source.decoded;
+}
+
+async function canvasElement(source, description, sample, structure, ownColors) {
+  const canvas = document.createElement("canvas");
+  canvas.width = source.width;
+  canvas.height = source.height;
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", description);
+  const color = (data.samples[sample].objects[structure] || {}).color;
+  paintNumbers(canvas, await numbersOf(source), sample, structure, color, ownColors);
+  return canvas;
 }
 
 function sliceText(slice, labeled) {
@@ -39,22 +47,29 @@ function sliceText(slice, labeled) {
 }
 
 function startSliceViewer(viewer) {
-  const sample = data.samples[Number(viewer.dataset.sample)];
+  const index = Number(viewer.dataset.sample);
+  const sample = data.samples[index];
   const slider = viewer.querySelector(".slider");
   const checkboxes = [...viewer.querySelectorAll("input.layer")];
+  const ownColors = viewer.querySelector(".own-colors");
+  const isOn = (sources) => checkboxes.filter((box) => box.checked && sources[box.value]).map((box) => box.value);
 
-  const showKind = (slice, kind, sources) => {
+  const layerElement = (name, source, kind) => {
+    const description = `${name}, ${kind}`;
+    return typeof source === "string" ? imageElement(source, description) : canvasElement(source, description, index, name, ownColors && ownColors.checked);
+  };
+
+  const showKind = async (slice, kind, sources) => {
     const stack = viewer.querySelector(`.stack.${kind}`);
     if (!stack) return;
-    const shown = checkboxes.filter((box) => box.checked && sources[box.value]).map((box) => box.value);
     // Structures are opaque among themselves and transparent together; edges of boxes are always opaque.
-    const boxes = shown.filter((name) => name.endsWith(", boxes"));
-    const areas = shown.filter((name) => !name.endsWith(", boxes"));
-    stack.replaceChildren(
-      imageElement(slice.image, `slice ${slice.z}`),
-      overlayElement("areas", areas, sources, kind),
-      overlayElement("edges", boxes, sources, kind),
-    );
+    const isBox = (name) => name.endsWith(", boxes");
+    const elements = (names) => Promise.all(names.map((name) => layerElement(name, sources[name], kind)));
+    const shown = isOn(sources);
+    const areas = await elements(shown.filter((name) => !isBox(name)));
+    const edges = await elements(shown.filter(isBox));
+    if (slice !== sample.slices[Number(slider.value)]) return; // another slice was chosen meanwhile
+    stack.replaceChildren(imageElement(slice.image, `slice ${slice.z}`), overlayElement("areas", areas), overlayElement("edges", edges));
   };
 
   const show = () => {
@@ -63,15 +78,35 @@ function startSliceViewer(viewer) {
     const [fraction, length] = slice.bar; // the images of a montage may differ in size
     viewer.querySelectorAll(".bar").forEach((bar) => (bar.style.width = `${(100 * fraction).toFixed(2)}%`));
     viewer.querySelectorAll(".length").forEach((text) => (text.textContent = length));
-    showKind(slice, "image-only", {});
-    showKind(slice, "predicted", slice.predicted);
-    showKind(slice, "truth", slice.truth);
     const note = viewer.querySelector(".missing-truth");
     if (note) note.textContent = Object.keys(slice.truth).length ? "" : " (none for this slice)";
+    return Promise.all([
+      showKind(slice, "image-only", {}),
+      showKind(slice, "predicted", slice.predicted),
+      showKind(slice, "truth", slice.truth),
+    ]);
+  };
+
+  // The object that is drawn last at a position, of those that are shown.
+  const selectAt = async (event) => {
+    const sources = sample.slices[Number(slider.value)].predicted;
+    const frame = event.currentTarget.getBoundingClientRect();
+    const [across, down] = [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
+    for (const name of isOn(sources).reverse()) {
+      const source = sources[name];
+      if (typeof source === "string") continue;
+      const numbers = await numbersOf(source);
+      const number = numbers[Math.floor(down * source.height) * source.width + Math.floor(across * source.width)];
+      if (number) return select(index, name, number);
+    }
+    select(index, "", 0);
   };
 
   slider.addEventListener("input", show);
   checkboxes.forEach((box) => box.addEventListener("change", show));
+  if (ownColors) ownColors.addEventListener("change", show);
+  selectionListeners.push(show);
+  viewer.querySelector(".stack.predicted").addEventListener("click", selectAt);
   viewer.querySelector(".opacity").addEventListener("input", (event) => {
     viewer.style.setProperty("--opacity", event.target.value / 100);
   });
@@ -80,5 +115,12 @@ function startSliceViewer(viewer) {
 
 for (const button of document.querySelectorAll("button.download")) {
   button.addEventListener("click", () => download(button));
+}
+for (const button of document.querySelectorAll("button.select")) {
+  const { sample, structure, number } = button.dataset;
+  button.addEventListener("click", () => {
+    select(Number(sample), structure, Number(number));
+    document.getElementById("scene").scrollIntoView();
+  });
 }
 document.querySelectorAll(".slice-viewer").forEach(startSliceViewer);

@@ -9,8 +9,9 @@ void main() {
   gl_Position = projection * inView;
 }`;
 const FRAGMENT_SHADER = `#version 300 es
-precision highp float; in vec3 viewNormal; in vec3 viewPosition; uniform vec4 color; out vec4 pixel;
+precision highp float; in vec3 viewNormal; in vec3 viewPosition; uniform vec4 color; uniform bool plain; out vec4 pixel;
 void main() {
+  if (plain) { pixel = color; return; }
   float light = abs(dot(normalize(viewNormal), normalize(-viewPosition)));
   float rim = color.a < 1.0 ? mix(2.2, 0.8, light) : 1.0;
   pixel = vec4(color.rgb * (0.30 + 0.70 * light) + 0.10 * pow(light, 24.0), clamp(color.a * rim, 0.0, 1.0));
@@ -26,17 +27,6 @@ function requestDraw() {
     isDrawRequested = false;
     scenes.forEach((scene) => scene.draw());
   });
-}
-
-// Numbers are compressed byte by byte: first the lowest bytes of all numbers, then the next ones.
-async function decodeNumbers(text, ArrayType, nBytes) {
-  const planes = await inflate(text);
-  const count = planes.length / nBytes;
-  const bytes = new Uint8Array(planes.length);
-  for (let plane = 0; plane < nBytes; plane++) {
-    for (let i = 0; i < count; i++) bytes[i * nBytes + plane] = planes[plane * count + i];
-  }
-  return new ArrayType(bytes.buffer);
 }
 
 function vertexNormals(vertices, triangles) {
@@ -64,34 +54,39 @@ function linkProgram(gl) {
   return program;
 }
 
-function uploadMesh(gl, program, color, vertices, triangles) {
+function uploadArray(gl, program, name, values) {
+  gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
+  gl.bufferData(gl.ARRAY_BUFFER, values, gl.STATIC_DRAW);
+  const location = gl.getAttribLocation(program, name);
+  gl.enableVertexAttribArray(location);
+  gl.vertexAttribPointer(location, 3, gl.FLOAT, false, 0, 0);
+}
+
+// Triangles, or lines, which have no normals.
+function uploadShape(gl, program, vertices, indices, hasNormals) {
   const array = gl.createVertexArray();
   gl.bindVertexArray(array);
-  for (const [name, values] of [["position", vertices], ["normal", vertexNormals(vertices, triangles)]]) {
-    gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
-    gl.bufferData(gl.ARRAY_BUFFER, values, gl.STATIC_DRAW);
-    const location = gl.getAttribLocation(program, name);
-    gl.enableVertexAttribArray(location);
-    gl.vertexAttribPointer(location, 3, gl.FLOAT, false, 0, 0);
-  }
+  uploadArray(gl, program, "position", vertices);
+  if (hasNormals) uploadArray(gl, program, "normal", vertexNormals(vertices, indices));
   gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
-  gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, triangles, gl.STATIC_DRAW);
-  return { array, count: triangles.length, color: color.map((part) => part / 255) };
+  gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, indices, gl.STATIC_DRAW);
+  return { array, count: indices.length };
 }
 
 async function uploadStructures(gl, program, scene) {
   const edge = Math.max(...scene.size);
   const middle = scene.size.map((length) => length / edge / 2).reverse(); // x, y, z
+  const verticesOf = async (text) => Float32Array.from(await decodeNumbers(text, Uint16Array, 2), (step, i) => step / 65535 - middle[i % 3]);
   const structures = [];
   for (const structure of scene.structures) {
     const parts = [];
     for (const part of structure.parts) {
-      const steps = await decodeNumbers(part.vertices, Uint16Array, 2);
       const triangles = await decodeNumbers(part.triangles, Uint32Array, 4);
-      const vertices = Float32Array.from(steps, (step, i) => step / 65535 - middle[i % 3]);
-      parts.push(uploadMesh(gl, program, part.color, vertices, triangles));
+      parts.push({ number: part.number, ...uploadShape(gl, program, await verticesOf(part.vertices), triangles, true) });
     }
-    structures.push({ name: structure.name, transparency: structure.transparency, parts });
+    const lines = structure.skeletons;
+    const skeletons = lines && uploadShape(gl, program, await verticesOf(lines.vertices), await decodeNumbers(lines.ends, Uint32Array, 4), false);
+    structures.push({ name: structure.name, color: structure.color, transparency: structure.transparency, parts, skeletons });
   }
   return structures;
 }
@@ -121,51 +116,139 @@ function prepareFrame(gl, canvas) {
 }
 
 // Opaque structures are drawn first; what lies around them is drawn over them, the outermost last.
-function drawStructures(gl, structures, shownNames, colorLocation, outerOpacity) {
-  for (const transparency of [0, 1, 2]) {
-    const alpha = transparency ? Math.pow(outerOpacity, transparency / 2) : 1;
+// Around a selected object, all others are faint.
+function drawStructures(gl, locations, structures, view) {
+  const hasSelection = selection.sample === view.sample && selection.number > 0;
+  gl.uniform1i(locations.plain, 0);
+  const drawPart = (structure, part, alpha) => {
+    const color = objectColor(structure.color, part.number, view.ownColors).map((value) => value / 255);
     gl.depthMask(alpha === 1);
+    if (alpha < 1) { gl.enable(gl.BLEND); gl.blendFunc(gl.SRC_ALPHA, gl.ONE_MINUS_SRC_ALPHA); } else gl.disable(gl.BLEND);
+    gl.uniform4f(locations.color, ...color, alpha);
+    gl.bindVertexArray(part.array);
+    gl.drawElements(gl.TRIANGLES, part.count, gl.UNSIGNED_INT, 0);
+  };
+  const shown = structures.filter((structure) => view.shownNames.has(structure.name));
+  const selects = (structure, part) => hasSelection && isSelected(view.sample, structure.name, part.number);
+  for (const structure of shown) {
+    for (const part of structure.parts) if (selects(structure, part)) drawPart(structure, part, 1);
+  }
+  for (const transparency of [0, 1, 2]) {
+    const alpha = transparency ? Math.pow(view.outerOpacity, transparency / 2) : 1;
     gl.enable(gl.POLYGON_OFFSET_FILL); // where the border of the stack cuts both, the inner one is visible
     gl.polygonOffset(transparency, 4 * transparency);
-    if (alpha < 1) { gl.enable(gl.BLEND); gl.blendFunc(gl.SRC_ALPHA, gl.ONE_MINUS_SRC_ALPHA); } else gl.disable(gl.BLEND);
+    for (const structure of shown.filter((one) => one.transparency === transparency)) {
+      for (const part of structure.parts) if (!selects(structure, part)) drawPart(structure, part, hasSelection ? 0.12 * alpha : alpha);
+    }
+  }
+  if (view.skeletons) drawSkeletons(gl, locations, shown);
+}
+
+// Lines over everything, as they lie inside of objects.
+function drawSkeletons(gl, locations, structures) {
+  gl.disable(gl.DEPTH_TEST);
+  gl.disable(gl.BLEND);
+  gl.uniform1i(locations.plain, 1);
+  gl.uniform4f(locations.color, 0.05, 0.07, 0.1, 1);
+  for (const { skeletons } of structures) {
+    if (!skeletons) continue;
+    gl.bindVertexArray(skeletons.array);
+    gl.drawElements(gl.LINES, skeletons.count, gl.UNSIGNED_INT, 0);
+  }
+}
+
+// A picture of its own, whose edges are not smoothed, so that the color of a pixel names one object.
+function createHiddenPicture(gl, width, height) {
+  const framebuffer = gl.createFramebuffer();
+  gl.bindFramebuffer(gl.FRAMEBUFFER, framebuffer);
+  const buffers = [[gl.RGBA8, gl.COLOR_ATTACHMENT0], [gl.DEPTH_COMPONENT16, gl.DEPTH_ATTACHMENT]].map(([format, attachment]) => {
+    const buffer = gl.createRenderbuffer();
+    gl.bindRenderbuffer(gl.RENDERBUFFER, buffer);
+    gl.renderbufferStorage(gl.RENDERBUFFER, format, width, height);
+    gl.framebufferRenderbuffer(gl.FRAMEBUFFER, attachment, gl.RENDERBUFFER, buffer);
+    return buffer;
+  });
+  return () => { gl.deleteFramebuffer(framebuffer); buffers.forEach((buffer) => gl.deleteRenderbuffer(buffer)); };
+}
+
+// The object at a position of the canvas: every part is drawn in a color that is its index.
+// Inner structures come before those around them, which are transparent.
+function objectAt(gl, locations, structures, view, x, y) {
+  const remove = createHiddenPicture(gl, gl.canvas.width, gl.canvas.height);
+  const found = namedAt(gl, locations, structures, view, x, y);
+  remove(); // the canvas is drawn to again
+  return found;
+}
+
+function namedAt(gl, locations, structures, view, x, y) {
+  gl.uniform1i(locations.plain, 1);
+  gl.disable(gl.BLEND);
+  gl.depthMask(true);
+  const pixel = new Uint8Array(4);
+  for (const transparency of [0, 1, 2]) {
+    const parts = [];
+    gl.clearColor(0, 0, 0, 0);
+    gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
     for (const structure of structures) {
-      if (structure.transparency !== transparency || !shownNames.has(structure.name)) continue;
+      if (structure.transparency !== transparency || !view.shownNames.has(structure.name)) continue;
       for (const part of structure.parts) {
-        gl.uniform4f(colorLocation, ...part.color, alpha);
+        parts.push([structure.name, part.number]);
+        const index = parts.length;
+        gl.uniform4f(locations.color, (index & 255) / 255, ((index >> 8) & 255) / 255, (index >> 16) / 255, 1);
         gl.bindVertexArray(part.array);
         gl.drawElements(gl.TRIANGLES, part.count, gl.UNSIGNED_INT, 0);
       }
     }
+    gl.readPixels(x, y, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, pixel);
+    const found = parts[(pixel[0] | (pixel[1] << 8) | (pixel[2] << 16)) - 1];
+    if (found && found[1]) return found;
   }
+  return ["", 0];
 }
 
 async function startScene(element) {
-  const scene = data.samples[Number(element.dataset.sample)].scene;
+  const sample = Number(element.dataset.sample);
+  const scene = data.samples[sample].scene;
   const canvas = element.querySelector("canvas");
   const scale = element.querySelector(".scale");
   const gl = canvas.getContext("webgl2", { antialias: true, preserveDrawingBuffer: true });
   if (!gl) { scale.textContent = "This browser cannot show the 3D scene: WebGL 2 is not available."; return; }
   const program = linkProgram(gl);
-  const [view, projection, color] = ["view", "projection", "color"].map((name) => gl.getUniformLocation(program, name));
+  const locations = Object.fromEntries(["view", "projection", "color", "plain"].map((name) => [name, gl.getUniformLocation(program, name)]));
   const structures = await uploadStructures(gl, program, scene);
-  const checkboxes = [...element.querySelectorAll("input.layer")];
-  const outerOpacity = element.querySelector(".outer-opacity");
+  const inputs = [...element.querySelectorAll("input")];
+  const isChecked = (name) => inputs.some((input) => input.classList.contains(name) && input.checked);
   const [z, y, x] = scene.size;
   scale.textContent = `The stack is ${x.toPrecision(3)} × ${y.toPrecision(3)} × ${z.toPrecision(3)} µm (x y z).`;
 
-  const draw = () => {
+  const prepare = () => {
     const aspect = prepareFrame(gl, canvas);
     gl.useProgram(program);
-    gl.uniformMatrix4fv(view, false, viewMatrix());
-    gl.uniformMatrix4fv(projection, false, projectionMatrix(aspect));
-    const shownNames = new Set(checkboxes.filter((box) => box.checked).map((box) => box.value));
-    drawStructures(gl, structures, shownNames, color, Number(outerOpacity.value) / 100);
+    gl.uniformMatrix4fv(locations.view, false, viewMatrix());
+    gl.uniformMatrix4fv(locations.projection, false, projectionMatrix(aspect));
+    return {
+      sample,
+      shownNames: new Set(inputs.filter((input) => input.classList.contains("layer") && input.checked).map((input) => input.value)),
+      outerOpacity: Number(element.querySelector(".outer-opacity").value) / 100,
+      ownColors: isChecked("own-colors"),
+      skeletons: isChecked("skeletons"),
+    };
+  };
+  const draw = () => {
+    drawStructures(gl, locations, structures, prepare());
     canvas.dataset.drawn = String(Number(canvas.dataset.drawn || 0) + 1);
   };
+  const selectAt = (clientX, clientY) => {
+    const frame = canvas.getBoundingClientRect();
+    const view = prepare();
+    const [across, down] = [(clientX - frame.left) / frame.width, (clientY - frame.top) / frame.height];
+    const found = objectAt(gl, locations, structures, view, Math.floor(across * canvas.width), Math.floor((1 - down) * canvas.height));
+    select(sample, ...found); // which draws the scene again
+  };
   scenes.push({ draw });
-  checkboxes.forEach((box) => box.addEventListener("change", requestDraw));
-  outerOpacity.addEventListener("input", requestDraw);
-  listen(canvas);
+  inputs.forEach((input) => input.addEventListener("input", requestDraw));
+  selectionListeners.push(requestDraw);
+  listen(canvas, selectAt);
   requestDraw();
 }
 
@@ -178,13 +261,19 @@ function zoom(factor) {
   camera.distance = Math.min(8, Math.max(0.4, camera.distance * factor));
 }
 
-function listen(canvas) {
+function listen(canvas, selectAt) {
   const pointers = new Map();
+  let pressed = null;
   canvas.addEventListener("pointerdown", (event) => {
+    pressed = event;
     pointers.set(event.pointerId, event);
     canvas.setPointerCapture(event.pointerId);
   });
-  canvas.addEventListener("pointerup", (event) => pointers.delete(event.pointerId));
+  canvas.addEventListener("pointerup", (event) => {
+    pointers.delete(event.pointerId);
+    const moved = Math.hypot(event.clientX - pressed.clientX, event.clientY - pressed.clientY);
+    if (moved < 4 && !pointers.size) selectAt(event.clientX, event.clientY);
+  });
   canvas.addEventListener("pointercancel", (event) => pointers.delete(event.pointerId));
   canvas.addEventListener("pointermove", (event) => {
     const previous = pointers.get(event.pointerId);
