@@ -46,7 +46,8 @@ from sparsem.labels.overlaps import label_sizes, resample_labels
 from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.score.score import ScoreSettings, score
 from sparsem.segment.network_training import train_network
-from sparsem.segment.predict import PredictSettings, predict
+from sparsem.segment.predict import predict
+from sparsem.segment.predict_settings import PredictSettings
 from sparsem.settings import Settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec

@@ -24,7 +24,8 @@ from sparsem.quality.image_metrics import METRICS, measure_metrics
 from sparsem.quality.resin import propose_resin
 from sparsem.score.overlap import mask_overlap, pool_slices
 from sparsem.segment.network_training import train_network
-from sparsem.segment.predict import PredictSettings, predict
+from sparsem.segment.predict import predict
+from sparsem.segment.predict_settings import PredictSettings
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution

@@ -11,7 +11,8 @@ numbers the objects by both methods, and scores those of unlabeled slices, or of
 3D. ``phantom``: mitochondria that touch and form networks. ``urocell``: the label volumes of UroCell,
 drawn as electron micrographs. ``epfl``: a real stack, whose objects are known slice by slice.
 ``--target core`` trains, instead of the boundary, the pixels of every object that are at least half
-as deep as its deepest one: a distance, from which objects grow by a watershed.
+as deep as its deepest one: a distance, from which objects grow by a watershed. ``--views 3`` also
+predicts slices across y and x.
 ``axons`` trains on three images of nerve fibers and scores two others: axons, which myelin separates,
 and fibers, axons with their myelin, which touch; also the masks of boxes (``detect masks``).
 ``contacts`` measures contacts between the mitochondria of UroCell and compares them with a plain
@@ -180,10 +181,24 @@ def separate(volume: Volume, folder: Path, seed: int, given: argparse.Namespace)
         "adjacent_slices": given.adjacent_slices,
         "training_minutes": round((time.perf_counter() - started) / 60, 1),
     }
-    predict(sample, model, on=REPLACE)
     truth = folder / f"{volume.name.replace(' ', '-')}-truth.tif"
     tifffile.imwrite(truth, volume.truth.astype(np.uint16 if volume.truth.max() < 2**16 else "u4"))
     min_voxels = MIN_VOXELS[volume.name.split()[0]]
+    for views in given.views:
+        predict(sample, model, views=views, on=REPLACE)
+        score_methods(volume, folder, truth, given, row | {"views": views}, min_voxels)
+
+
+def score_methods(
+    volume: Volume,
+    folder: Path,
+    truth: Path,
+    given: argparse.Namespace,
+    row: dict[str, object],
+    min_voxels: int,
+) -> None:
+    """Number the objects of a prediction by all methods, and save their scores."""
+    sample = volume.sample
     if given.target == "core":
         grown = Sample.create(folder / f"{volume.name.replace(' ', '-')}-grown.zarr")
         labels = grown_from_cores(sample)
@@ -342,6 +357,7 @@ def main() -> None:
     separation.add_argument("--seeds", type=int, nargs="+", default=[1])
     separation.add_argument("--updates", type=int, default=UPDATES)
     separation.add_argument("--adjacent-slices", type=int, default=1)
+    separation.add_argument("--views", type=int, nargs="+", default=[1, 3], choices=(1, 3))
     separation.add_argument("--target", choices=("boundary", "core"), default="boundary")
     separation.add_argument("--thresholds", type=float, nargs="+", default=[0.3, 0.4, 0.5])
     in_contact = commands.add_parser("contacts")

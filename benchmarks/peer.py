@@ -31,7 +31,8 @@ from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.models.device import autocast, choose_device, keep_freed_memory
 from sparsem.phantom.phantom import PhantomSettings, phantom_slice
 from sparsem.segment.inference import quantize_probability
-from sparsem.segment.predict import PredictSettings, predict
+from sparsem.segment.predict import predict
+from sparsem.segment.predict_settings import PredictSettings
 from sparsem.segment.tiles import enlarge, shrink
 from sparsem.store.sample import Sample
 from sparsem.store.volume import FOREGROUND

@@ -27,7 +27,8 @@ from sparsem.models.device import choose_device
 from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.segment.inference import make_forward
 from sparsem.segment.network_training import train_network
-from sparsem.segment.predict import PredictSettings, predict
+from sparsem.segment.predict import predict
+from sparsem.segment.predict_settings import PredictSettings
 from sparsem.segment.tiles import TileGrid, scaled_shape
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings

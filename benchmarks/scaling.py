@@ -35,7 +35,8 @@ from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.preprocess.align import AlignSettings, align
 from sparsem.preprocess.equalize import EqualizeSettings, equalize
 from sparsem.segment.network_training import train_network
-from sparsem.segment.predict import PredictSettings, predict
+from sparsem.segment.predict import predict
+from sparsem.segment.predict_settings import PredictSettings
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution, client_of

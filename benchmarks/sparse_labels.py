@@ -23,7 +23,8 @@ from sparsem.geometry import evenly_spaced
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.score.score import score
 from sparsem.segment.network_training import train_network
-from sparsem.segment.predict import PredictSettings, predict
+from sparsem.segment.predict import predict
+from sparsem.segment.predict_settings import PredictSettings
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
 

@@ -22,7 +22,8 @@ from sparsem.segment.inference import (
     slice_windows,
 )
 from sparsem.segment.network_training import train_network
-from sparsem.segment.predict import PredictSettings, predict, predict_slice
+from sparsem.segment.predict import predict, predict_slice
+from sparsem.segment.predict_settings import PredictSettings
 from sparsem.segment.tiles import TileGrid, enlarge, scaled_shape, shrink, tile_starts
 from sparsem.settings import changed
 from sparsem.store.sample import Sample

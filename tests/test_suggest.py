@@ -17,7 +17,8 @@ from sparsem.segment.cross_validation import (
     split_into_folds,
 )
 from sparsem.segment.network_training import train_network
-from sparsem.segment.predict import PredictSettings, predict, predict_slice
+from sparsem.segment.predict import predict, predict_slice
+from sparsem.segment.predict_settings import PredictSettings
 from sparsem.segment.slice_selection import select_uncertain_slices, spread_slices
 from sparsem.segment.suggest import SuggestSettings, suggest
 from sparsem.segment.train import train

@@ -9,7 +9,8 @@ import typer
 from sparsem.cli.format import in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.score_format import cross_validation_line, validation_lines
-from sparsem.segment.predict import PredictSettings, predict
+from sparsem.segment.predict import predict
+from sparsem.segment.predict_settings import PredictSettings
 from sparsem.segment.train import train
 from sparsem.store.names import BOUNDARY
 from sparsem.store.sample import Sample
@@ -76,6 +77,7 @@ def predict_command(
 
     sparsem predict liver.zarr liver.safetensors
     sparsem predict liver.zarr liver.fold1.safetensors liver.fold2.safetensors
+    sparsem predict liver.zarr liver.safetensors --views 3
     """
     sample = Sample.open(path)
     volumes = predict(sample, models, settings, on=on).written
@@ -87,7 +89,9 @@ def predict_command(
 
 def _next_command(path: str, volumes: Sequence[str]) -> str:
     names = [volume.rpartition("/")[2] for volume in volumes]
-    cells = [name.removesuffix(BOUNDARY) for name in names if name.endswith(BOUNDARY)]
-    if cells:
-        return f"sparsem cells {path} --cells {cells[0]}"
+    with_boundary = [name.removesuffix(BOUNDARY) for name in names if name.endswith(BOUNDARY)]
+    for name in with_boundary:
+        if name in names:
+            return f"sparsem objects {path} {name}"
+        return f"sparsem cells {path} --cells {name}"
     return f"sparsem export {path} {names[0]} {names[0]}.tif"

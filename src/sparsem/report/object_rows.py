@@ -11,10 +11,8 @@ from sparsem.report.plots.colors import N_CELL_COLORS, RGB, cell_color
 from sparsem.store.sample import Sample
 
 MAX_CONTACTS = 20  # pairs on the page, those of the largest area
-CONTACT_COLUMNS = (
-    *("first", "second", "area_um2", "sites"),
-    *("mean_distance_nm", "min_distance_nm"),
-)
+SIDES = ("first", "second")
+CONTACT_COLUMNS = (*SIDES, "area_um2", "sites", "mean_distance_nm", "min_distance_nm")
 
 Tables = Mapping[str, pa.Table]
 
@@ -49,22 +47,26 @@ def rows_of_objects(layers: Sequence[StructureLayer], tables: Tables) -> dict[st
 
 def _tables_of(name: str, names: Sequence[str], tables: Tables) -> list[dict[str, Any]]:
     """Return the tables with rows of the objects of a structure, see ``rows_of_objects``."""
-    found = []
+    rows = []
     for table in (name, f"skeletons_{name}"):
         if table in tables:
             column = "object" if "object" in tables[table].column_names else "cell"
-            found.append({"table": table, "columns": [column], "only": {}})
-    for first, second in _pairs_in_contact(names, tables):
-        sides = {"first": first, "second": second}
-        columns = [side for side, structure in sides.items() if structure == name]
-        if columns:
-            pair = f"{first}_{second}"
-            fraction = f"contact_fraction_{pair}"
-            if fraction in tables:
-                only = {"structure": name}
-                found.append({"table": fraction, "columns": ["object"], "only": only})
-            found.append({"table": f"contacts_{pair}", "columns": columns, "only": {}})
-    return found
+            rows.append({"table": table, "columns": [column], "only": {}})
+    for pair in _pairs_in_contact(names, tables):
+        if name in pair:
+            rows += _tables_of_contacts(name, pair)
+    return rows
+
+
+def _tables_of_contacts(name: str, pair: tuple[str, str]) -> list[dict[str, Any]]:
+    """Return the tables of contacts with rows of the objects of one structure of a pair."""
+    ending = "_".join(pair)
+    columns = [side for side, side_name in zip(SIDES, pair, strict=True) if side_name == name]
+    only = {"structure": name}
+    return [
+        {"table": f"contact_fraction_{ending}", "columns": ["object"], "only": only},
+        {"table": f"contacts_{ending}", "columns": columns, "only": {}},
+    ]
 
 
 def _pairs_in_contact(names: Sequence[str], tables: Tables) -> list[tuple[str, str]]:
@@ -80,25 +82,25 @@ def outdated_of_objects(sample: Sample, layers: Sequence[StructureLayer]) -> dic
         The command that measures them again -> the names of their tables.
     """
     present = {layer.name: layer.labels.fingerprint for layer in layers if layer.labels}
+    path = sample.path.name
     outdated = {}
     for name, fingerprint in present.items():
-        if _read(sample, f"skeletons-{name}", "labels") not in (None, fingerprint):
-            command = f"skeletons {sample.path.name} {name}"
-            outdated[command] = [f"skeletons_{name}", f"skeleton_lines_{name}"]
+        if _differs(sample, f"skeletons-{name}", {"labels": fingerprint}):
+            outdated[f"skeletons {path} {name}"] = [f"skeletons_{name}", f"skeleton_lines_{name}"]
     for first, second in product(present, repeat=2):
-        stage = f"contacts-{first}_{second}"
-        read = _read(sample, stage, "first"), _read(sample, stage, "second")
-        if read != (None, None) and read != (present[first], present[second]):
-            pair = f"{first}_{second}"
-            command = f"contacts {sample.path.name} {first} {second}"
-            outdated[command] = [f"contacts_{pair}", f"contact_fraction_{pair}"]
+        inputs = {"first": present[first], "second": present[second]}
+        pair = f"{first}_{second}"
+        if _differs(sample, f"contacts-{pair}", inputs):
+            tables = [f"contacts_{pair}", f"contact_fraction_{pair}"]
+            outdated[f"contacts {path} {first} {second}"] = tables
     return outdated
 
 
-def _read(sample: Sample, stage: str, name: str) -> str | None:
-    """Return the fingerprint of an input that a stage read; None if it did not run."""
-    fingerprint: str | None = sample.last_settings(stage).get(f"input {name}")
-    return fingerprint
+def _differs(sample: Sample, stage: str, present: Mapping[str, str]) -> bool:
+    """Return True if a stage ran, and on other inputs than the present ones."""
+    recorded = sample.last_settings(stage)
+    read = {name: recorded.get(f"input {name}") for name in present}
+    return any(read.values()) and read != present
 
 
 def contact_summaries(layers: Sequence[StructureLayer], tables: Tables) -> list[dict[str, Any]]:

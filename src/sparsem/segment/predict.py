@@ -6,13 +6,12 @@ foreground is >= 128.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.annotation.precedence import apply_precedence
 from sparsem.errors import InputError
@@ -21,20 +20,21 @@ from sparsem.models.checkpoint import Recipe, file_digest, load_checkpoint
 from sparsem.models.device import choose_device, free_memory, resolve_precision
 from sparsem.models.memory import prediction_bytes
 from sparsem.progress import print_note
+from sparsem.segment.ensemble import load_networks, predict_voxels
 from sparsem.segment.gray_levels import gray_level_note
-from sparsem.segment.inference import (
-    Forward,
-    average_over_flips,
-    make_forward,
-    predict_slices,
-    quantize_probability,
+from sparsem.segment.inference import quantize_probability
+from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.tiles import scaled_shape
+from sparsem.segment.uncertainty import EnsemblePrediction
+from sparsem.segment.views import (
+    AXES,
+    SideViews,
+    combine_views,
+    predict_side_views,
+    require_side_views,
+    side_view_bytes,
 )
-from sparsem.segment.tiles import Probability, scaled_shape
-from sparsem.segment.uncertainty import (
-    EnsemblePrediction,
-    combine_predictions,
-)
-from sparsem.settings import Precision, Settings, changed, resolve_settings
+from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.names import UNCERTAINTY
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import combined, matched_use
@@ -42,30 +42,6 @@ from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import BlockResult, Stage, earlier_setting
-
-GPU_PREFETCH = 2  # slices by which cutting runs ahead of a network on a GPU
-
-
-class PredictSettings(Settings):
-    """Settings of the stage ``predict``."""
-
-    overlap: float = Field(
-        0.25, ge=0, le=0.5, description="minimum overlap of adjacent tiles, as a fraction of a tile"
-    )
-    flips: bool = Field(
-        False,
-        description="average over four mirror images of every tile; takes four times as long",
-    )
-    batch: int = Field(
-        16,
-        ge=1,
-        description="tiles in a batch; changes the speed and the memory, not the result",
-    )
-    precision: Precision = Field(
-        "auto", description="auto: bfloat16 where the processor computes it fast"
-    )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    image: str | None = Field(None, description="image to predict (default: the newest)")
 
 
 def predict(
@@ -82,6 +58,9 @@ def predict(
     Several models predict their mean, and ``probabilities/NAME-uncertainty`` in addition: the
     mutual information of model and prediction, 255 times its bits, which is large where the models
     contradict each other (see ``uncertainty.EnsemblePrediction``). ``suggest`` uses it.
+
+    With three views slices across y and x are predicted, too, and combined with those across z (see
+    ``views.combine_views``): objects that touch parallel to the slices are separated then.
 
     In ``labels/NAME`` hand-labeled slices and corrections take precedence (see
     ``annotation.precedence``).
@@ -101,6 +80,7 @@ def predict(
             than the first one.
         ResumeError: results of another model or with other settings exist, and ``on.overwrite``
             is not set.
+        SampleError: three views are requested, and voxels are much longer than wide or less.
         ResourceError: a block does not fit into memory.
     """
     settings = resolve_settings(PredictSettings, settings, changes)
@@ -109,6 +89,8 @@ def predict(
     recipes = _read_recipes(models)
     image_name = settings.image or sample.newest_image
     image = sample.image(image_name)
+    if settings.views > 1:
+        require_side_views(sample, image)
     stage_name = f"predict-{'-'.join(recipes[0].structures)}"
     earlier = earlier_setting(sample, stage_name, "precision", on.overwrite)
     precision = resolve_precision(choose_device(settings.device), settings.precision, earlier)
@@ -123,7 +105,10 @@ def predict(
         if not stage.finished:
             _print_gray_level_notes(image, models, recipes, on.quiet)
         blocks = image.blocks(halo=_max_adjacent_slices(recipes))
-        stage.map(_predict_block, blocks, image, models, settings)
+        sides = None
+        if settings.views > 1 and stage.undone_blocks(blocks):
+            sides = predict_side_views(stage, image, models, recipes, settings)
+        stage.map(_predict_block, blocks, image, models, settings, sides)
     for name in recipes[0].structures:
         apply_precedence(sample, name, on.quiet)
     return StageResult(sample=sample, written=tuple(output_paths))
@@ -137,16 +122,6 @@ def _print_gray_level_notes(
         note = gray_level_note(image, recipe, path.name)
         if note:
             print_note(note, quiet)
-
-
-def settings_for_device(device: str) -> PredictSettings:
-    """Return the default settings on a device, with the precision that is fast on this machine.
-
-    All workers then compute with the same precision.
-    """
-    return PredictSettings(
-        device=device, precision=resolve_precision(choose_device(device), "auto")
-    )
 
 
 def _read_recipes(models: Sequence[Path]) -> list[Recipe]:
@@ -237,6 +212,10 @@ def _needs(image: Volume, recipes: Sequence[Recipe], settings: PredictSettings) 
         networks += prediction_bytes(recipe, settings.batch, device, settings.precision)
     specs = _output_specs(recipes[0].structures, len(recipes), image, "")
     disk = sum(spec.nbytes for spec in specs) // 4
+    if settings.views > 1:
+        side_ram, side_disk = side_view_bytes(image, recipes, settings)
+        ram += side_ram
+        disk += side_disk
     if device.type == "cuda":
         advice = "use a smaller --batch, fewer --workers, or import with a smaller --block-depth"
         return Needs(ram, disk, advice, gpu=networks, gpu_free=free_memory(device))
@@ -270,19 +249,41 @@ def _largest_scaled_size(image: Volume, recipes: Sequence[Recipe]) -> int:
 
 
 def _predict_block(
-    block: ZBlock, image: Volume, models: Sequence[Path], settings: PredictSettings
+    block: ZBlock,
+    image: Volume,
+    models: Sequence[Path],
+    settings: PredictSettings,
+    sides: SideViews | None,
 ) -> BlockResult:
     """Return the outputs of one block; there is no summary."""
     voxels = image.read(block.read)
-    structures, predictions = _predict_voxels(voxels, image, models, (), settings, block.inner)
+    structures, predictions = predict_voxels(
+        voxels, image.voxel_size, models, (), settings, block.inner
+    )
     shape = (len(structures), block.stop - block.start, *voxels.shape[1:])
     probabilities, uncertainties = _quantize_all(predictions, shape)
+    if sides is not None:
+        probabilities = _with_side_views(probabilities, structures, block, sides)
     arrays: dict[str, NDArray[Any]] = {}
     for channel, name in enumerate(structures):
         arrays |= _arrays_of_structure(name, probabilities[channel])
         if len(models) > 1:
             arrays[f"probabilities/{name}{UNCERTAINTY}"] = uncertainties[channel]
     return arrays, {}
+
+
+def _with_side_views(
+    probabilities: NDArray[np.uint8],
+    structures: Sequence[str],
+    block: ZBlock,
+    sides: SideViews,
+) -> NDArray[np.uint8]:
+    """Return probabilities (structures, z, y, x) of a block, combined with those of side views."""
+    views = [probabilities]
+    for axis in AXES:
+        views.append(np.empty_like(probabilities))
+        sides.read(axis, block, views[-1])
+    return combine_views(structures, views)
 
 
 def _quantize_all(
@@ -324,83 +325,12 @@ def predict_slice(
     Returns:
         The structures, and their prediction (C, y, x).
     """
-    halo = _max_adjacent_slices([recipe for _, recipe in _load_networks(models, settings)])
+    halo = _max_adjacent_slices([recipe for _, recipe in load_networks(models, settings)])
     first = max(0, z - halo)
     stop = min(image.shape[0], z + halo + 1)
     voxels = image.read(slice(first, stop))
     own_slices = slice(z - first, z - first + 1)
-    names, predictions = _predict_voxels(voxels, image, models, structures, settings, own_slices)
+    names, predictions = predict_voxels(
+        voxels, image.voxel_size, models, structures, settings, own_slices
+    )
     return names, next(predictions)
-
-
-def _predict_voxels(
-    voxels: NDArray[Any],
-    image: Volume,
-    models: Sequence[Path],
-    structures: Sequence[str],
-    settings: PredictSettings,
-    own_slices: slice,
-) -> tuple[tuple[str, ...], Iterator[EnsemblePrediction]]:
-    """Return the structures and the predictions of the slices ``own_slices`` of ``voxels``.
-
-    ``voxels`` are (z, y, x) of ``image``; predictions are computed one slice after the other.
-    """
-    names: tuple[str, ...] = tuple(structures)
-    prefetch = 0 if choose_device(settings.device).type == "cpu" else GPU_PREFETCH
-    channels_of_models: list[slice | list[int]] = []
-    probabilities_of_models = []
-    for forward, recipe in _load_networks(models, settings):
-        names = names or recipe.structures
-        channels_of_models.append(_channels_of(names, recipe))
-        factors = recipe.factors(image.voxel_size)
-        overlap, batch = settings.overlap, settings.batch
-        probabilities_of_models.append(
-            predict_slices(voxels, forward, recipe, factors, overlap, batch, prefetch, own_slices)
-        )
-    n_slices = len(range(*own_slices.indices(len(voxels))))
-    return names, _combine_models(n_slices, channels_of_models, probabilities_of_models)
-
-
-def _combine_models(
-    n_slices: int,
-    channels_of_models: Sequence[slice | list[int]],
-    probabilities_of_models: Sequence[Iterator[Probability]],
-) -> Iterator[EnsemblePrediction]:
-    """Yield the combined prediction of all models, one slice after the other."""
-    for _ in range(n_slices):
-        pairs = zip(channels_of_models, probabilities_of_models, strict=True)
-        yield combine_predictions(next(slices)[channels] for channels, slices in pairs)
-
-
-def _channels_of(names: tuple[str, ...], recipe: Recipe) -> slice | list[int]:
-    """Return the output channels of structures, as a slice without a copy if these are all."""
-    if names == recipe.structures:
-        return slice(None)
-    return [recipe.structures.index(name) for name in names]
-
-
-def _load_networks(
-    models: Sequence[Path], settings: PredictSettings
-) -> list[tuple[Forward, Recipe]]:
-    """Return the networks as the settings request them, and their recipes."""
-    versions = tuple((path, path.stat().st_mtime_ns) for path in models)
-    networks = _load_cached(versions, settings.device, settings.precision)
-    if not settings.flips:
-        return networks
-    return [(average_over_flips(forward), recipe) for forward, recipe in networks]
-
-
-@lru_cache(maxsize=1)
-def _load_cached(
-    versions: tuple[tuple[Path, int], ...], device: str, precision: Precision
-) -> list[tuple[Forward, Recipe]]:
-    """Load the networks of this process once for all of its blocks.
-
-    ``versions`` are the files and their times of modification.
-    """
-    networks = []
-    for path, _ in versions:
-        network, recipe = load_checkpoint(path)
-        forward = make_forward(network, choose_device(device), precision)
-        networks.append((forward, recipe))
-    return networks

@@ -33,7 +33,7 @@ from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import BlockResult, Stage
 
 if TYPE_CHECKING:
-    from sparsem.segment.predict import PredictSettings
+    from sparsem.segment.predict_settings import PredictSettings
 
 LEVELS = np.arange(256) / 255.0  # probabilities or bits of the 256 values on disk
 ENTROPY = entropy(LEVELS)  # bits of entropy of the probabilities on disk
@@ -212,7 +212,7 @@ def _uncertainty_of_models(
     # Loading torch takes seconds, and only models need it.
     from sparsem.models.checkpoint import file_digest
     from sparsem.models.device import choose_device
-    from sparsem.segment.predict import settings_for_device
+    from sparsem.segment.predict_settings import settings_for_device
 
     models = [Path(path).resolve() for path in settings.model]
     structures, max_outputs = _common_structures(models, structure)

@@ -23,7 +23,7 @@ from sparsem.quality.quality import QualitySettings
 from sparsem.report.scene3d.render import RenderSettings
 from sparsem.report.settings import ReportSettings
 from sparsem.score.score import ScoreSettings
-from sparsem.segment.predict import PredictSettings
+from sparsem.segment.predict_settings import PredictSettings
 from sparsem.settings import Settings, nearest, parse, read_toml
 from sparsem.training.settings import TrainSettings
 

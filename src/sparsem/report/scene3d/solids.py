@@ -147,14 +147,15 @@ def _object_solids(
     labels: NDArray[Any], voxel_um: Sequence[float], low: NDArray[np.int64], n_triangles: int
 ) -> Iterator[Solid]:
     """Yield one mesh for each object of labels (z, y, x) that begin at voxel ``low``."""
-    ids, indices = _numbered_from_one(labels)
-    voxels = np.bincount(indices.ravel(), minlength=len(ids))[1:]
+    indices, ids = renumber_consecutively(labels.astype(np.uint32, copy=False))
+    voxels = np.bincount(indices.ravel(), minlength=len(ids) + 1)[1:]
     counts = _share_triangles(voxels, n_triangles)
     volumes = voxels * np.prod(voxel_um)
-    for index, box in enumerate(find_objects(indices), 1):
+    for index, box in enumerate(find_objects(indices.astype(np.int32))):
+        mask = indices[box] == index + 1
         corner = low + [side.start for side in box]
-        volume, count = volumes[index - 1], counts[index - 1]
-        yield _object_solid(int(ids[index]), indices[box] == index, corner, voxel_um, volume, count)
+        number = int(ids[index])
+        yield _object_solid(number, mask, corner, voxel_um, volumes[index], counts[index])
 
 
 def full_solids(
@@ -173,7 +174,8 @@ def full_solids(
     counts = _share_triangles(objects[:, 7], n_triangles)
     voxel_um3 = labels.voxel_size.volume_um3
     for row, count in zip(objects, counts, strict=True):
-        number, low, high, voxels = int(row[0]), row[1:4], row[4:7], int(row[7])
+        number, *box, voxels = row.tolist()
+        low, high = np.array(box[:3]), np.array(box[3:])
         level = finest_level_within(labels, low[None], high[None], int(max_voxels))
         piece = crop_around(labels, level, low, high)
         voxel_um = labels.voxel_size_of(level).micrometers
@@ -209,12 +211,6 @@ def _share_triangles(voxels: NDArray[np.int64], n_triangles: int) -> list[int]:
     shares = (n_triangles * surfaces / surfaces.sum()).astype(np.int64)
     smallest_share = max(MIN_TRIANGLES, min(MIN_OBJECT_TRIANGLES, n_triangles // len(voxels)))
     return list(np.maximum(shares, smallest_share).tolist())
-
-
-def _numbered_from_one(labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    """Return 0 and the numbers of all objects, and labels that are indices into them."""
-    compact, ids = renumber_consecutively(labels.astype(np.uint32, copy=False))
-    return np.concatenate([[0], ids]), compact.astype(np.int32)
 
 
 def _translate(

@@ -1,0 +1,45 @@
+"""Settings of the stage ``predict``."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from sparsem.models.device import choose_device, resolve_precision
+from sparsem.settings import Precision, Settings
+
+
+class PredictSettings(Settings):
+    """Settings of the stage ``predict``."""
+
+    overlap: float = Field(
+        0.25, ge=0, le=0.5, description="minimum overlap of adjacent tiles, as a fraction of a tile"
+    )
+    flips: bool = Field(
+        False,
+        description="average over four mirror images of every tile; takes four times as long",
+    )
+    views: Literal[1, 3] = Field(
+        1,
+        description="3: predict slices across y and x, too, and combine the three views, where "
+        "voxels are about as long as wide; takes about four times as long",
+    )
+    batch: int = Field(
+        16,
+        ge=1,
+        description="tiles in a batch; changes the speed and the memory, not the result",
+    )
+    precision: Precision = Field(
+        "auto", description="auto: bfloat16 where the processor computes it fast"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    image: str | None = Field(None, description="image to predict (default: the newest)")
+
+
+def settings_for_device(device: str) -> PredictSettings:
+    """Return the default settings on a device, with the precision that is fast on this machine.
+
+    All workers then compute with the same precision.
+    """
+    return PredictSettings(
+        device=device, precision=resolve_precision(choose_device(device), "auto")
+    )
