@@ -8,8 +8,10 @@ import pytest
 from scipy import ndimage
 
 from sparsem.errors import ResumeError, SettingsError
+from sparsem.geometry import VoxelSize
 from sparsem.phantom.phantom import PhantomSettings, draw_faults, phantom, phantom_slice
 from sparsem.phantom.random_fields import SmoothField, spline_weights
+from sparsem.phantom.true_contacts import contacts_table
 from sparsem.settings import changed, parse
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
@@ -237,6 +239,43 @@ def test_touching_mitochondria_are_connected_and_touch(tmp_path: Path) -> None:
     at_contact = (image[:, :, :-1][is_contact].mean() + image[:, :, 1:][is_contact].mean()) / 2
     assert is_contact.sum() > 30
     assert at_contact < image[is_organelle].mean() - 10
+
+
+def test_true_contacts_are_those_of_the_labels(tmp_path: Path) -> None:
+    settings = changed(TISSUE, {"touching": True, "shape": (24, 160, 160), "block_depth": 5})
+    sample = phantom(tmp_path / "s.zarr", settings)
+    table = sample.read_table("truth_contacts_mitochondrion").to_pydict()
+    labels = sample.volume("truth", "mitochondrion").read(slice(None)).astype(int)
+    faces: dict[tuple[int, int], int] = {}
+    for axis in range(3):
+        along = np.moveaxis(labels, axis, 0)
+        for a, b in zip(along[:-1].ravel(), along[1:].ravel(), strict=True):
+            if a != b and a and b:
+                pair = (min(a, b), max(a, b))
+                faces[pair] = faces.get(pair, 0) + 1
+    pairs = list(zip(table["first"], table["second"], strict=True))
+    assert pairs == sorted(faces)
+    assert len(pairs) > 3
+    assert table["faces"] == [faces[pair] for pair in pairs]
+    face_um2 = 20 * 20 * 1e-6
+    for area, count in zip(table["area_um2"], table["faces"], strict=True):
+        assert 0 < area <= count * face_um2 * 1.0001
+
+
+@pytest.mark.parametrize("depth", [1, 7, 60])
+def test_the_area_of_a_tilted_contact_is_exact(depth: int) -> None:
+    """Two bodies meet in a plane between two opposite edges of a cube, and in one across z."""
+    z, y, _ = np.indices((60, 60, 60))
+    tilted = np.where(y + z < 60, 1, 2).astype(np.uint32)
+    across = np.where(z < 30, 5, 3).astype(np.uint32)
+    for labels, pair, area in (
+        (tilted, (1, 2), 60 * 60 * np.hypot(8, 10) * 10),
+        (across, (3, 5), 60 * 60 * 10 * 10),
+    ):
+        slabs = (labels[max(0, start - 1) : start + depth] for start in range(0, 60, depth))
+        table = contacts_table(slabs, VoxelSize(8, 10, 10)).to_pydict()
+        assert (table["first"], table["second"]) == ([pair[0]], [pair[1]])
+        assert table["area_um2"] == pytest.approx([area * 1e-6], rel=0.02)
 
 
 def test_without_touching_nothing_changes(tissue: Sample) -> None:

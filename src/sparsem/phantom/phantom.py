@@ -24,6 +24,7 @@ from sparsem.phantom.anatomy import Anatomy, plan_anatomy
 from sparsem.phantom.draw import STRUCTURES, Labels, SliceRenderer
 from sparsem.phantom.random_fields import SmoothField, generator
 from sparsem.phantom.touching import view_margin, with_touching_mitochondria
+from sparsem.phantom.true_contacts import contacts_table
 from sparsem.settings import Metavar, Settings, VoxelNm, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, VolumeSpec, volume_spec
@@ -46,6 +47,7 @@ FLICKER_JUMP_FRACTION = 0.04  # of the slices, whose brightness changes more
 FLICKER_JUMP = 4.0  # by which factor
 GRAY_PER_GAIN = 150  # gray levels of flicker that go with a contrast changed by a factor e
 MIN_EDGE = 32  # px
+MITOCHONDRION = "mitochondrion"
 
 Gray = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -302,7 +304,7 @@ def phantom(
     ``truth/NAME`` holds the exact labels of cells, nucleus, nucleolus, mitochondrion, endosome and
     lysosome (uint32 ids; the parts of a cell carry its id, organelles the id of their cell times
     1000 plus a number), ``tables/phantom_slices`` the true drift, gain, offset, charge and blur of
-    every slice.
+    every slice, and ``tables/truth_contacts_mitochondrion`` the mitochondria that touch.
 
     Args:
         path: of the sample.
@@ -323,7 +325,17 @@ def phantom(
     with Stage(sample, "phantom", settings, {}, specs, on, needs) as stage:
         stage.map(_phantom_block, z_blocks(n_slices, depth), settings)
     sample.write_table("phantom_slices", _faults_table(draw_faults(settings)))
+    if settings.touching:
+        _write_true_contacts(sample, depth)
     return sample
+
+
+def _write_true_contacts(sample: Sample, depth: int) -> None:
+    """Write the table of the mitochondria that touch."""
+    truth = sample.volume("truth", MITOCHONDRION)
+    slabs = (truth.read(slice(max(0, z - 1), z + depth)) for z in range(0, truth.shape[0], depth))
+    table = contacts_table(slabs, truth.voxel_size)
+    sample.write_table(f"truth_contacts_{MITOCHONDRION}", table)
 
 
 def _volume_specs(settings: PhantomSettings, depth: int) -> list[VolumeSpec]:

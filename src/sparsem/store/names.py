@@ -50,6 +50,7 @@ TABLE_PREFIXES = (
     "skeleton_lines_",
     "skeletons_",
     "tracks_",
+    "truth_contacts_",
     "truth_ids_",
 )
 
