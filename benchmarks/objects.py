@@ -2,7 +2,6 @@
 
     python benchmarks/objects.py separate phantom --seeds 1 2 3
     python benchmarks/objects.py separate urocell epfl
-    python benchmarks/objects.py axons
     python benchmarks/objects.py contacts
     python benchmarks/objects.py scale --tiles 8
 
@@ -13,8 +12,6 @@ drawn as electron micrographs. ``epfl``: a real stack, whose objects are known s
 ``--target core`` trains, instead of the boundary, the pixels of every object that are at least half
 as deep as its deepest one: a distance, from which objects grow by a watershed. ``--views 3`` also
 predicts slices across y and x.
-``axons`` trains on three images of nerve fibers and scores two others: axons, which myelin separates,
-and fibers, axons with their myelin, which touch; also the masks of boxes (``detect masks``).
 ``contacts`` measures contacts between the mitochondria of UroCell and compares them with a plain
 version. ``scale`` times objects and contacts of a large volume of repeated UroCell predictions.
 
