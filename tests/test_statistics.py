@@ -1,10 +1,20 @@
 """Statistics of measures: quartiles with and without cut objects, per object and per cell."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from sparsem.labels.objects import objects
+from sparsem.measure.contacts import contacts
+from sparsem.measure.measure import measure
+from sparsem.measure.skeletons import skeletons
 from sparsem.measure.statistics import medians_of_cells, statistics_table
+from sparsem.store.sample import Sample
+from sparsem.workflow.execution import Execution
+from tests.test_measure import tissue_of
 
 VOLUMES = [1.0, 2.0, 3.0, 4.0, 100.0, None]
 ORGANELLES = pa.table(
@@ -77,3 +87,51 @@ def test_structures_without_objects_have_rows_without_numbers() -> None:
 @pytest.mark.parametrize("column", ["lower_quartile", "median", "upper_quartile"])
 def test_numbers_are_floating(column: str) -> None:
     assert statistics_table({})[column].type == pa.float64()
+
+
+def test_skeletons_and_contacts_are_in_the_statistics_and_renewed(tmp_path: Path) -> None:
+    sample = tissue_of(tmp_path / "s.zarr")
+    measure(sample, texture=False)
+    before = sample.read_table("statistics").num_rows
+    skeletons(sample, "mitochondrion")
+    contacts(sample, "mitochondrion", "nucleus", distance_nm=400)
+    contacts(sample, "mitochondrion", "mitochondrion", distance_nm=400)
+    names = ("nucleus_contacts", "nucleus_contact_fraction", "mitochondrion_contacts")
+    rows = rows_of(sample, "mitochondrion")
+    assert sample.read_table("statistics").num_rows > before
+    pairs = sample.read_table("contacts_mitochondrion_nucleus").to_pydict()
+    ids = sample.read_table("mitochondrion")["object"].to_pylist()
+    counts = [pairs["first"].count(number) for number in ids]
+    assert rows["nucleus_contacts", "object", "all"]["n"] == len(ids)
+    assert rows["nucleus_contacts", "object", "all"]["median"] == np.median(counts)
+    fractions = sample.read_table("contact_fraction_mitochondrion_nucleus").to_pydict()
+    of_mitochondria = [
+        fraction
+        for structure, fraction in zip(
+            fractions["structure"], fractions["contact_fraction"], strict=True
+        )
+        if structure == "mitochondrion"
+    ]
+    median = rows["nucleus_contact_fraction", "object", "all"]["median"]
+    assert median == pytest.approx(np.median(of_mitochondria))
+    within = sample.read_table("contacts_mitochondrion_mitochondrion").to_pydict()
+    neighbors = [within["first"].count(number) + within["second"].count(number) for number in ids]
+    assert rows["mitochondrion_contacts", "object", "all"]["median"] == np.median(neighbors)
+    lengths = sample.read_table("skeletons_mitochondrion")["skeleton_length_um"].to_numpy()
+    assert rows["skeleton_length_um", "object", "all"]["median"] == np.median(lengths)
+    # Measured again, the statistics still have them; of other objects, they do not.
+    measure(sample, texture=False, spectrum_sizes=3, on=Execution(overwrite=True, quiet=True))
+    assert {name for name, _, _ in rows_of(sample, "mitochondrion")} >= {*names, "branches"}
+    objects(sample, "mitochondrion", min_voxels=100, on=Execution(overwrite=True, quiet=True))
+    measure(sample, texture=False, on=Execution(overwrite=True, quiet=True))
+    measures = {name for name, _, _ in rows_of(sample, "mitochondrion")}
+    assert not measures & {*names, "branches"}
+
+
+def rows_of(sample: Sample, name: str) -> dict[tuple[str, str, str], dict[str, Any]]:
+    rows = sample.read_table("statistics").to_pylist()
+    return {
+        (row["measure"], row["per"], row["objects"]): row
+        for row in rows
+        if row["structure"] == name
+    }

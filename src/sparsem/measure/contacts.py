@@ -34,6 +34,7 @@ from sparsem.measure.features.surface_points import (
     nearby_labels,
     surface_points,
 )
+from sparsem.measure.joined_columns import renew_statistics
 from sparsem.measure.links import LinkResults, run_links
 from sparsem.settings import Settings, resolve_settings
 from sparsem.store.sample import Sample
@@ -168,6 +169,7 @@ def contacts(
             stage.forget()
             for prefix, table in zip(("contacts", "contact_fraction"), tables, strict=True):
                 sample.write_table(f"{prefix}_{name}", table)
+    renew_statistics(sample)
     return _summary(sample, name)
 
 

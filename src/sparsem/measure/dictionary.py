@@ -41,6 +41,7 @@ def _feature(
 
 NEAREST = "distance between the centers of the nearest voxels: one edge of a voxel where they touch"
 FERET = "of the convex hull of the centers of all faces of its voxels"
+THINNING = "topology-preserving thinning, see 'sparsem skeletons'"
 HULL = "voxel centers in the convex hull of the object's voxel centers"
 GLCM = (
     "co-occurrence of gray levels at neighboring voxels, 26 offsets added, levels numbered from 1"
@@ -320,6 +321,29 @@ CELL_DESCRIPTIONS: Descriptions = {
         "volume of all protrusions", "µm³", "voxels outside the opened cell"
     ),
 }
+# Columns of the tables of `skeletons`, and of the statistics of a structure.
+SKELETON_DESCRIPTIONS: Descriptions = {
+    "skeleton_length_um": _feature("length of the center lines of the object", "µm", THINNING),
+    "branches": _feature("number of lines between nodes", "count", THINNING),
+    "ends": _feature("number of nodes with one line", "count", THINNING),
+    "branch_points": _feature("number of nodes with three lines or more", "count", THINNING),
+    "tortuosity": _feature(
+        "length of the open branches over the distance of their ends", "ratio", THINNING
+    ),
+    "min_radius_um": _feature(
+        "smallest distance from a center line to the surface", "µm", THINNING
+    ),
+    "mean_radius_um": _feature("mean distance from a center line to the surface", "µm", THINNING),
+}
+# Statistics of the contacts of an object with those of another structure, whose name replaces {}.
+CONTACT_DESCRIPTIONS: Descriptions = {
+    "{}_contacts": _feature(
+        "number of {} objects in contact with the object", "count", "see 'sparsem contacts'"
+    ),
+    "{}_contact_fraction": _feature(
+        "fraction of the surface in contact with {}", "ratio", "see 'sparsem contacts'"
+    ),
+}
 # Columns of the table of cells for each organelle, whose name replaces {}.
 ORGANELLE_DESCRIPTIONS: Descriptions = {
     "{}_count": _feature(
@@ -351,6 +375,7 @@ OBJECT_COLUMNS: Descriptions = {
     **POSITION_COLUMNS,
     **TEXTURE_DESCRIPTIONS,
     **CELL_DESCRIPTIONS,
+    **SKELETON_DESCRIPTIONS,
 }
 
 
@@ -358,7 +383,7 @@ def describe_column(column: str) -> ColumnDescription | None:
     """Describe a column of the table of a structure; None for a column that is not measured."""
     if column in OBJECT_COLUMNS:
         return OBJECT_COLUMNS[column]
-    for pattern, description in ORGANELLE_DESCRIPTIONS.items():
+    for pattern, description in {**ORGANELLE_DESCRIPTIONS, **CONTACT_DESCRIPTIONS}.items():
         ending = pattern.removeprefix("{}")
         if column.endswith(ending):
             return _for_organelle(description, column.removesuffix(ending))
@@ -396,6 +421,11 @@ def dictionary_sections() -> dict[str, Descriptions]:
         pattern.format(organelle): _for_organelle(description, organelle)
         for pattern, description in ORGANELLE_DESCRIPTIONS.items()
     }
+    partner = "STRUCTURE"
+    with_partner = {
+        pattern.format(partner): _for_organelle(description, partner)
+        for pattern, description in CONTACT_DESCRIPTIONS.items()
+    }
     return {
         "Every object": {**IDENTITY_COLUMNS, **SHAPE_COLUMNS},
         "Objects in separate images": IMAGE_COLUMNS,
@@ -404,6 +434,7 @@ def dictionary_sections() -> dict[str, Descriptions]:
         "Organelles in cells": POSITION_COLUMNS,
         "Texture": TEXTURE_DESCRIPTIONS,
         "Cells": {**CELL_DESCRIPTIONS, **of_organelles},
+        "Skeletons and contacts, in statistics": {**SKELETON_DESCRIPTIONS, **with_partner},
     }
 
 

@@ -22,6 +22,7 @@ from sparsem.measure.features.skeleton import (
     skeleton_numbers,
     skeleton_of,
 )
+from sparsem.measure.joined_columns import renew_statistics
 from sparsem.measure.links import LinkResults, run_links
 from sparsem.measure.moments_pass import sum_voxels
 from sparsem.measure.settings import MeasureSettings
@@ -120,6 +121,7 @@ def skeletons(
             rows, lines, level = _measure_all(stage, name, labels, settings)
             stage.forget()
             _write_tables(sample, name, rows, lines, level)
+    renew_statistics(sample)
     return _summary(sample, name)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sparsem.errors import SampleError
 from sparsem.measure.dictionary import OBJECT_COLUMNS, dictionary_table
+from sparsem.measure.joined_columns import join_columns
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.statistics import statistics_table
 from sparsem.measure.structures import MeasuredStructure, SmallComponents
@@ -85,7 +86,8 @@ def write_measure_tables(
     earlier_names = [str(row["structure"]) for row in earlier_rows]
     measured = {name: sample.read_table(name) for name in earlier_names}
     measured |= {name: tables[name] for name in structures}
-    tables["statistics"] = statistics_table(measured)
+    joined = {name: join_columns(sample, name, table) for name, table in measured.items()}
+    tables["statistics"] = statistics_table(joined)
     _replace_tables(sample, tables, earlier_tables)
     # ``measured`` lists all tables and is written last: until then nothing counts as measured.
     rows = _summary_rows(structures, small_components, settings)

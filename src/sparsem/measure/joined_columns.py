@@ -1,0 +1,114 @@
+"""The table of a structure with the numbers that other stages measured of the same objects."""
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sparsem.errors import SampleError
+from sparsem.labels.objects import numbered_objects
+from sparsem.labels.results import result_names
+from sparsem.measure.features.skeleton import SKELETON_COLUMNS
+from sparsem.measure.statistics import statistics_table
+from sparsem.store.sample import Sample
+
+Floats = NDArray[np.float64]
+
+SIDES = ("first", "second")
+# Columns of contacts with a structure, whose name comes first.
+N_CONTACTS, CONTACT_FRACTION = "_contacts", "_contact_fraction"
+
+
+def join_columns(sample: Sample, name: str, table: pa.Table) -> pa.Table:
+    """Return the table of a structure with the skeletons and contacts of its objects.
+
+    Numbers of earlier objects are left out.
+
+    Args:
+        sample: sample with the tables of ``skeletons`` and ``contacts``, if they ran.
+        name: name of the structure.
+        table: its table, with a column ``object`` or ``cell``.
+    """
+    column = "object" if "object" in table.column_names else "cell"
+    ids = table[column].to_numpy()
+    joined: dict[str, Floats] = {}
+    if _is_current(sample, f"skeletons-{name}", {"labels": name}):
+        skeletons = sample.read_table(f"skeletons_{name}")
+        for measure in SKELETON_COLUMNS:
+            values = skeletons[measure].to_numpy()
+            joined[measure] = _in_order_of(ids, skeletons["object"].to_numpy(), values)
+    for pair in _pairs_with(sample, name):
+        joined |= _contact_columns(sample, name, pair, ids)
+    for title, values in joined.items():
+        table = table.append_column(title, pa.array(values, from_pandas=True))
+    return table
+
+
+def renew_statistics(sample: Sample) -> None:
+    """Write ``tables/statistics`` of a measured sample again, with skeletons and contacts."""
+    if "measured" not in sample.tables:
+        return
+    names = sample.read_table("measured")["structure"].to_pylist()
+    tables = {name: join_columns(sample, name, sample.read_table(name)) for name in names}
+    sample.write_table("statistics", statistics_table(tables))
+
+
+def _is_current(sample: Sample, stage: str, inputs: Mapping[str, str]) -> bool:
+    """Return True if a stage measured the objects that the sample holds now.
+
+    Args:
+        sample: the sample.
+        stage: name of the stage.
+        inputs: name of an input of the stage -> structure.
+    """
+    recorded = sample.last_settings(stage)
+    if not recorded:
+        return False
+    try:
+        present = {key: numbered_objects(sample, name) for key, name in inputs.items()}
+    except SampleError:
+        return False
+    return all(recorded.get(f"input {key}") == now.fingerprint for key, now in present.items())
+
+
+def _pairs_with(sample: Sample, name: str) -> list[tuple[str, str]]:
+    """Return the pairs of structures with this one whose contacts were measured."""
+    names = result_names(sample)
+    pairs = [(first, second) for first, second in product(names, names) if name in (first, second)]
+    measured = [pair for pair in pairs if f"contacts_{'_'.join(pair)}" in sample.tables]
+    return [
+        pair
+        for pair in measured
+        if _is_current(sample, f"contacts-{'_'.join(pair)}", dict(zip(SIDES, pair, strict=True)))
+    ]
+
+
+def _contact_columns(
+    sample: Sample, name: str, pair: tuple[str, str], ids: NDArray[Any]
+) -> dict[str, Floats]:
+    """Return number and fraction (n,) of the contacts of objects with those of a structure."""
+    ending = "_".join(pair)
+    partner = pair[1] if pair[0] == name else pair[0]
+    surfaces = sample.read_table(f"contact_fraction_{ending}")
+    surfaces = surfaces.filter(pc.equal(surfaces["structure"], name))
+    pairs = sample.read_table(f"contacts_{ending}")
+    in_contact = [
+        pairs[side].to_numpy() for side, owner in zip(SIDES, pair, strict=True) if owner == name
+    ]
+    numbers, counts = np.unique(np.concatenate(in_contact), return_counts=True)
+    n_contacts = _in_order_of(ids, numbers, counts)
+    fractions = surfaces["contact_fraction"].to_numpy()
+    return {
+        f"{partner}{N_CONTACTS}": np.nan_to_num(n_contacts),
+        f"{partner}{CONTACT_FRACTION}": _in_order_of(ids, surfaces["object"].to_numpy(), fractions),
+    }
+
+
+def _in_order_of(ids: NDArray[Any], keys: NDArray[Any], values: NDArray[Any]) -> Floats:
+    """Return the values of objects (n,) in the order of ``ids``; NaN for those without one."""
+    known = dict(zip(keys.tolist(), values.tolist(), strict=True))
+    return np.array([known.get(number, np.nan) for number in ids.tolist()], np.float64)
