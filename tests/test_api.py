@@ -66,12 +66,15 @@ def test_the_public_names_are_pinned() -> None:
     assert sorted(arrays.__all__) == [
         "AlignedImages",
         "align",
+        "contacts",
         "equalize",
         "measure",
         "predict",
         "quality",
         "score",
         "separate_cells",
+        "separate_objects",
+        "skeletons",
         "track",
     ]
 
@@ -204,3 +207,16 @@ def test_arrays_equal_the_stages(own_tissue: sparsem.Sample, tmp_path: Path) -> 
     expected = own_tissue.images["equalized"][...]
     z, y, x = own_tissue.voxel_size
     assert np.array_equal(arrays.equalize(image, (z, y, x)), expected)
+
+
+def test_contacts_of_two_arrays_and_of_masks() -> None:
+    first, second = np.zeros((20, 20, 40), np.uint16), np.zeros((20, 20, 40), np.uint16)
+    first[4:16, 4:16, 2:10], first[4:16, 4:16, 30:38] = 1, 2
+    second[4:16, 4:16, 12:28] = 7
+    pairs = arrays.contacts(first, second, (10, 10, 10), distance_nm=30)
+    assert (list(pairs["first"]), list(pairs["second"])) == ([1, 2], [1, 1])
+    mask = ((first + second) > 0).astype(np.uint8)
+    within = arrays.contacts(mask, voxel_nm=(10, 10, 10), distance_nm=30)
+    assert list(zip(within["first"], within["second"], strict=True)) == [(1, 2), (2, 3)]
+    far = arrays.contacts(mask, voxel_nm=(10, 10, 10), distance_nm=5)
+    assert len(far["first"]) == 0

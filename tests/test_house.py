@@ -34,12 +34,14 @@ def test_no_modules_import_each_other(row: int) -> None:
 # The functions of ``sparsem.arrays`` have the names of the stages that they are the core of.
 SHARED_NAMES = {
     "align",
+    "contacts",
     "equalize",
     "measure",
     "predict",
     "quality",
     "score",
     "separate_cells",
+    "skeletons",
     "track",
 }
 

@@ -18,7 +18,7 @@ from sparsem.labels.object_index import object_boxes
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
 from sparsem.report.export import export
-from sparsem.report.layers import read_layers, separate_objects
+from sparsem.report.layers import read_layers, with_object_meshes
 from sparsem.report.plots.colors import cell_color
 from sparsem.report.scene3d.render import render
 from sparsem.report.scene3d.solids import full_solids, solids_of, volume_box
@@ -148,7 +148,7 @@ def test_objects_without_numbers_have_one_mesh_and_no_single_one(tmp_path: Path)
 
 def test_objects_are_drawn_in_their_own_colors(measured: Sample, tmp_path: Path) -> None:
     layers, _ = read_layers(measured, ["nucleus"], "cells", {})
-    (layer,) = separate_objects(layers)
+    (layer,) = with_object_meshes(layers)
     assert layer.labels is not None
     solids = list(solids_of(layer, volume_box(layer.labels), 1e9, 0))
     assert [(solid.name, solid.color) for solid in solids] == [

@@ -21,7 +21,9 @@ from sparsem.annotation.labeled_slices import UNKNOWN
 from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError, ResourceError, ResumeError, SampleError, SettingsError
 from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.models.checkpoint import load_tensors, read_recipe
+from sparsem.models.checkpoint import load_checkpoint, load_tensors, read_recipe
+from sparsem.segment.live import Target, train_live
+from sparsem.segment.live_folder import LiveFolder
 from sparsem.segment.losses import dice_loss
 from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict
@@ -497,3 +499,24 @@ def test_a_network_with_adjacent_slices_trains_and_predicts(
     assert np.corrcoef(first[1].ravel(), alone[0].image.ravel())[0, 1] == pytest.approx(1)
     predict(own_tissue, tmp_path / "m.safetensors")
     assert own_tissue.names("labels") == ["nucleus"]
+
+
+@pytest.mark.parametrize("target", ["mask", "objects"])
+def test_live_training_of_a_mask_and_of_touching_organelles(
+    own_tissue: Sample, target: Target
+) -> None:
+    name = "mitochondrion"
+    folder = LiveFolder.of(own_tissue, name)
+    folder.request(3, "run")
+    changes: dict[str, Any] = {
+        "updates": 6,
+        "round_updates": 3,
+        "width": 4,
+        "context_px": 64,
+        "input_px": 32,
+    }
+    status = train_live(own_tissue, name, target=target, **changes)
+    assert (status.state, status.update, status.preview) == ("stopped", 6, 3)
+    _, recipe = load_checkpoint(folder.model)
+    assert recipe.structures == ((name,) if target == "mask" else (name, f"{name}-boundary"))
+    assert folder.read_preview().shape == own_tissue.image().shape[1:]

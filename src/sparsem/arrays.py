@@ -23,24 +23,28 @@ from sparsem.settings import Settings
 from sparsem.store.names import BOUNDARY, INTERIOR
 from sparsem.store.sample import Sample
 from sparsem.store.views import table_for_users
-from sparsem.store.volume import Kind, volume_spec
+from sparsem.store.volume import FOREGROUND, Kind, volume_spec
 from sparsem.workflow.execution import Execution
 from sparsem.workflow.stage import BlockResult, Stage
 
 __all__ = [
     "AlignedImages",
     "align",
+    "contacts",
     "equalize",
     "measure",
     "predict",
     "quality",
     "score",
     "separate_cells",
+    "separate_objects",
+    "skeletons",
     "track",
 ]
 
 CELLS = "cells"
 STRUCTURE = "object"
+PARTNER = "partner"
 BLOCK_DEPTH = 16
 QUIET = Execution(quiet=True)
 
@@ -194,6 +198,43 @@ def separate_cells(
         return labels
 
 
+def separate_objects(
+    probability: NDArray[np.uint8],
+    boundary: NDArray[np.uint8],
+    voxel_nm: VoxelSize = (1, 1, 1),
+    **changes: Any,
+) -> NDArray[np.uint32]:
+    """Number the objects of a structure; see ``sparsem.objects``.
+
+    Args:
+        probability: (z, y, x) uint8, round(255 p) of the structure: foreground from 128 on.
+        boundary: (z, y, x) uint8, round(255 p) of the boundary between objects.
+        voxel_nm: voxel size (z, y, x) in nm.
+        **changes: settings of ``objects``, for instance ``boundary_threshold=0.3``.
+
+    Returns:
+        (z, y, x) uint32: numbers of the objects from 1 on.
+
+    >>> import numpy as np
+    >>> from sparsem import arrays
+    >>> probability = np.zeros((8, 16, 33), np.uint8)
+    >>> probability[1:7, 3:13, 2:31] = 255
+    >>> boundary = np.zeros_like(probability)
+    >>> boundary[:, :, 15:18] = 255
+    >>> int(arrays.separate_objects(probability, boundary).max())
+    2
+    """
+    from sparsem.labels.objects import objects as objects_stage
+
+    mask = (probability >= FOREGROUND).astype(np.uint8)
+    with _labels_sample(mask, voxel_nm, probability) as sample:
+        _write_probability(sample, STRUCTURE, probability)
+        _write_probability(sample, f"{STRUCTURE}{BOUNDARY}", boundary)
+        result = objects_stage(sample, STRUCTURE, on=QUIET, **changes)
+        labels: NDArray[np.uint32] = result.labels.read(slice(None))
+        return labels
+
+
 def track(
     regions: Labels,
     n_cells: int,
@@ -275,6 +316,72 @@ def measure(
         changes.setdefault("texture", images is not None)
         measure_stage(sample, on=QUIET, **changes)
         return table_for_users(sample.read_table(STRUCTURE))
+
+
+def contacts(
+    first: Labels, second: Labels | None = None, voxel_nm: VoxelSize = (1, 1, 1), **changes: Any
+) -> Any:
+    """Measure the contacts of the objects of two structures; see ``sparsem.contacts``.
+
+    Args:
+        first: (z, y, x). A mask is split into connected objects; other numbers are objects.
+        second: (z, y, x); contacts between the objects of ``first`` if not given.
+        voxel_nm: voxel size (z, y, x) in nm.
+        **changes: settings of ``contacts``, for instance ``distance_nm=20``.
+
+    Returns:
+        One row per pair of objects in contact, units in the column names: a pandas.DataFrame, or a
+        pyarrow.Table where pandas is not installed.
+
+    >>> import numpy as np
+    >>> from sparsem import arrays
+    >>> labels = np.zeros((30, 30, 40), np.uint16)
+    >>> labels[5:25, 5:25, 2:18], labels[5:25, 5:25, 20:36] = 1, 2
+    >>> table = arrays.contacts(labels, voxel_nm=(10, 10, 10))
+    >>> (len(table["first"]), round(float(table["min_distance_nm"][0])))
+    (1, 20)
+    """
+    from sparsem.measure.contacts import contacts as contacts_stage
+
+    with _labels_sample(first, voxel_nm, None) as sample:
+        names = [STRUCTURE]
+        if second is not None:
+            _import_array(sample.path, PARTNER, second, voxel_nm)
+            names.append(PARTNER)
+        for name in names:
+            _number_masks(sample, name)
+        contacts_stage(sample, names[0], names[-1], on=QUIET, **changes)
+        return table_for_users(sample.read_table(f"contacts_{names[0]}_{names[-1]}"))
+
+
+def skeletons(labels: Labels, voxel_nm: VoxelSize = (1, 1, 1), **changes: Any) -> tuple[Any, Any]:
+    """Measure the skeleton of every object; see ``sparsem.skeletons``.
+
+    Args:
+        labels: (z, y, x). A mask is split into connected objects; other numbers are objects.
+        voxel_nm: voxel size (z, y, x) in nm.
+        **changes: settings of ``skeletons``.
+
+    Returns:
+        A table of one row per object, and one of one row per point of a center line; each is a
+        pandas.DataFrame, or a pyarrow.Table where pandas is not installed.
+
+    >>> import numpy as np
+    >>> from sparsem import arrays
+    >>> labels = np.zeros((20, 20, 60), np.uint16)
+    >>> labels[6:14, 6:14, 5:55], labels[0, 0, 0] = 3, 9
+    >>> table, lines = arrays.skeletons(labels, (100, 100, 100))
+    >>> (int(table["object"][0]), int(table["branches"][0]), int(table["ends"][0]))
+    (3, 1, 2)
+    """
+    from sparsem.measure.skeletons import skeletons as skeletons_stage
+
+    with _labels_sample(labels, voxel_nm, None) as sample:
+        _number_masks(sample, STRUCTURE)
+        skeletons_stage(sample, STRUCTURE, on=QUIET, **changes)
+        names = (f"skeletons_{STRUCTURE}", f"skeleton_lines_{STRUCTURE}")
+        objects, lines = (table_for_users(sample.read_table(name)) for name in names)
+        return objects, lines
 
 
 def score(
@@ -362,12 +469,27 @@ def _labels_sample(labels: Labels, voxel_nm: VoxelSize, images: Image | None) ->
     """Yield a temporary sample with an array as labels, and another as its raw image."""
     with TemporaryDirectory(prefix="sparsem-") as folder:
         path = Path(folder) / "sample.zarr"
-        settings = ImportSettings(voxel_nm=voxel_nm, block_depth=BLOCK_DEPTH)
         if images is not None:
+            settings = ImportSettings(voxel_nm=voxel_nm, block_depth=BLOCK_DEPTH)
             np.save(Path(folder) / "images.npy", images)
             import_stack(Path(folder) / "images.npy", path, settings, on=QUIET)
-        np.save(Path(folder) / "labels.npy", labels)
-        yield import_labels(path, STRUCTURE, Path(folder) / "labels.npy", settings, on=QUIET)
+        yield _import_array(path, STRUCTURE, labels, voxel_nm)
+
+
+def _import_array(path: Path, name: str, labels: Labels, voxel_nm: VoxelSize) -> Sample:
+    """Import an array as labels of a sample."""
+    file = path.parent / f"{name}.npy"
+    np.save(file, labels)
+    settings = ImportSettings(voxel_nm=voxel_nm, block_depth=BLOCK_DEPTH)
+    return import_labels(path, name, file, settings, on=QUIET)
+
+
+def _number_masks(sample: Sample, name: str) -> None:
+    """Number the connected objects of labels that are a mask."""
+    from sparsem.labels.objects import objects as objects_stage
+
+    if sample.volume("labels", name).dtype == np.uint8:
+        objects_stage(sample, name, min_voxels=1, on=QUIET)
 
 
 def _write_probability(sample: Sample, name: str, probabilities: NDArray[np.uint8]) -> None:
@@ -386,7 +508,7 @@ def _write_probability(sample: Sample, name: str, probabilities: NDArray[np.uint
         image.block_depth,
         made_on,
     )
-    with Stage(sample, f"import-{name}", Settings(), {"image": made_on[1]}, [spec], QUIET) as stage:
+    with Stage(sample, f"write-{name}", Settings(), {"image": made_on[1]}, [spec], QUIET) as stage:
         stage.map(_block_of_file, image.blocks(), file, path)
 
 

@@ -16,7 +16,7 @@ from sparsem.report.layers import (
     read_layers,
     refuse_montage,
     require_numbers,
-    separate_objects,
+    with_object_meshes,
 )
 from sparsem.report.mesh_file import MeshFile
 from sparsem.report.scene3d.solids import Solid, full_solids, solids_of, volume_box
@@ -46,7 +46,7 @@ def write_meshes(
         InputError: there is no such object, or the file of colors exists.
         SampleError: there are no labels, they are empty, or their objects have no numbers.
     """
-    layers = separate_objects(_layers_with_labels(sample, names, settings))
+    layers = with_object_meshes(_layers_with_labels(sample, names, settings))
     plans = [_plan_meshes(sample, layer, settings, on.quiet) for layer in layers]
     n_meshes = sum(plan.n_meshes for plan in plans)
     n_triangles = _triangle_limit(n_meshes, settings) // len(plans)

@@ -92,7 +92,7 @@ def _sort_names(names: Sequence[str], order: Sequence[str]) -> list[str]:
     )
 
 
-def separate_objects(layers: Sequence[StructureLayer]) -> list[StructureLayer]:
+def with_object_meshes(layers: Sequence[StructureLayer]) -> list[StructureLayer]:
     """Return layers of which every object is a mesh of its own, where objects are numbered."""
     return [replace(layer, separate=layer.numbered) for layer in layers]
 

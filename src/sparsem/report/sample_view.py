@@ -20,7 +20,7 @@ from sparsem.labels.results import is_outdated
 from sparsem.progress import Meter
 from sparsem.report.box_layers import BoxLayer, box_layer_colors, read_box_layers
 from sparsem.report.dice import score_text
-from sparsem.report.layers import StructureLayer, layer_colors, read_layers, separate_objects
+from sparsem.report.layers import StructureLayer, layer_colors, read_layers, with_object_meshes
 from sparsem.report.notices import Notice, notices
 from sparsem.report.object_rows import contact_summaries, outdated_of_objects, rows_of_objects
 from sparsem.report.scene3d.scene import encode_scene
@@ -80,7 +80,7 @@ def view_sample(
     _add_objects(view, sample, layers)
     _add_scores(view, layers)
     triangles = settings.triangles // n_samples
-    view.scene = encode_scene(separate_objects(layers), triangles, view.tables)
+    view.scene = encode_scene(with_object_meshes(layers), triangles, view.tables)
     with_labels = [layer.name for layer in layers if layer.labels]
     view.notices = [*problems, *notices(sample, with_labels, settings.cells)]
     meter.step("tables")

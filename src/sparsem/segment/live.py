@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,8 @@ from sparsem.store.snapshot import read_attributes
 from sparsem.training.loop import TrainingState
 from sparsem.training.settings import TrainSettings
 
+Target = Literal["mask", "objects", "cells"]
+
 POLL_S = 0.2  # pause between two looks for new labels
 
 
@@ -43,7 +45,7 @@ def train_live(
     name: str,
     settings: LiveSettings | None = None,
     *,
-    cells: bool = False,
+    target: Target = "mask",
     **changes: Any,
 ) -> LiveStatus:
     """Train on an annotation while it is painted, until a stop is requested.
@@ -54,7 +56,8 @@ def train_live(
         sample: sample with the annotation, or one that will have it.
         name: name of the structure, or of the annotation of cells.
         settings: network and training; the defaults if None.
-        cells: the annotation numbers touching cells; their interior and boundary are trained.
+        target: what the network learns: the mask of a structure; or its ``objects``, with the
+            boundary between those that touch; or interior and boundary of touching ``cells``.
         changes: fields of the settings, by name.
 
     Raises:
@@ -62,20 +65,20 @@ def train_live(
         ResourceError: the memory is too small.
     """
     settings = resolve_settings(LiveSettings, settings, changes)
-    return _LiveTraining(sample, name, settings, cells).run()
+    return _LiveTraining(sample, name, settings, target).run()
 
 
 class _LiveTraining:
     """The loop of a live training."""
 
-    def __init__(self, sample: Sample, name: str, settings: LiveSettings, cells: bool) -> None:
+    def __init__(self, sample: Sample, name: str, settings: LiveSettings, target: Target) -> None:
         self._sample = sample
         self._name = name
         self._folder = LiveFolder.of(sample, name)
         self._round_updates = settings.round_updates
         common = settings.model_dump(exclude={"round_updates"})
-        target = {"cells": name} if cells else {"structures": (name,)}
-        self._settings = TrainSettings(**{**common, **target})
+        outputs = {"mask": {"structures": (name,)}, "objects": {"objects": (name,)}}
+        self._settings = TrainSettings(**{**common, **outputs.get(target, {"cells": name})})
         self._status = LiveStatus()
         self._job: TrainingJob | None = None
         self._state: TrainingState | None = None
@@ -196,7 +199,11 @@ class _LiveTraining:
 
 
 def _probability(image: Any, z: int, state: TrainingState, job: TrainingJob) -> NDArray[np.float32]:
-    """Return the probability (y, x) of the first structure in a slice; of cells the boundary."""
+    """Return what the preview of a slice shows (y, x).
+
+    That is the probability of the structure; of objects, without the boundary between them; of
+    cells, their boundary.
+    """
     network = state.average.eval()
     device = choose_device(job.settings.device)
     forward = make_forward(network, device, job.settings.precision)
@@ -207,5 +214,6 @@ def _probability(image: Any, z: int, state: TrainingState, job: TrainingJob) -> 
     factors = job.recipe.factors(image.voxel_size)
     slices = predict_slices(voxels, forward, job.recipe, factors, 0.25, 16, 0, own_slice)
     channels: Sequence[NDArray[np.float32]] = list(next(iter(slices)))
-    is_cells = job.settings.cells is not None
-    return channels[-1] if is_cells else channels[0]
+    if job.settings.cells is not None:
+        return channels[-1]
+    return np.minimum(channels[0], 1 - channels[-1]) if job.settings.objects else channels[0]

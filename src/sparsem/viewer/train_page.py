@@ -2,7 +2,7 @@
 
 import numpy as np
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QVBoxLayout, QWidget
 
 from sparsem.errors import SettingsError
 from sparsem.report.plots.colors import structure_color, unit_rgb
@@ -32,6 +32,12 @@ HIDDEN = (
     "pretrained",
 )
 PREVIEW = "preview"
+# What the network learns -> words in the window.
+TARGETS = {
+    "mask": "mask of the structure",
+    "objects": "touching organelles: mask, and boundary between them",
+    "cells": "touching cells: interior and boundary",
+}
 
 
 class TrainPage(QWidget):
@@ -58,8 +64,10 @@ class TrainPage(QWidget):
                 "wrong. It continues whenever labels are added."
             )
         )
-        self.cells = QCheckBox("touching cells: train interior and boundary")
-        layout.addWidget(self.cells)
+        self.target = QComboBox()
+        for target, text in TARGETS.items():
+            self.target.addItem(text, target)
+        layout.addWidget(self.target)
         layout.addLayout(
             row(
                 button(
@@ -114,9 +122,9 @@ class TrainPage(QWidget):
             return
         self._folder.write_status(LiveStatus(message="Loading the network ..."))
         arguments = [name]
-        is_cells = self.cells.isChecked()
+        target = self.target.currentData()
         self._task.start(
-            self._canvas.sample, "train_live", arguments, {**settings, "cells": is_cells}
+            self._canvas.sample, "train_live", arguments, {**settings, "target": target}
         )
 
     def pause(self) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from sparsem.errors import InputError, SampleError
 from sparsem.progress import Meter
-from sparsem.report.layers import StructureLayer, read_layers, refuse_montage, separate_objects
+from sparsem.report.layers import StructureLayer, read_layers, refuse_montage, with_object_meshes
 from sparsem.report.scene3d.drawing import Rendering, draw_still, draw_turntable
 from sparsem.report.scene3d.single_object import (
     box_around_object,
@@ -179,7 +179,7 @@ def _layers_to_draw(
     refuse_montage(sample, first)
     voxel_um = first.voxel_size.micrometers
     if settings.object_colors:
-        layers = separate_objects(layers)
+        layers = with_object_meshes(layers)
     if settings.object is None:
         return layers, volume_box(first), voxel_um
     single = parse_object(settings.object)
