@@ -23,7 +23,9 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -325,24 +327,34 @@ def measure_speed(tiles: int) -> None:
         write_volumes(sample, arrays, UROCELL_NM)
         gigavoxels = mask.size / 1e9
         del arrays, mask
-        for stage in ("objects", "contacts", "objects", "contacts"):  # the first ones compile
-            started = time.process_time()
-            if stage == "objects":
-                count = objects(sample, "m", on=REPLACE, boundary_threshold=0.4 + started % 0.1)
-                number = count.objects
-            else:
-                pairs = contacts(sample, "m", "m", on=REPLACE, distance_nm=30 + started % 1)
-                number = pairs.pairs
+        # Every stage in a process of its own, whose peak memory is that of the stage; the first two
+        # compile.
+        context = get_context("spawn")
+        for stage in ("objects", "contacts", "objects", "contacts"):
+            with ProcessPoolExecutor(1, mp_context=context) as process:
+                number, seconds, peak = process.submit(_run_once, sample.path, stage).result()
             row = {
                 "stage": stage,
                 "gigavoxels": round(gigavoxels, 3),
                 "number": number,
-                "core_seconds_per_gigavoxel": round(
-                    (time.process_time() - started) / gigavoxels, 1
-                ),
-                "peak_gb": round(peak_gb(), 2),
+                "core_seconds_per_gigavoxel": round(seconds / gigavoxels, 1),
+                "peak_gb": round(peak, 2),
             }
             save("objects_speed", row)
+
+
+def _run_once(path: Path, stage: str) -> tuple[int, float, float]:
+    """Return the number of objects or pairs, core seconds, and peak memory in GB of a stage."""
+    sample = Sample.open(path)
+    before = peak_gb()
+    started = time.process_time()
+    if stage == "objects":
+        number = objects(sample, "m", on=REPLACE).objects
+    else:
+        number = contacts(sample, "m", "m", on=REPLACE).pairs
+    seconds = time.process_time() - started
+    print(f"{stage}: the libraries alone take {before:.2f} GB")
+    return number, seconds, peak_gb()
 
 
 def main() -> None:
