@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import convolve1d
 
 from sparsem.errors import SampleError
 from sparsem.geometry import VoxelSize
@@ -60,7 +61,11 @@ def plain_view(volume: NDArray[np.uint8], model: Path, voxel_nm: float = 16) -> 
         factors = recipe.factors(VoxelSize(voxel_nm, voxel_nm, voxel_nm))
         slices = list(predict_slices(tile, forward, recipe, factors, 0.25, 16))
         slabs.append(np.stack(slices, axis=1)[:, :, 4:28])
-    return quantize_probability(np.concatenate(slabs, axis=2)[:, :, :depth])
+    view = quantize_probability(np.concatenate(slabs, axis=2)[:, :, :depth])
+    smooth = convolve1d(
+        view.astype(float), [1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16], axis=1, mode="nearest"
+    )
+    return np.asarray(np.floor(smooth + 0.5), np.uint8)
 
 
 def test_three_views_equal_plain_predictions_of_turned_volumes(

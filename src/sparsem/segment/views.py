@@ -5,7 +5,8 @@ across y and x do. Where voxels are about as long as wide, such a slice looks li
 
 The volume is divided into slabs across z, which do not depend on the blocks: a slab is the middle
 of a tile of the network, whose margins are its context above and below. Every strip of a slab is
-predicted independently of all others.
+predicted independently of all others. A view is smooth within its slices and rough across them, so
+that it is smoothed across them before the views are combined.
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ STRIP = 256  # rows or columns that are predicted at once
 # A side view of voxels that are longer than this multiple of a pixel is too blurred.
 MAX_ELONGATION = 2.0
 AXES = ("y", "x")  # that side views are across
+WEIGHTS = (1, 4, 6, 4, 1)  # binomial filter across the slices of a side view
+REACH = 2  # slices of the filter on either side
 
 Bytes = NDArray[np.uint8]
 
@@ -169,18 +172,38 @@ def predict_strip(
     Returns:
         ``probabilities``, (z, structures, y, x) uint8, of the own slices of its slab.
     """
+    n_slices = image.shape[1 + AXES.index(strip.axis)]
     halo = max(recipe.adjacent_slices for recipe in recipes)
-    first = max(0, strip.start - halo)
-    voxels = _read_slices(image, strip, first, strip.stop + halo)
+    first, stop = max(0, strip.start - REACH), min(n_slices, strip.stop + REACH)
+    first_read = max(0, first - halo)
+    voxels = _read_slices(image, strip, first_read, stop + halo)
     voxel = _side_voxel(image.voxel_size, strip.axis)
-    predicted = slice(strip.start - first, strip.stop - first)
+    predicted = slice(first - first_read, stop - first_read)
     _, predictions = predict_voxels(voxels, voxel, models, (), settings, predicted)
     inner = strip.slab.inner
     slices = [quantize_probability(prediction.mean[:, inner]) for prediction in predictions]
+    smooth = [
+        _smooth_across(slices, number - first, n_slices - first)
+        for number in range(strip.start, strip.stop)
+    ]
     # (structures, z, other axis) of every slice across the axis.
     order = (2, 1, 0, 3) if strip.axis == "y" else (2, 1, 3, 0)
-    probabilities = np.stack(slices).transpose(order)
+    probabilities = np.stack(smooth).transpose(order)
     return {"probabilities": np.ascontiguousarray(probabilities)}
+
+
+def _smooth_across(slices: Sequence[Bytes], position: int, stop: int) -> Bytes:
+    """Return a slice, smoothed with its neighbors; beyond the first and last slice these repeat.
+
+    Args:
+        slices: consecutive slices, whose first may be that of the volume.
+        position: of the slice.
+        stop: position after the last slice of the volume.
+    """
+    total = np.zeros(slices[0].shape, np.uint16)
+    for step, weight in enumerate(WEIGHTS, -REACH):
+        total += weight * slices[min(max(position + step, 0), stop - 1)].astype(np.uint16)
+    return ((total + 8) // 16).astype(np.uint8)
 
 
 def _read_slices(image: Volume, strip: SideStrip, first: int, stop: int) -> NDArray[Any]:
