@@ -3,6 +3,7 @@
 from itertools import pairwise
 from pathlib import Path
 
+import cc3d
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -87,6 +88,35 @@ def test_a_y_has_three_branches(voxel: Edges, seed: int) -> None:
     skeleton = skeleton_of(tubes(arms, 4, voxel), voxel)
     assert (skeleton.ends, skeleton.branch_points, len(skeleton.branches)) == (3, 1, 3)
     assert skeleton.length == pytest.approx(135, rel=0.04)
+
+
+@pytest.mark.parametrize("radius", [5.0, 14.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rough_tube_has_the_line_of_a_smooth_one(radius: float, seed: int) -> None:
+    """Holes, cavities, and rows of voxels that stick out, as in an uncertain prediction."""
+    direction = axes_of(seed)[0]
+    line = np.stack([CENTER - 40 * direction, CENTER + 40 * direction])
+    tube = tubes([line], radius, (1, 1, 1))
+    random = np.random.default_rng(seed)
+    near_surface = tubes([line], radius + 3, (1, 1, 1)) & ~tube
+    rows = random.random((120, 120, 1)) < 0.2  # along x
+    rough = (tube & (random.random(tube.shape) > 0.02)) | (near_surface & rows)
+    parts = cc3d.connected_components(rough, connectivity=26)
+    rough = parts == np.bincount(parts[parts > 0]).argmax()
+    skeleton = skeleton_of(rough, (1, 1, 1))
+    assert (skeleton.ends, skeleton.branch_points, len(skeleton.branches)) == (2, 0, 1)
+    assert skeleton.length == pytest.approx(80, rel=0.1)
+
+
+def test_thin_parts_stay_where_they_are_no_roughness() -> None:
+    """A tail of a third of the radius is a part of the shape."""
+    along_z = np.array([1.0, 0, 0])
+    body = np.stack([CENTER - 30 * along_z, CENTER])
+    tail = np.stack([CENTER, CENTER + 40 * along_z])
+    mask = tubes([body], 12, (1, 1, 1)) | tubes([tail], 4, (1, 1, 1))
+    skeleton = skeleton_of(mask, (1, 1, 1))
+    assert (skeleton.ends, skeleton.branch_points) == (2, 0)
+    assert skeleton.length == pytest.approx(70, rel=0.1)
 
 
 def test_a_bent_tube_is_tortuous() -> None:

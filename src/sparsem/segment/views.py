@@ -173,23 +173,24 @@ def predict_strip(
         ``probabilities``, (z, structures, y, x) uint8, of the own slices of its slab.
     """
     n_slices = image.shape[1 + AXES.index(strip.axis)]
-    halo = max(recipe.adjacent_slices for recipe in recipes)
     first, stop = max(0, strip.start - REACH), min(n_slices, strip.stop + REACH)
-    first_read = max(0, first - halo)
-    voxels = _read_slices(image, strip, first_read, stop + halo)
+    halo = max(recipe.adjacent_slices for recipe in recipes)
+    read_start = max(0, first - halo)
+    voxels = _read_slices(image, strip, read_start, stop + halo)
     voxel = _side_voxel(image.voxel_size, strip.axis)
-    predicted = slice(first - first_read, stop - first_read)
+    predicted = slice(first - read_start, stop - read_start)
     _, predictions = predict_voxels(voxels, voxel, models, (), settings, predicted)
     inner = strip.slab.inner
     slices = [quantize_probability(prediction.mean[:, inner]) for prediction in predictions]
-    smooth = [
-        _smooth_across(slices, number - first, n_slices - first)
-        for number in range(strip.start, strip.stop)
-    ]
-    # (structures, z, other axis) of every slice across the axis.
-    order = (2, 1, 0, 3) if strip.axis == "y" else (2, 1, 3, 0)
-    probabilities = np.stack(smooth).transpose(order)
-    return {"probabilities": np.ascontiguousarray(probabilities)}
+    positions = range(strip.start - first, strip.stop - first)
+    smooth = [_smooth_across(slices, position, n_slices - first) for position in positions]
+    return {"probabilities": _as_volume(smooth, strip.axis)}
+
+
+def _as_volume(slices: Sequence[Bytes], axis: str) -> Bytes:
+    """Return (z, structures, y, x) from slices (structures, z, other axis) across an axis."""
+    order = (2, 1, 0, 3) if axis == "y" else (2, 1, 3, 0)
+    return np.ascontiguousarray(np.stack(slices).transpose(order))
 
 
 def _smooth_across(slices: Sequence[Bytes], position: int, stop: int) -> Bytes:

@@ -1,17 +1,20 @@
 """Skeletons of objects: center lines, their length, branches, ends and radii.
 
-A mask is resampled to cubes, thinned to lines one voxel wide (see ``thinning``), and the lines
-become a graph: nodes are ends and branch points, edges are branches. A
-branch that ends within the ball inscribed at its branch point is a bump of the surface and is
-removed. Lines are smoothed before they are measured: a chain of voxels is up to 8 % too long.
+A mask is resampled to cubes, its roughness is removed (see ``without_roughness``), it is thinned to
+lines one voxel wide (see ``thinning``), and the lines become a graph: nodes are ends and branch
+points, edges are branches. A branch that ends within the ball inscribed at its branch point is a
+bump of the surface and is removed. Lines are smoothed before they are measured: a chain of voxels
+is up to 8 % too long.
 
 Masks are (z, y, x); lengths and positions have the unit of ``voxel``.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import cc3d
 import edt
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,11 @@ from sparsem.measure.features.thinning import thin
 
 # A branch is a bump if it is shorter than this multiple of the radius at its branch point.
 BUMP_RADII = 1.5
+# Roughness: gaps and whiskers of these radii, as multiples of the largest radius of an object, and
+# at most so many voxels.
+GAP_RADII = 1 / 2
+WHISKER_RADII = 1 / 3
+MAX_ROUGHNESS = 3.0
 SMOOTHING_VOXELS = 2.0  # sigma by which lines are smoothed
 RAY_STEP = 0.25  # voxels by which the way to the tip of an object is measured
 # The numbers of a skeleton, as columns of tables.
@@ -116,7 +124,8 @@ def skeleton_of(mask: Mask, voxel: Edges) -> Skeleton:
         mask: (z, y, x) voxels of the object, in a box that may be tight.
         voxel: edge lengths (z, y, x).
     """
-    cubes, edge = to_cubes(np.pad(mask, 1), voxel)
+    rough, edge = to_cubes(np.pad(mask, 1), voxel)
+    cubes = without_roughness(rough)
     radii = edt.edt(cubes, black_border=True).astype(np.float64)
     # A line of voxels runs next to the center of a tube, where the radius is the largest nearby.
     central_radii = maximum_filter(radii, 3)
@@ -126,7 +135,36 @@ def skeleton_of(mask: Mask, voxel: Edges) -> Skeleton:
     whole = [_up_to_tips(line, degrees, radii) for line in smooth]
     branches = tuple(_to_length(line, edge, voxel) for line in whole)
     counts = Counter(min(degree, 3) for degree in degrees.values())
-    return Skeleton(branches, ends=counts[1], branch_points=counts[3])
+    return Skeleton(branches, counts[1], counts[3])
+
+
+def without_roughness(mask: Mask) -> Mask:
+    """Return a mask without cavities, narrow gaps and thin whiskers, which no line should follow.
+
+    A predicted outline is rough where the network was uncertain. Thinning keeps every tunnel and
+    every tip, so that rough outlines would have more lines than the object. The mask is closed by a
+    ball, and opened by another one; both are small next to the largest ball in the object.
+
+    Args:
+        mask: (z, y, x) cubes, with a margin of one voxel.
+    """
+    margin = math.ceil(MAX_ROUGHNESS) + 1
+    padded = np.pad(mask, margin)
+    largest = float(edt.edt(padded).max())
+    closed = _closed(padded, min(GAP_RADII * largest, MAX_ROUGHNESS))
+    background = cc3d.connected_components(~closed, connectivity=6)
+    solid = background != background[0, 0, 0]
+    whisker = min(WHISKER_RADII * largest, MAX_ROUGHNESS)
+    if whisker >= 1:
+        solid &= edt.edt(~(edt.edt(solid) > whisker)) <= whisker
+    inner = (slice(margin, -margin),) * 3
+    return np.asarray(solid[inner])
+
+
+def _closed(mask: Mask, radius: float) -> Mask:
+    """Return a mask closed by a ball, which keeps all its voxels."""
+    dilated = edt.edt(~mask) <= radius
+    return np.asarray((edt.edt(dilated) > radius) | mask)
 
 
 def _smoothed(line: Branch) -> Branch:
