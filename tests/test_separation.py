@@ -481,6 +481,10 @@ def test_a_study_trains_boundaries_and_numbers_objects(tissue: Sample, tmp_path:
         texture = false
         [contacts]
         pairs = [["mitochondrion", "mitochondrion"]]
+        [skeletons]
+        structures = ["mitochondrion"]
+        [predict]
+        views = 3
         [export]
     """
     (tmp_path / "study.toml").write_text(textwrap.dedent(study), encoding="utf-8")
@@ -489,7 +493,9 @@ def test_a_study_trains_boundaries_and_numbers_objects(tissue: Sample, tmp_path:
     assert sample.names("probabilities") == ["mitochondrion", "mitochondrion-boundary"]
     assert "mitochondrion-objects" in sample.names("labels")
     assert recorded_object_settings(sample, "mitochondrion").method == "agglomeration"
-    assert {"mitochondrion", "contacts_mitochondrion_mitochondrion"} <= set(sample.tables)
+    tables = {"contacts_mitochondrion_mitochondrion", "skeletons_mitochondrion"}
+    assert {"mitochondrion", *tables} <= set(sample.tables)
+    assert "branches" in sample.read_table("statistics")["measure"].to_pylist()
     # The boundary is a step, and no result.
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["mitochondrion.tif"]
     before = files_in(sample.path)

@@ -16,6 +16,7 @@ from sparsem.labels.constrain import ConstrainSettings
 from sparsem.labels.objects import ObjectSettings
 from sparsem.measure.contacts import ContactSettings
 from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.skeletons import SkeletonSettings
 from sparsem.preprocess.align import AlignSettings
 from sparsem.preprocess.denoise import DenoiseSettings
 from sparsem.preprocess.equalize import EqualizeSettings
@@ -24,7 +25,7 @@ from sparsem.report.scene3d.render import RenderSettings
 from sparsem.report.settings import ReportSettings
 from sparsem.score.score import ScoreSettings
 from sparsem.segment.predict_settings import PredictSettings
-from sparsem.settings import Settings, nearest, parse, read_toml
+from sparsem.settings import Settings, StructureNames, nearest, parse, read_toml
 from sparsem.training.settings import TrainSettings
 
 S = TypeVar("S", bound=Settings)
@@ -66,6 +67,12 @@ class ContactStep(ContactSettings):
     pairs: tuple[tuple[str, str], ...] = Field(
         description='pairs of structures, as [["mitochondrion", "cells"]]'
     )
+
+
+class SkeletonStep(SkeletonSettings):
+    """The table [skeletons]: structures whose center lines are measured."""
+
+    structures: StructureNames = Field(description="structures, such as mitochondrion")
 
 
 class ExportStep(Settings):
@@ -121,6 +128,7 @@ class StudySettings(Settings):
         None, description="measurements of every object and cell"
     )
     contacts: ContactStep | None = Field(None, description="contacts between objects")
+    skeletons: SkeletonStep | None = Field(None, description="center lines of objects")
     export: ExportStep | None = Field(None, description="TIFF files")
     render: RenderStep | None = Field(None, description="a rendering in 3D")
     report: ReportStep | None = Field(None, description="the page with everything")
@@ -167,14 +175,16 @@ def _check_cells(study: StudySettings, file: str) -> None:
 
 
 def _check_objects(study: StudySettings, file: str) -> None:
-    """Check that every structure with objects or contacts is predicted."""
+    """Check that every structure with objects, contacts or skeletons is predicted."""
     known = [*trained_structures(study), *mask_structures(study)]
     pairs = study.contacts.pairs if study.contacts else ()
-    named = [*study.objects, *(name for pair in pairs for name in pair)]
+    thinned = study.skeletons.structures if study.skeletons else ()
+    named = [*study.objects, *(name for pair in pairs for name in pair), *thinned]
     for name in named:
         if study.detect is None and name not in known:
             raise SettingsError(
-                f"{file}: [objects] or [contacts] names '{name}', which is not predicted"
+                f"{file}: [objects], [contacts] or [skeletons] names '{name}', which is not "
+                f"predicted"
                 f"{nearest(name, known)}"
             )
 

@@ -20,6 +20,7 @@ from sparsem.labels.constrain import StructureRoles, constrain, remove_constrain
 from sparsem.labels.objects import ObjectSettings, objects
 from sparsem.measure.contacts import ContactSettings, contacts
 from sparsem.measure.measure import measure
+from sparsem.measure.skeletons import SkeletonSettings, skeletons
 from sparsem.preprocess.align import Alignment, align
 from sparsem.preprocess.denoise import denoise
 from sparsem.preprocess.equalize import equalize
@@ -209,10 +210,19 @@ class _Run:
         self._number_objects()
         if study.measure:
             measure(self.sample, study.measure, on=self.on, **self._cells_option())
+        self._measure_networks()
+
+    def _measure_networks(self) -> None:
+        """Measure contacts between objects, and their center lines."""
+        study = self.study
         if study.contacts:
             distance = stage_settings(ContactSettings, study.contacts)
             for first, second in study.contacts.pairs:
                 contacts(self.sample, first, second, distance, on=self.on)
+        if study.skeletons:
+            budget = stage_settings(SkeletonSettings, study.skeletons)
+            for name in study.skeletons.structures:
+                skeletons(self.sample, name, budget, on=self.on)
 
     def _number_objects(self) -> None:
         """Number the objects of structures that are named, or trained with their boundaries."""
