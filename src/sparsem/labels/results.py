@@ -148,9 +148,17 @@ def is_outdated(sample: Sample, name: str, table: str) -> bool:
         return False
     try:
         present = sample.image(name) if table == "quality" else result_labels(sample, name)
-        return read_fingerprint != present.fingerprint
+        has_changed = read_fingerprint != present.fingerprint
+        return has_changed or (table == "measure" and _were_objects_renumbered(sample, name))
     except SampleError:
         return True
+
+
+def _were_objects_renumbered(sample: Sample, name: str) -> bool:
+    """Return True if the objects of ``tables/NAME`` have other numbers or outlines now."""
+    measured = sample.table_notes(name).get("objects")
+    present = object_labels(sample, name) or result_labels(sample, name)
+    return measured not in (None, present.fingerprint)
 
 
 def _fingerprint_of_table(sample: Sample, name: str, table: str) -> str | None:

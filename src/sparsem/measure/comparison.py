@@ -19,7 +19,7 @@ from pydantic import Field
 from sparsem.errors import InputError, SettingsError
 from sparsem.io.patterns import find_files
 from sparsem.measure.dictionary import TEXTURE_DESCRIPTIONS, describe_column, feature_columns
-from sparsem.measure.joined_columns import join_columns
+from sparsem.measure.joined_columns import joined_table
 from sparsem.measure.statistics import cut_columns, cut_objects, medians_of_cells
 from sparsem.quality.comparison_notices import notices_on_power
 from sparsem.quality.statistics import (
@@ -234,7 +234,7 @@ def _numbers_of(
     sample: Sample, name: str, settings: ComparisonSettings
 ) -> Iterator[tuple[str, Floats]]:
     """Yield every measure of a structure with the values of the sample, or of its cells."""
-    table = join_columns(sample, name, sample.read_table(name))
+    table = joined_table(sample, name)
     columns = table.column_names
     if settings.by == "cell" and "cell" not in columns:
         raise InputError(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sparsem.errors import SampleError
 from sparsem.labels.objects import numbered_objects
-from sparsem.labels.results import result_names
+from sparsem.labels.results import is_outdated, result_names
 from sparsem.measure.features.skeleton import SKELETON_COLUMNS
 from sparsem.measure.statistics import statistics_table
 from sparsem.store.sample import Sample
@@ -48,12 +48,21 @@ def join_columns(sample: Sample, name: str, table: pa.Table) -> pa.Table:
     return table
 
 
+def joined_table(sample: Sample, name: str) -> pa.Table:
+    """Return ``tables/NAME`` of a structure with the skeletons and contacts of its objects.
+
+    Without them if the objects have other numbers now than when they were measured.
+    """
+    table = sample.read_table(name)
+    return table if is_outdated(sample, name, "measure") else join_columns(sample, name, table)
+
+
 def renew_statistics(sample: Sample) -> None:
     """Write ``tables/statistics`` of a measured sample again, with skeletons and contacts."""
     if "measured" not in sample.tables:
         return
     names = sample.read_table("measured")["structure"].to_pylist()
-    tables = {name: join_columns(sample, name, sample.read_table(name)) for name in names}
+    tables = {name: joined_table(sample, name) for name in names}
     sample.write_table("statistics", statistics_table(tables))
 
 

@@ -185,6 +185,7 @@ def _object_table(
         "voxel_nm": list(structure.volume.voxel_size),
         **structure.notes,
         "labels": labels.fingerprint,
+        "objects": structure.volume.fingerprint,
     }
     columns = {name: with_nulls(structure.columns[name]) for name in names}
     return pa.table(columns, metadata=_metadata(notes))

@@ -138,7 +138,9 @@ def _add_labeled_slices(view: SampleView, sample: Sample) -> None:
 
 def _add_objects(view: SampleView, sample: Sample, layers: Sequence[StructureLayer]) -> None:
     """Add where the rows of objects are, and contacts."""
-    view.objects = rows_of_objects(layers, view.tables)
+    renumbered = [layer.name for layer in layers if is_outdated(sample, layer.name, "measure")]
+    tables = {name: table for name, table in view.tables.items() if name not in renumbered}
+    view.objects = rows_of_objects(layers, tables)
     view.contacts = contact_summaries(layers, view.tables)
     # Objects that touch differ in their colors only.
     methods = [recorded_object_settings(sample, layer.name).method for layer in layers]
