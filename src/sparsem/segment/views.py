@@ -27,7 +27,8 @@ from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.stage import Arrays, Stage, link_arrays
 
-STRIP = 256  # rows or columns that are predicted at once
+STRIP = 256  # rows or columns that are predicted at once, at most
+STRIP_VOXELS = 2**27  # of a slab; narrower strips are predicted where tiles span many slices
 # A side view of voxels that are longer than this multiple of a pixel is too blurred.
 MAX_ELONGATION = 2.0
 AXES = ("y", "x")  # that side views are across
@@ -133,17 +134,22 @@ def side_strips(
     image: Volume, recipes: Sequence[Recipe], settings: PredictSettings
 ) -> list[SideStrip]:
     """Return the strips of both side views."""
-    depth, height, width = image.shape
     tile = _tile_slices(image.voxel_size, recipes)
     margin = round(settings.overlap * tile / 2)
     step = max(1, tile - 2 * margin)
     strips = []
-    for start in range(0, depth, step):
-        slab = ZBlock(start, min(start + step, depth), start - margin, start - margin + tile)
-        for axis, length in zip(AXES, (height, width), strict=True):
-            for block in z_blocks(length, STRIP):
-                strips.append(SideStrip(axis, slab, block.start, block.stop))
+    for block in z_blocks(image.shape[0], step):
+        read_start = block.start - margin
+        slab = block._replace(read_start=read_start, read_stop=read_start + tile)
+        for axis, length in zip(AXES, image.shape[1:], strict=True):
+            parts = z_blocks(length, _strip_width(image, tile))
+            strips += [SideStrip(axis, slab, part.start, part.stop) for part in parts]
     return strips
+
+
+def _strip_width(image: Volume, tile: int) -> int:
+    """Return the rows or columns of a strip; they change the memory, not the result."""
+    return min(STRIP, max(1, STRIP_VOXELS // (tile * max(image.shape[1:]))))
 
 
 def _tile_slices(voxel: VoxelSize, recipes: Sequence[Recipe]) -> int:
@@ -251,7 +257,8 @@ def side_view_bytes(
     depth, height, width = image.shape
     n_structures = len(recipes[0].structures)
     tile = _tile_slices(image.voxel_size, recipes)
-    # A strip: the image twice, its predictions, and these turned.
-    strip = tile * STRIP * max(height, width) * (2 * image.dtype.itemsize + 2 * n_structures)
+    # A strip: the image twice, its predictions, and these smooth and turned.
+    strip_voxels = tile * (_strip_width(image, tile) + 2 * REACH) * max(height, width)
+    strip = strip_voxels * (2 * image.dtype.itemsize + 3 * n_structures)
     block = 2 * image.block_depth * height * width * n_structures
     return max(strip, block), depth * height * width * n_structures
