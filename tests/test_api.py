@@ -11,7 +11,7 @@ import pytest
 
 import sparsem
 from sparsem import arrays
-from sparsem.errors import SettingsError
+from sparsem.errors import InputError, SettingsError
 from sparsem.workflow.execution import HERE
 from tests.layers import SOURCE
 
@@ -220,3 +220,27 @@ def test_contacts_of_two_arrays_and_of_masks() -> None:
     assert list(zip(within["first"], within["second"], strict=True)) == [(1, 2), (2, 3)]
     far = arrays.contacts(mask, voxel_nm=(10, 10, 10), distance_nm=5)
     assert len(far["first"]) == 0
+
+
+def test_numbers_of_connectomes_come_back() -> None:
+    """They need 64 bits, and are replaced in the sample."""
+    first, second = 864691135000000123, 864691135000000999
+    labels = np.zeros((20, 20, 60), np.uint64)
+    labels[6:14, 6:14, 2:28], labels[6:14, 6:14, 30:58] = first, second
+    pairs = arrays.contacts(labels, voxel_nm=(10, 10, 10))
+    assert (list(pairs["first"]), list(pairs["second"])) == ([first], [second])
+    table, lines = arrays.skeletons(labels, (10, 10, 10))
+    assert list(table["object"]) == [first, second]
+    assert set(lines["object"]) == {first, second}
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    ones = np.ones((4, 8, 8), np.uint8)
+    with pytest.raises(InputError, match=r"'second' has the shape \(2, 8, 8\), but the first"):
+        arrays.contacts(ones, ones[:2])
+    with pytest.raises(InputError, match="'boundary' has the shape"):
+        arrays.separate_objects(ones, ones[:2])
+    with pytest.raises(InputError, match="probability has to be uint8"):
+        arrays.separate_objects(ones / 255, ones)  # type: ignore[arg-type]
+    empty = arrays.contacts(ones * 0 + np.eye(8, dtype=np.uint8), np.zeros_like(ones))
+    assert len(empty["first"]) == 0

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
 from sparsem.report.export import export
 from sparsem.report.layers import read_layers, with_object_meshes
+from sparsem.report.mesh import enclosed_volume, simplify_to_volume, surface_of
 from sparsem.report.plots.colors import cell_color
 from sparsem.report.scene3d.render import render
 from sparsem.report.scene3d.solids import full_solids, solids_of, volume_box
@@ -58,7 +60,9 @@ def test_meshes_have_the_volumes_of_the_table(
         for number, volume in zip(numbers, table["volume_um3"], strict=True):
             mesh = meshes[f"{name} {number}"]
             assert mesh.volume == pytest.approx(volume, rel=0.01)
-            assert tuple(mesh.visual.material.baseColorFactor[:3]) == cell_color(number)
+            linear = mesh.visual.material.baseColorFactor[:3] / 255  # as glTF states
+            gamma = np.where(linear <= 0.0031, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+            np.testing.assert_allclose(255 * gamma, cell_color(number), atol=3)
 
 
 def test_a_simplified_file_says_so(measured: Sample, tmp_path: Path) -> None:
@@ -69,6 +73,35 @@ def test_a_simplified_file_says_so(measured: Sample, tmp_path: Path) -> None:
     assert few.simplification.encode() in few.file.read_bytes()
     text = export(measured, "cells", tmp_path / "few.obj", triangles=300)
     assert text.simplification in text.file.read_text(encoding="utf-8")
+    binary = export(measured, "cells", tmp_path / "few.stl", triangles=300)
+    assert binary.file.read_bytes()[:80] == binary.simplification.encode()[:80]
+    assert len(trimesh.load_mesh(binary.file).faces) == binary.triangles
+
+
+def test_a_limit_below_the_number_of_structures_is_a_limit(
+    measured: Sample, tmp_path: Path
+) -> None:
+    full = export(measured, ["cells", "nucleus"], tmp_path / "full.glb", triangles=0)
+    few = export(measured, ["cells", "nucleus"], tmp_path / "few.glb", triangles=1)
+    assert few.triangles < full.triangles / 4
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_few_triangles_enclose_the_volume_of_a_thin_curved_object(seed: int) -> None:
+    """Twelve triangles cannot; there are as many as it takes."""
+    random = np.random.default_rng(seed)
+    points = 30 + np.cumsum(random.normal(0, 4, (8, 3)), axis=0)
+    grid = np.moveaxis(np.indices((60, 60, 60)), 0, -1)
+    mask = np.zeros((60, 60, 60), bool)
+    for start, end in pairwise(points):
+        for fraction in np.linspace(0, 1, 12):
+            center = start + fraction * (end - start)
+            mask |= ((grid - center) ** 2).sum(axis=-1) <= 9
+    surface = surface_of(mask, (1.0, 1.0, 1.0))
+    volume = float(mask.sum())
+    simple = simplify_to_volume(surface, 12, volume, (1.0, 1.0, 1.0))
+    assert enclosed_volume(simple) == pytest.approx(volume, rel=0.01)
+    assert len(simple.triangles) < len(surface.triangles) / 4
 
 
 @pytest.fixture(scope="module")

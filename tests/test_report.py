@@ -550,6 +550,28 @@ def test_rows_of_earlier_objects_are_not_shown(networks: Sample, tmp_path: Path)
     assert after["scene"]["structures"][0]["skeletons"] == lines
 
 
+def test_names_with_underscores_are_no_other_pair(complete: Sample, tmp_path: Path) -> None:
+    """``contacts_a_b_c`` may belong to a and b_c, or to a_b and c."""
+    sample = copy_of(complete, tmp_path / "s.zarr")
+    for name in ("a", "b_c", "a_b", "c"):
+        put(sample, f"labels/{name}", two_slabs(sample), 7, VoxelSize(20, 10, 10))
+    contacts(sample, "a", "b_c", distance_nm=400)
+    assert contacts(sample, "a", "b_c", distance_nm=400, on=AGAIN).pairs
+    page = report(sample, tmp_path / "a.html", SMALL)
+    assert not [notice for notice in page.notices["s"] if "contacts" in notice.text]
+    objects_of = data_of(page.path)["samples"][0]["objects"]
+    names = {name: [entry["table"] for entry in objects_of[name]["tables"]] for name in objects_of}
+    assert "contacts_a_b_c" in names["a"]
+    assert "contacts_a_b_c" in names["b_c"]
+    assert "contacts_a_b_c" not in names["a_b"] + names["c"]
+
+
+def two_slabs(sample: Sample) -> NDArray[np.uint32]:
+    labels = np.zeros(sample.image().shape, np.uint32)
+    labels[4:8, 10:20, 10:20], labels[4:8, 10:20, 24:30] = 300, 301
+    return labels
+
+
 def test_lines_of_many_points_are_thinned() -> None:
     points = np.linspace(0, 1, 200_000)
     columns = {f"{axis}_um": points for axis in "zyx"}

@@ -119,6 +119,26 @@ def test_thin_parts_stay_where_they_are_no_roughness() -> None:
     assert skeleton.length == pytest.approx(70, rel=0.1)
 
 
+def test_a_nanotunnel_and_a_beaded_tube_have_one_line() -> None:
+    along_z = np.array([1.0, 0, 0])
+    ends = [
+        CENTER - 50 * along_z,
+        CENTER - 25 * along_z,
+        CENTER + 25 * along_z,
+        CENTER + 50 * along_z,
+    ]
+    rods = tubes([np.stack(ends[:2]), np.stack(ends[2:])], 9, (1, 1, 1))
+    tunnel = tubes([np.stack(ends[1:3])], 2.5, (1, 1, 1))
+    skeleton = skeleton_of(rods | tunnel, (1, 1, 1))
+    assert (skeleton.ends, skeleton.branch_points, len(skeleton.branches)) == (2, 0, 1)
+    assert skeleton.length == pytest.approx(100, rel=0.05)
+    thin = tubes([np.stack([ends[0], ends[3]])], 2.5, (1, 1, 1))
+    bead = tubes([np.stack([CENTER, CENTER + along_z])], 9, (1, 1, 1))
+    beaded = skeleton_of(thin | bead, (1, 1, 1))
+    assert (beaded.ends, beaded.branch_points) == (2, 0)
+    assert beaded.length == pytest.approx(100, rel=0.05)
+
+
 def test_a_bent_tube_is_tortuous() -> None:
     angles = np.linspace(0, np.pi, 40)[:, None]
     half_ring = CENTER + 40 * np.concatenate(

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from sparsem.errors import SampleError
 from sparsem.labels.objects import objects
 from sparsem.measure.contacts import contacts
 from sparsem.measure.measure import measure
@@ -130,6 +131,30 @@ def test_skeletons_and_contacts_are_in_the_statistics_and_renewed(tmp_path: Path
     measures = {name for name, _, _ in rows_of(sample, "mitochondrion")}
     assert not measures & set(names)
     assert "branches" in measures
+
+
+def test_statistics_of_an_earlier_run_join_the_same_objects_only(tmp_path: Path) -> None:
+    sample = tissue_of(tmp_path / "s.zarr")
+    again = Execution(overwrite=True, quiet=True)
+    measure(sample, texture=False)
+    skeletons(sample, "mitochondrion")
+    objects(sample, "mitochondrion", min_voxels=100, on=again)
+    skeletons(sample, "mitochondrion", on=again)
+    measure(sample, texture=False, structures=("nucleus",), on=again)
+    assert "branches" not in {name for name, _, _ in rows_of(sample, "mitochondrion")}
+
+
+def test_a_damaged_or_lost_table_is_named(tmp_path: Path) -> None:
+    sample = tissue_of(tmp_path / "s.zarr")
+    measure(sample, texture=False)
+    skeletons(sample, "mitochondrion")
+    sample.remove_table("skeletons_mitochondrion")
+    skeletons(sample, "nucleus")
+    assert "branches" not in {name for name, _, _ in rows_of(sample, "mitochondrion")}
+    assert "branches" in {name for name, _, _ in rows_of(sample, "nucleus")}
+    (sample.path / "tables" / "nucleus.parquet").write_bytes(b"damaged")
+    with pytest.raises(SampleError, match=r"The table nucleus of s\.zarr is damaged"):
+        skeletons(sample, "nucleolus")
 
 
 def rows_of(sample: Sample, name: str) -> dict[tuple[str, str, str], dict[str, Any]]:

@@ -13,10 +13,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparsem.annotation.label_volumes import import_labels
 from sparsem.annotation.writing import write_annotation
+from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.settings import Settings
@@ -215,6 +217,9 @@ def separate_objects(
     Returns:
         (z, y, x) uint32: numbers of the objects from 1 on.
 
+    Raises:
+        InputError: the arrays differ in shape, or are not uint8.
+
     >>> import numpy as np
     >>> from sparsem import arrays
     >>> probability = np.zeros((8, 16, 33), np.uint8)
@@ -226,6 +231,10 @@ def separate_objects(
     """
     from sparsem.labels.objects import objects as objects_stage
 
+    _require_shape(probability.shape, boundary, "boundary")
+    for name, array in (("probability", probability), ("boundary", boundary)):
+        if array.dtype != np.uint8:
+            raise InputError(f"{name} has to be uint8, round(255 p), but it is {array.dtype}.")
     mask = (probability >= FOREGROUND).astype(np.uint8)
     with _labels_sample(mask, voxel_nm, probability) as sample:
         _write_probability(sample, STRUCTURE, probability)
@@ -343,6 +352,8 @@ def contacts(
     """
     from sparsem.measure.contacts import contacts as contacts_stage
 
+    if second is not None:
+        _require_shape(first.shape, second, "second")
     with _labels_sample(first, voxel_nm, None) as sample:
         names = [STRUCTURE]
         if second is not None:
@@ -351,7 +362,10 @@ def contacts(
         for name in names:
             _number_masks(sample, name)
         contacts_stage(sample, names[0], names[-1], on=QUIET, **changes)
-        return table_for_users(sample.read_table(f"contacts_{names[0]}_{names[-1]}"))
+        table = sample.read_table(f"contacts_{names[0]}_{names[-1]}")
+        for column, name in zip(("first", "second"), (names[0], names[-1]), strict=True):
+            table = _with_given_numbers(sample, name, table, column)
+        return table_for_users(table)
 
 
 def skeletons(labels: Labels, voxel_nm: VoxelSize = (1, 1, 1), **changes: Any) -> tuple[Any, Any]:
@@ -379,8 +393,11 @@ def skeletons(labels: Labels, voxel_nm: VoxelSize = (1, 1, 1), **changes: Any) -
     with _labels_sample(labels, voxel_nm, None) as sample:
         _number_masks(sample, STRUCTURE)
         skeletons_stage(sample, STRUCTURE, on=QUIET, **changes)
-        names = (f"skeletons_{STRUCTURE}", f"skeleton_lines_{STRUCTURE}")
-        objects, lines = (table_for_users(sample.read_table(name)) for name in names)
+        tables = [
+            _with_given_numbers(sample, STRUCTURE, sample.read_table(name), "object")
+            for name in (f"skeletons_{STRUCTURE}", f"skeleton_lines_{STRUCTURE}")
+        ]
+        objects, lines = map(table_for_users, tables)
         return objects, lines
 
 
@@ -448,6 +465,31 @@ def quality(images: Image, voxel_nm: VoxelSize = (1, 1, 1), **changes: Any) -> A
     with _sample_of(images, voxel_nm) as sample:
         quality_stage(sample, on=QUIET, **changes)
         return table_for_users(sample.read_table("quality_raw"))
+
+
+def _require_shape(shape: tuple[int, ...], array: NDArray[Any], name: str) -> None:
+    """Check that an array has a shape.
+
+    Raises:
+        InputError: it has another one.
+    """
+    if array.shape != shape:
+        raise InputError(f"'{name}' has the shape {array.shape}, but the first array has {shape}.")
+
+
+def _with_given_numbers(sample: Sample, name: str, table: pa.Table, column: str) -> pa.Table:
+    """Return a table with the numbers that objects had in the given array.
+
+    Numbers that do not fit into 32 bits were replaced at import.
+    """
+    renumbering = f"label_ids_{name}"
+    if renumbering not in sample.tables:
+        return table
+    numbers = sample.read_table(renumbering)
+    given = dict(zip(numbers["id"].to_pylist(), numbers["file_id"].to_pylist(), strict=True))
+    values = [given[number] for number in table[column].to_pylist()]
+    index = table.column_names.index(column)
+    return table.set_column(index, column, pa.array(values, pa.uint64()))
 
 
 def _image(array: NDArray[Any]) -> Image:

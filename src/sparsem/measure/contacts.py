@@ -477,7 +477,7 @@ def _object_table(
     structure = names[SIDES.index(side)]
     return pa.table(
         {
-            "structure": [structure] * len(ids),
+            "structure": pa.array([structure] * len(ids), pa.string()),
             "object": ids,
             "surface_um2": surface * NM2,
             "contact_um2": in_contact * NM2,

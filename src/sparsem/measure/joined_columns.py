@@ -1,6 +1,6 @@
 """The table of a structure with the numbers that other stages measured of the same objects."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -35,14 +35,10 @@ def join_columns(sample: Sample, name: str, table: pa.Table) -> pa.Table:
     """
     column = "object" if "object" in table.column_names else "cell"
     ids = table[column].to_numpy()
-    joined: dict[str, Floats] = {}
-    if _is_current(sample, f"skeletons-{name}", {"labels": name}):
-        skeletons = sample.read_table(f"skeletons_{name}")
-        for measure in SKELETON_COLUMNS:
-            values = skeletons[measure].to_numpy()
-            joined[measure] = _in_order_of(ids, skeletons["object"].to_numpy(), values)
-    for pair in _pairs_with(sample, name):
-        joined |= _contact_columns(sample, name, pair, ids)
+    joined = _skeleton_columns(sample, name, ids) if has_current_skeletons(sample, name) else {}
+    for pair in pairs_in_contact(sample, result_names(sample)):
+        if name in pair:
+            joined |= _contact_columns(sample, name, pair, ids)
     for title, values in joined.items():
         table = table.append_column(title, pa.array(values, from_pandas=True))
     return table
@@ -52,8 +48,18 @@ def joined_table(sample: Sample, name: str) -> pa.Table:
     """Return ``tables/NAME`` of a structure with the skeletons and contacts of its objects.
 
     Without them if the objects have other numbers now than when they were measured.
+
+    Raises:
+        SampleError: the table is damaged.
     """
-    table = sample.read_table(name)
+    try:
+        table = sample.read_table(name)
+    except (pa.ArrowException, OSError) as error:
+        path = sample.path.name
+        raise SampleError(
+            f"The table {name} of {path} is damaged ({error}); run 'sparsem measure {path} "
+            "--overwrite'."
+        ) from error
     return table if is_outdated(sample, name, "measure") else join_columns(sample, name, table)
 
 
@@ -84,16 +90,34 @@ def _is_current(sample: Sample, stage: str, inputs: Mapping[str, str]) -> bool:
     return all(recorded.get(f"input {key}") == now.fingerprint for key, now in present.items())
 
 
-def _pairs_with(sample: Sample, name: str) -> list[tuple[str, str]]:
-    """Return the pairs of structures with this one whose contacts were measured."""
-    names = result_names(sample)
-    pairs = [(first, second) for first, second in product(names, names) if name in (first, second)]
-    measured = [pair for pair in pairs if f"contacts_{'_'.join(pair)}" in sample.tables]
-    return [
-        pair
-        for pair in measured
-        if _is_current(sample, f"contacts-{'_'.join(pair)}", dict(zip(SIDES, pair, strict=True)))
-    ]
+def has_current_skeletons(sample: Sample, name: str) -> bool:
+    """Return True if the skeletons in the sample are those of the objects that it holds now."""
+    has_table = f"skeletons_{name}" in sample.tables
+    return has_table and _is_current(sample, f"skeletons-{name}", {"labels": name})
+
+
+def pairs_in_contact(sample: Sample, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of structures whose contacts are those of the objects of the sample now.
+
+    Names may contain the underscore that joins them, so that the inputs of the stage decide.
+    """
+    tables = sample.tables
+    pairs = []
+    for pair in product(names, names):
+        ending = "_".join(pair)
+        has_tables = f"contacts_{ending}" in tables and f"contact_fraction_{ending}" in tables
+        inputs = dict(zip(SIDES, pair, strict=True))
+        if has_tables and _is_current(sample, f"contacts-{ending}", inputs):
+            pairs.append(pair)
+    return pairs
+
+
+def _skeleton_columns(sample: Sample, name: str, ids: NDArray[Any]) -> dict[str, Floats]:
+    """Return the numbers (n,) of the skeletons of objects."""
+    skeletons = sample.read_table(f"skeletons_{name}")
+    keys = skeletons["object"].to_numpy()
+    measures = {measure: skeletons[measure].to_numpy() for measure in SKELETON_COLUMNS}
+    return {measure: _in_order_of(ids, keys, values) for measure, values in measures.items()}
 
 
 def _contact_columns(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sparsem.errors import SampleError
 from sparsem.measure.dictionary import OBJECT_COLUMNS, dictionary_table
-from sparsem.measure.joined_columns import join_columns
+from sparsem.measure.joined_columns import join_columns, joined_table
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.statistics import statistics_table
 from sparsem.measure.structures import MeasuredStructure, SmallComponents
@@ -84,9 +84,8 @@ def write_measure_tables(
     columns = _column_names(sample, earlier_tables, [tables[name] for name in structures])
     tables["dictionary"] = dictionary_table(columns)
     earlier_names = [str(row["structure"]) for row in earlier_rows]
-    measured = {name: sample.read_table(name) for name in earlier_names}
-    measured |= {name: tables[name] for name in structures}
-    joined = {name: join_columns(sample, name, table) for name, table in measured.items()}
+    joined = {name: joined_table(sample, name) for name in earlier_names}
+    joined |= {name: join_columns(sample, name, tables[name]) for name in structures}
     tables["statistics"] = statistics_table(joined)
     _replace_tables(sample, tables, earlier_tables)
     # ``measured`` lists all tables and is written last: until then nothing counts as measured.

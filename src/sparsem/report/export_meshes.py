@@ -49,8 +49,8 @@ def write_meshes(
     layers = with_object_meshes(_layers_with_labels(sample, names, settings))
     plans = [_plan_meshes(sample, layer, settings, on.quiet) for layer in layers]
     n_meshes = sum(plan.n_meshes for plan in plans)
-    n_triangles = _triangle_limit(n_meshes, settings) // len(plans)
-    file = MeshFile()
+    n_triangles = _triangle_limit(n_meshes, len(plans), settings)
+    file = MeshFile(path)
     with Meter(f"export {path.name}", n_meshes + 1, quiet=on.quiet) as meter:
         for plan in plans:
             for solid in plan.solids(n_triangles, settings.max_mvoxels * 1e6):
@@ -58,10 +58,11 @@ def write_meshes(
                 meter.step(plan.layer.name)
         if not file.n_meshes:
             raise SampleError(
-                f"There is nothing to write: {', '.join(names)} are empty in {sample.path.name}."
+                f"There is nothing to write: no voxel of {sample.path.name} is labeled as "
+                f"{' or '.join(names)}."
             )
         simplification = _simplification(file)
-        file.write(path, simplification, on.overwrite)
+        file.write(simplification, on.overwrite)
         meter.step()
     return ExportResult(
         path,
@@ -73,11 +74,13 @@ def write_meshes(
     )
 
 
-def _triangle_limit(n_meshes: int, settings: ExportSettings) -> int:
-    """Return the number of triangles of all meshes together; 0 for no limit."""
-    if settings.triangles is not None:
-        return settings.triangles
-    return max(1, int((MAX_BYTES - n_meshes * MESH_BYTES) / TRIANGLE_BYTES))
+def _triangle_limit(n_meshes: int, n_structures: int, settings: ExportSettings) -> int:
+    """Return the number of triangles of the meshes of a structure; 0 for no limit."""
+    if settings.triangles == 0:
+        return 0
+    as_in_mail = int((MAX_BYTES - n_meshes * MESH_BYTES) / TRIANGLE_BYTES)
+    n_triangles = as_in_mail if settings.triangles is None else settings.triangles
+    return max(1, n_triangles // n_structures)
 
 
 class _MeshPlan(NamedTuple):

@@ -31,6 +31,7 @@ MIN_INSIDE = 0.55  # smallest smoothed value of a voxel of the mask: just above 
 MAX_STEP = 0.25  # by which a surface moves at once, voxels
 MAX_STEPS = 30
 VOLUME_TOLERANCE = 0.005  # relative difference between the volume of a body and of its voxels
+MAX_VOLUME_ERROR = 0.01  # the same of simplified meshes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -167,8 +168,7 @@ def _bodies_near(vertices: Floats, bodies: NDArray[Any]) -> Ints:
     low = np.floor(vertices).astype(np.int64)
     # One of the eight voxels around a vertex belongs to the mask; in the smoothed corner of a
     # cavity, one of the voxels around these.
-    offsets = sorted(np.ndindex(4, 4, 4), key=_distance_from_middle)
-    for offset in offsets:
+    for offset in sorted(np.ndindex(4, 4, 4), key=_distance_from_middle):
         unknown = np.flatnonzero(body_of_vertex == 0)
         if not unknown.size:
             break
@@ -205,12 +205,21 @@ def simplify_to_volume(mesh: Mesh, n_triangles: int, volume: float, voxel: Seque
 
     Args:
         mesh: closed surfaces of one body.
-        n_triangles: approximate number of triangles; 0 for all.
-        volume: volume to enclose, within ``VOLUME_TOLERANCE``.
+        n_triangles: approximate number of triangles; 0 for all. There are more where so few
+            cannot enclose the volume.
+        volume: volume to enclose, within ``MAX_VOLUME_ERROR``.
         voxel: edge lengths (z, y, x) of the voxels of the mesh.
     """
-    if n_triangles:
-        mesh = simplify(mesh, n_triangles)
+    simple = simplify(mesh, n_triangles) if n_triangles else mesh
+    restored = _restore_volume(simple, volume, voxel)
+    if abs(enclosed_volume(restored) - volume) <= MAX_VOLUME_ERROR * volume or simple is mesh:
+        return restored
+    # So few triangles do not enclose the volume, however they are moved.
+    return simplify_to_volume(mesh, 2 * max(n_triangles, len(simple.triangles)), volume, voxel)
+
+
+def _restore_volume(mesh: Mesh, volume: float, voxel: Sequence[float]) -> Mesh:
+    """Return a mesh of one body that encloses a volume."""
     of_one_body = np.zeros(len(mesh.vertices), np.int64)
     return restore_volumes(mesh, of_one_body, np.array([volume]), MAX_STEP * min(voxel))
 

@@ -3,15 +3,21 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sparsem.io.writers import atomic_output
-from sparsem.report.plots.colors import css_color
+from sparsem.report.plots.colors import RGB, css_color
 from sparsem.report.scene3d.solids import Solid
 
 OPAQUE = 255
+STL_HEADER = 80  # bytes
 
 
 class MeshFile:
     """Meshes (z, y, x) with their names and colors, to be written as one file (x, y, z).
+
+    Args:
+        path: the file; its ending names the format.
 
     Attributes:
         n_meshes: number of meshes.
@@ -19,9 +25,11 @@ class MeshFile:
         n_full_triangles: number of their triangles before they were simplified.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
         import trimesh  # takes a second to load, and only meshes need it
 
+        self._path = path
+        self._ending = path.suffix.lower()
         self._scene = trimesh.Scene()
         self.n_meshes = 0
         self.n_triangles = 0
@@ -33,12 +41,12 @@ class MeshFile:
 
         if not len(solid.mesh.triangles):
             return
-        color = css_color(solid.color)
+        color = _linear(solid.color) if self._ending == ".glb" else solid.color
         material = trimesh.visual.material.PBRMaterial(
-            baseColorFactor=(*solid.color, OPAQUE),
+            baseColorFactor=(*color, OPAQUE),
             metallicFactor=0.0,
             roughnessFactor=0.8,
-            name=color,  # meshes of one color share a material
+            name=css_color(solid.color),  # meshes of one color share a material
         )
         visual = trimesh.visual.TextureVisuals(material=material)
         vertices_xyz = solid.mesh.vertices[:, ::-1]
@@ -48,26 +56,35 @@ class MeshFile:
         self.n_triangles += len(solid.mesh.triangles)
         self.n_full_triangles += solid.n_full_triangles
 
-    def write(self, path: Path, comment: str, overwrite: bool) -> None:
-        """Write the meshes in the format that the ending names.
+    def write(self, comment: str, overwrite: bool) -> None:
+        """Write the file, which is replaced.
 
         Args:
-            path: the file, which is replaced.
-            comment: a sentence that GLB and OBJ carry; empty for none.
+            comment: a sentence that the file carries; empty for none.
             overwrite: whether the file with the colors of an OBJ may be replaced.
 
         Raises:
             InputError: the file with the colors of an OBJ exists and may not be replaced.
         """
-        ending = path.suffix.lower()
-        if ending == ".obj":
-            _write_obj(self._scene, path, comment, overwrite)
+        if self._ending == ".obj":
+            _write_obj(self._scene, self._path, comment, overwrite)
             return
-        if comment:
-            self._scene.metadata["comment"] = comment
-        content = self._scene.to_mesh() if ending == ".stl" else self._scene
-        with atomic_output(path, overwrite=True) as unfinished:
-            unfinished.write_bytes(content.export(file_type=ending.removeprefix(".")))
+        if self._ending == ".stl":
+            content = self._scene.to_mesh().export(file_type="stl")
+            content = comment.encode("ascii")[:STL_HEADER].ljust(STL_HEADER) + content[STL_HEADER:]
+        else:
+            self._scene.metadata.update({"comment": comment} if comment else {})
+            content = self._scene.export(file_type="glb")
+        with atomic_output(self._path, overwrite=True) as unfinished:
+            unfinished.write_bytes(content)
+
+
+def _linear(color: RGB) -> RGB:
+    """Return a color as glTF stores it: linear, where CSS and images have the sRGB curve."""
+    fractions = np.array(color) / 255
+    low, high = fractions / 12.92, ((fractions + 0.055) / 1.055) ** 2.4
+    red, green, blue = np.round(255 * np.where(fractions <= 0.04045, low, high)).astype(int)
+    return int(red), int(green), int(blue)
 
 
 def _write_obj(scene: Any, path: Path, comment: str, overwrite: bool) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from sparsem.labels.results import result_names
+from sparsem.measure.joined_columns import has_current_skeletons
 from sparsem.report.layers import StructureLayer
 from sparsem.report.plots.colors import N_CELL_COLORS, RGB, cell_color
 from sparsem.store.sample import Sample
@@ -15,6 +17,7 @@ SIDES = ("first", "second")
 CONTACT_COLUMNS = (*SIDES, "area_um2", "sites", "mean_distance_nm", "min_distance_nm")
 
 Tables = Mapping[str, pa.Table]
+Pair = tuple[str, str]
 
 
 def color_cycle() -> list[RGB]:
@@ -22,43 +25,45 @@ def color_cycle() -> list[RGB]:
     return [cell_color(number) for number in range(N_CELL_COLORS)]
 
 
-def rows_of_objects(layers: Sequence[StructureLayer], tables: Tables) -> dict[str, Any]:
+def rows_of_objects(
+    layers: Sequence[StructureLayer], tables: Tables, pairs: Sequence[Pair]
+) -> dict[str, Any]:
     """Return where the page finds the rows of the objects of every numbered structure.
 
     Args:
         layers: structures on the page.
         tables: name -> table.
+        pairs: structures whose contacts were measured.
 
     Returns:
         Structure -> ``color``, that of the structure, null for cells; and ``tables``, a list of
         ``table``, its ``columns`` that hold the number of the object, and ``only``, column ->
         value of its rows that belong to the structure.
     """
-    numbered = [layer for layer in layers if layer.numbered]
-    names = [layer.name for layer in numbered]
     return {
         layer.name: {
             "color": None if layer.cells else list(layer.color),
-            "tables": _tables_of(layer.name, names, tables),
+            "tables": _tables_of(layer.name, tables, pairs),
         }
-        for layer in numbered
+        for layer in layers
+        if layer.numbered
     }
 
 
-def _tables_of(name: str, names: Sequence[str], tables: Tables) -> list[dict[str, Any]]:
+def _tables_of(name: str, tables: Tables, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Return the tables with rows of the objects of a structure, see ``rows_of_objects``."""
     rows = []
     for table in (name, f"skeletons_{name}"):
         if table in tables:
             column = "object" if "object" in tables[table].column_names else "cell"
             rows.append({"table": table, "columns": [column], "only": {}})
-    for pair in _pairs_in_contact(names, tables):
+    for pair in pairs:
         if name in pair:
             rows += _tables_of_contacts(name, pair)
     return rows
 
 
-def _tables_of_contacts(name: str, pair: tuple[str, str]) -> list[dict[str, Any]]:
+def _tables_of_contacts(name: str, pair: Pair) -> list[dict[str, Any]]:
     """Return the tables of contacts with rows of the objects of one structure of a pair."""
     ending = "_".join(pair)
     columns = [side for side, side_name in zip(SIDES, pair, strict=True) if side_name == name]
@@ -69,54 +74,44 @@ def _tables_of_contacts(name: str, pair: tuple[str, str]) -> list[dict[str, Any]
     ]
 
 
-def _pairs_in_contact(names: Sequence[str], tables: Tables) -> list[tuple[str, str]]:
-    """Return the pairs of structures whose contacts were measured."""
-    pairs = product(names, repeat=2)
-    return [(first, second) for first, second in pairs if f"contacts_{first}_{second}" in tables]
+def outdated_of_objects(sample: Sample, pairs: Sequence[Pair]) -> dict[str, list[str]]:
+    """Return the stages whose tables belong to other objects than those of the sample now.
 
-
-def outdated_of_objects(sample: Sample, layers: Sequence[StructureLayer]) -> dict[str, list[str]]:
-    """Return the stages whose tables belong to earlier objects than those of the layers.
+    Args:
+        sample: the sample.
+        pairs: structures whose contacts are up to date.
 
     Returns:
         The command that measures them again -> the names of their tables.
     """
-    present = {layer.name: layer.labels.fingerprint for layer in layers if layer.labels}
+    names = result_names(sample)
     path = sample.path.name
     outdated = {}
-    for name, fingerprint in present.items():
-        if _differs(sample, f"skeletons-{name}", {"labels": fingerprint}):
+    for name in names:
+        if f"skeletons_{name}" in sample.tables and not has_current_skeletons(sample, name):
             outdated[f"skeletons {path} {name}"] = [f"skeletons_{name}", f"skeleton_lines_{name}"]
-    for first, second in product(present, repeat=2):
-        inputs = {"first": present[first], "second": present[second]}
-        pair = f"{first}_{second}"
-        if _differs(sample, f"contacts-{pair}", inputs):
-            tables = [f"contacts_{pair}", f"contact_fraction_{pair}"]
+    current = {"_".join(pair) for pair in pairs}
+    for first, second in product(names, repeat=2):
+        ending = f"{first}_{second}"
+        if f"contacts_{ending}" in sample.tables and ending not in current:
+            tables = [f"contacts_{ending}", f"contact_fraction_{ending}"]
             outdated[f"contacts {path} {first} {second}"] = tables
     return outdated
 
 
-def _differs(sample: Sample, stage: str, present: Mapping[str, str]) -> bool:
-    """Return True if a stage ran, and on other inputs than the present ones."""
-    recorded = sample.last_settings(stage)
-    read = {name: recorded.get(f"input {name}") for name in present}
-    return any(read.values()) and read != present
-
-
-def contact_summaries(layers: Sequence[StructureLayer], tables: Tables) -> list[dict[str, Any]]:
+def contact_summaries(tables: Tables, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Return the contacts of every pair of structures: sums, and the pairs of the largest area.
 
     Args:
-        layers: structures on the page.
         tables: name -> table.
+        pairs: structures whose contacts were measured.
 
     Returns:
         Dictionaries with ``first``, ``second``, ``pairs``, ``sites``, ``area_um2``, and ``rows``,
         at most ``MAX_CONTACTS`` of ``CONTACT_COLUMNS``.
     """
-    names = [layer.name for layer in layers if layer.numbered]
     summaries = []
-    for first, second in _pairs_in_contact(names, tables):
+    for first, second in pairs:
         table = tables[f"contacts_{first}_{second}"]
         largest = table.sort_by([("area_um2", "descending")]).slice(0, MAX_CONTACTS)
         summary = {

@@ -16,7 +16,8 @@ from sparsem.boxes.tables import (
 from sparsem.errors import SparsemError
 from sparsem.geometry import evenly_spaced
 from sparsem.labels.objects import recorded_object_settings
-from sparsem.labels.results import is_outdated
+from sparsem.labels.results import is_outdated, result_names
+from sparsem.measure.joined_columns import pairs_in_contact
 from sparsem.progress import Meter
 from sparsem.report.box_layers import BoxLayer, box_layer_colors, read_box_layers
 from sparsem.report.dice import score_text
@@ -140,11 +141,25 @@ def _add_objects(view: SampleView, sample: Sample, layers: Sequence[StructureLay
     """Add where the rows of objects are, and contacts."""
     renumbered = [layer.name for layer in layers if is_outdated(sample, layer.name, "measure")]
     tables = {name: table for name, table in view.tables.items() if name not in renumbered}
-    view.objects = rows_of_objects(layers, tables)
-    view.contacts = contact_summaries(layers, view.tables)
+    pairs = _pairs_with_tables(view, sample, layers)
+    view.objects = rows_of_objects(layers, tables, pairs)
+    view.contacts = contact_summaries(view.tables, pairs)
     # Objects that touch differ in their colors only.
     methods = [recorded_object_settings(sample, layer.name).method for layer in layers]
     view.own_colors = "agglomeration" in methods
+
+
+def _pairs_with_tables(
+    view: SampleView, sample: Sample, layers: Sequence[StructureLayer]
+) -> list[tuple[str, str]]:
+    """Return the pairs of structures whose contacts the page shows."""
+    numbered = [layer.name for layer in layers if layer.numbered]
+    readable = view.tables.keys()
+    return [
+        pair
+        for pair in pairs_in_contact(sample, numbered)
+        if f"contacts_{'_'.join(pair)}" in readable
+    ]
 
 
 def _add_scores(view: SampleView, layers: Sequence[StructureLayer]) -> None:
@@ -291,7 +306,8 @@ def _outdated_tables(
     for name in sample.images:
         if is_outdated(sample, name, "quality"):
             outdated_tables.add(f"quality_{name}")
-    for command, tables in outdated_of_objects(sample, layers).items():
+    pairs = pairs_in_contact(sample, result_names(sample))
+    for command, tables in outdated_of_objects(sample, pairs).items():
         text = (
             f"The objects have changed since the table {tables[0]} was written, so it is not "
             f"shown; run 'sparsem {command} --overwrite'."

@@ -257,8 +257,8 @@ def side_view_bytes(
     depth, height, width = image.shape
     n_structures = len(recipes[0].structures)
     tile = _tile_slices(image.voxel_size, recipes)
-    # A strip: the image twice, its predictions, and these smooth and turned.
+    # A strip: the image padded and turned; its predictions, smooth, joined and turned.
     strip_voxels = tile * (_strip_width(image, tile) + 2 * REACH) * max(height, width)
-    strip = strip_voxels * (2 * image.dtype.itemsize + 3 * n_structures)
+    strip = strip_voxels * (3 * image.dtype.itemsize + 4 * n_structures)
     block = 2 * image.block_depth * height * width * n_structures
     return max(strip, block), depth * height * width * n_structures

@@ -12,7 +12,7 @@ Masks are (z, y, x); lengths and positions have the unit of ``voxel``.
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cc3d
 import edt
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d, maximum_filter
 from scipy.spatial import cKDTree
 
+from sparsem.labels.neighbors import neighbor_slices
 from sparsem.measure.features.surface import Edges
 from sparsem.measure.features.thinning import thin
 
@@ -131,8 +132,7 @@ def skeleton_of(mask: Mask, voxel: Edges) -> Skeleton:
     central_radii = maximum_filter(radii, 3)
     lines = without_bumps(_trace_lines(np.argwhere(thin(cubes)), central_radii))
     degrees = _degrees(lines)
-    smooth = [_smoothed(line) for line in lines]
-    whole = [_up_to_tips(line, degrees, radii) for line in smooth]
+    whole = [_up_to_tips(_smoothed(line), degrees, radii) for line in lines]
     branches = tuple(_to_length(line, edge, voxel) for line in whole)
     counts = Counter(min(degree, 3) for degree in degrees.values())
     return Skeleton(branches, counts[1], counts[3])
@@ -143,7 +143,8 @@ def without_roughness(mask: Mask) -> Mask:
 
     A predicted outline is rough where the network was uncertain. Thinning keeps every tunnel and
     every tip, so that rough outlines would have more lines than the object. The mask is closed by a
-    ball, and opened by another one; both are small next to the largest ball in the object.
+    ball, and opened by another one; both are small next to the largest ball in the object. Thin
+    parts that are long, or that connect others, stay.
 
     Args:
         mask: (z, y, x) cubes, with a margin of one voxel.
@@ -156,9 +157,36 @@ def without_roughness(mask: Mask) -> Mask:
     solid = background != background[0, 0, 0]
     whisker = min(WHISKER_RADII * largest, MAX_ROUGHNESS)
     if whisker >= 1:
-        solid &= edt.edt(~(edt.edt(solid) > whisker)) <= whisker
+        solid = _without_whiskers(solid, whisker, BUMP_RADII * largest)
     inner = (slice(margin, -margin),) * 3
     return np.asarray(solid[inner])
+
+
+def _without_whiskers(mask: Mask, radius: float, min_length: float) -> Mask:
+    """Return a mask opened by a ball, with the thin parts that are no whiskers.
+
+    These are as long as ``min_length``, or connect bodies that opening would part.
+    """
+    opened = mask & (edt.edt(~(edt.edt(mask) > radius)) <= radius)
+    thin_parts, count = cc3d.connected_components(mask & ~opened, connectivity=26, return_N=True)
+    lengths = np.zeros(count + 1)
+    is_thin = thin_parts > 0
+    np.maximum.at(lengths, thin_parts[is_thin], edt.edt(~opened)[is_thin])
+    bodies = cc3d.connected_components(opened, connectivity=26)
+    is_part = (lengths >= min_length) | (_bodies_that_touch(thin_parts, bodies, count) > 1)
+    return np.asarray(opened | is_part[thin_parts])
+
+
+def _bodies_that_touch(parts: NDArray[Any], bodies: NDArray[Any], count: int) -> Ints:
+    """Return the number (count + 1,) of bodies that have a face in common with each part."""
+    pairs = [np.empty((0, 2), np.int64)]
+    for axis in range(3):
+        first, second = neighbor_slices(axis)
+        for near, far in ((first, second), (second, first)):
+            touch = (parts[near] > 0) & (bodies[far] > 0)
+            pairs.append(np.column_stack([parts[near][touch], bodies[far][touch]]))
+    part_of_pair = np.unique(np.concatenate(pairs), axis=0)[:, 0]
+    return np.bincount(part_of_pair.astype(np.int64), minlength=count + 1)
 
 
 def _closed(mask: Mask, radius: float) -> Mask:

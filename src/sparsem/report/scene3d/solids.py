@@ -25,7 +25,7 @@ from sparsem.report.plots.colors import RGB, cell_color
 from sparsem.store.volume import Volume
 
 MIN_OBJECT_TRIANGLES = 60  # fewer do not show a shape
-MIN_TRIANGLES = 12  # of an object among so many that all together would be too large
+MIN_TRIANGLES = 30  # of an object among so many that all together would be too large
 
 Axis = Literal["z", "y", "x"]
 # Lowest and highest-plus-one voxel (z, y, x) of the full resolution.
@@ -207,10 +207,11 @@ def _share_triangles(voxels: NDArray[np.int64], n_triangles: int) -> list[int]:
     """
     if not n_triangles or not len(voxels):
         return [0] * len(voxels)
-    surfaces = voxels ** (2 / 3)
-    shares = (n_triangles * surfaces / surfaces.sum()).astype(np.int64)
     smallest_share = max(MIN_TRIANGLES, min(MIN_OBJECT_TRIANGLES, n_triangles // len(voxels)))
-    return list(np.maximum(shares, smallest_share).tolist())
+    surfaces = voxels ** (2 / 3)
+    rest = max(0, n_triangles - smallest_share * len(voxels))
+    shares = smallest_share + (rest * surfaces / surfaces.sum()).astype(np.int64)
+    return list(shares.tolist())
 
 
 def _translate(

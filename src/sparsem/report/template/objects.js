@@ -37,21 +37,34 @@ function select(sample, structure, number) {
   document.querySelectorAll(".object-rows").forEach(showRows);
 }
 
+// Pixels of an object, and of its outline, as the bytes of a picture in one number.
+function pixelColors(sample, structure, number, structureColor, ownColors) {
+  const color = isSelected(sample, structure, number) ? SELECTED : objectColor(structureColor, number, ownColors);
+  const isDark = Math.max(...color) <= 60;
+  const outline = color.map((part) => (isDark ? 110 : Math.round(0.4 * part)));
+  const packed = ([red, green, blue]) => (255 << 24) | (blue << 16) | (green << 8) | red;
+  return [packed(color), packed(outline)];
+}
+
 // Draw the numbers of a slice: every object with an outline, the selected one white.
 function paintNumbers(canvas, numbers, sample, structure, structureColor, ownColors) {
   const { width, height } = canvas;
   const image = new ImageData(width, height);
-  const pixels = image.data;
-  for (let i = 0; i < numbers.length; i++) {
-    const number = numbers[i];
-    if (!number) continue;
-    const x = i % width;
-    const differs = (j) => numbers[j] !== number;
-    const atEdge = (x > 0 && differs(i - 1)) || (x < width - 1 && differs(i + 1)) || (i >= width && differs(i - width)) || (i < numbers.length - width && differs(i + width));
-    const [red, green, blue] = isSelected(sample, structure, number) ? SELECTED : objectColor(structureColor, number, ownColors);
-    const isDark = Math.max(red, green, blue) <= 60;
-    const shade = (part) => (!atEdge ? part : isDark ? 110 : 0.4 * part);
-    pixels.set([shade(red), shade(green), shade(blue), 255], 4 * i);
+  const pixels = new Int32Array(image.data.buffer);
+  const colors = new Map();
+  let previous = 0, inside = 0, outline = 0;
+  for (let y = 0, i = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, i++) {
+      const number = numbers[i];
+      if (!number) continue;
+      if (number !== previous) {
+        if (!colors.has(number)) colors.set(number, pixelColors(sample, structure, number, structureColor, ownColors));
+        [inside, outline] = colors.get(number);
+        previous = number;
+      }
+      const atEdge = (x > 0 && numbers[i - 1] !== number) || (x < width - 1 && numbers[i + 1] !== number) || (y > 0 && numbers[i - width] !== number) || (y < height - 1 && numbers[i + width] !== number);
+      pixels[i] = atEdge ? outline : inside;
+    }
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
 }

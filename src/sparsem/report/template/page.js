@@ -23,19 +23,25 @@ function overlayElement(className, elements) {
   return overlay;
 }
 
+const MAX_DECODED = 12; // slices of structures that stay decoded: those that were shown last
+const decodedSources = [];
 async function numbersOf(source) {
-  source.decoded ??= decodeNumbers(source.numbers, Uint32Array, 4);
+  if (!source.decoded) {
+    source.decoded = decodeNumbers(source.numbers, Uint32Array, 4);
+    decodedSources.push(source);
+    if (decodedSources.length > MAX_DECODED) delete decodedSources.shift().decoded;
+  }
   return source.decoded;
 }
 
-async function canvasElement(source, description, sample, structure, ownColors) {
+function canvasElement(source, numbers, description, sample, structure, ownColors) {
   const canvas = document.createElement("canvas");
   canvas.width = source.width;
   canvas.height = source.height;
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", description);
   const color = (data.samples[sample].objects[structure] || {}).color;
-  paintNumbers(canvas, await numbersOf(source), sample, structure, color, ownColors);
+  paintNumbers(canvas, numbers, sample, structure, color, ownColors);
   return canvas;
 }
 
@@ -54,22 +60,24 @@ function startSliceViewer(viewer) {
   const ownColors = viewer.querySelector(".own-colors");
   const isOn = (sources) => checkboxes.filter((box) => box.checked && sources[box.value]).map((box) => box.value);
 
-  const layerElement = (name, source, kind) => {
+  let request = 0; // of a picture; only the last one is shown
+
+  const layerElement = (name, source, numbers, kind) => {
     const description = `${name}, ${kind}`;
-    return typeof source === "string" ? imageElement(source, description) : canvasElement(source, description, index, name, ownColors && ownColors.checked);
+    return numbers ? canvasElement(source, numbers, description, index, name, ownColors && ownColors.checked) : imageElement(source, description);
   };
 
-  const showKind = async (slice, kind, sources) => {
+  const showKind = async (slice, kind, sources, own) => {
     const stack = viewer.querySelector(`.stack.${kind}`);
     if (!stack) return;
-    // Structures are opaque among themselves and transparent together; edges of boxes are always opaque.
-    const isBox = (name) => name.endsWith(", boxes");
-    const elements = (names) => Promise.all(names.map((name) => layerElement(name, sources[name], kind)));
     const shown = isOn(sources);
-    const areas = await elements(shown.filter((name) => !isBox(name)));
-    const edges = await elements(shown.filter(isBox));
-    if (slice !== sample.slices[Number(slider.value)]) return; // another slice was chosen meanwhile
-    stack.replaceChildren(imageElement(slice.image, `slice ${slice.z}`), overlayElement("areas", areas), overlayElement("edges", edges));
+    const numbers = await Promise.all(shown.map((name) => (typeof sources[name] === "string" ? null : numbersOf(sources[name]))));
+    if (own !== request) return; // another picture was requested meanwhile
+    const elements = shown.map((name, k) => layerElement(name, sources[name], numbers[k], kind));
+    // Structures are opaque among themselves and transparent together; edges of boxes are always opaque.
+    const isBox = (_, k) => shown[k].endsWith(", boxes");
+    const areas = elements.filter((element, k) => !isBox(element, k));
+    stack.replaceChildren(imageElement(slice.image, `slice ${slice.z}`), overlayElement("areas", areas), overlayElement("edges", elements.filter(isBox)));
   };
 
   const show = () => {
@@ -80,11 +88,10 @@ function startSliceViewer(viewer) {
     viewer.querySelectorAll(".length").forEach((text) => (text.textContent = length));
     const note = viewer.querySelector(".missing-truth");
     if (note) note.textContent = Object.keys(slice.truth).length ? "" : " (none for this slice)";
-    return Promise.all([
-      showKind(slice, "image-only", {}),
-      showKind(slice, "predicted", slice.predicted),
-      showKind(slice, "truth", slice.truth),
-    ]);
+    request += 1;
+    showKind(slice, "image-only", {}, request);
+    showKind(slice, "predicted", slice.predicted, request);
+    showKind(slice, "truth", slice.truth, request);
   };
 
   // The object that is drawn last at a position, of those that are shown.

@@ -265,14 +265,15 @@ function listen(canvas, selectAt) {
   const pointers = new Map();
   let pressed = null;
   canvas.addEventListener("pointerdown", (event) => {
-    pressed = event;
+    pressed = pointers.size || event.button ? null : event; // a second finger, or another button, selects nothing
     pointers.set(event.pointerId, event);
     canvas.setPointerCapture(event.pointerId);
   });
   canvas.addEventListener("pointerup", (event) => {
-    pointers.delete(event.pointerId);
+    if (!pointers.delete(event.pointerId) || !pressed) return;
     const moved = Math.hypot(event.clientX - pressed.clientX, event.clientY - pressed.clientY);
-    if (moved < 4 && !pointers.size) selectAt(event.clientX, event.clientY);
+    pressed = null;
+    if (moved < 4) selectAt(event.clientX, event.clientY);
   });
   canvas.addEventListener("pointercancel", (event) => pointers.delete(event.pointerId));
   canvas.addEventListener("pointermove", (event) => {
