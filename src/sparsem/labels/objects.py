@@ -308,9 +308,10 @@ def _needs(source: _Source, output_bytes: int) -> Needs:
     mask = source.mask
     _, y, x = mask.shape
     n_slices = mask.block_depth + (1 if source.boundary is None else 2 * HALO)
-    # Of every voxel: mask, two probabilities, pointer, fragment, number; and slices of heights.
+    # Of every voxel: mask, two probabilities, pointer, fragment, number, and what counts them and
+    # writes the coarser levels (measured); and slices of heights.
     return Needs(
-        n_slices * y * x * 12 + y * x * 64,
+        n_slices * y * x * 24 + y * x * 64,
         output_bytes // 16,
         "import with a smaller --block-depth, or use fewer --workers",
     )
