@@ -34,7 +34,7 @@ from sparsem.measure.features.surface_points import (
     nearby_labels,
     surface_points,
 )
-from sparsem.measure.joined_columns import renew_statistics
+from sparsem.measure.joined_columns import SIDES, renew_statistics
 from sparsem.measure.links import LinkResults, run_links
 from sparsem.settings import Settings, resolve_settings
 from sparsem.store.sample import Sample
@@ -44,7 +44,6 @@ from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import Arrays, Stage
 
 NM2 = 1e-6  # um2
-SIDES = ("first", "second")
 BYTES_PER_VOXEL = 30  # of a block with its halo: labels of both, renumbered, and points
 
 Floats = NDArray[np.float64]

@@ -18,7 +18,7 @@ from sparsem.store.sample import Sample
 
 Floats = NDArray[np.float64]
 
-SIDES = ("first", "second")
+SIDES = ("first", "second")  # of a pair: columns of the table, and inputs of the stage
 # Columns of contacts with a structure, whose name comes first.
 N_CONTACTS, CONTACT_FRACTION = "_contacts", "_contact_fraction"
 

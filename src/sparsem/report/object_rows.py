@@ -7,13 +7,12 @@ from typing import Any
 import pyarrow as pa
 
 from sparsem.labels.results import result_names
-from sparsem.measure.joined_columns import has_current_skeletons
+from sparsem.measure.joined_columns import SIDES, has_current_skeletons
 from sparsem.report.layers import StructureLayer
 from sparsem.report.plots.colors import N_CELL_COLORS, RGB, cell_color
 from sparsem.store.sample import Sample
 
 MAX_CONTACTS = 20  # pairs on the page, those of the largest area
-SIDES = ("first", "second")
 CONTACT_COLUMNS = (*SIDES, "area_um2", "sites", "mean_distance_nm", "min_distance_nm")
 
 Tables = Mapping[str, pa.Table]
@@ -85,15 +84,16 @@ def outdated_of_objects(sample: Sample, pairs: Sequence[Pair]) -> dict[str, list
         The command that measures them again -> the names of their tables.
     """
     names = result_names(sample)
+    present = sample.tables
     path = sample.path.name
     outdated = {}
     for name in names:
-        if f"skeletons_{name}" in sample.tables and not has_current_skeletons(sample, name):
+        if f"skeletons_{name}" in present and not has_current_skeletons(sample, name):
             outdated[f"skeletons {path} {name}"] = [f"skeletons_{name}", f"skeleton_lines_{name}"]
     current = {"_".join(pair) for pair in pairs}
     for first, second in product(names, repeat=2):
         ending = f"{first}_{second}"
-        if f"contacts_{ending}" in sample.tables and ending not in current:
+        if f"contacts_{ending}" in present and ending not in current:
             tables = [f"contacts_{ending}", f"contact_fraction_{ending}"]
             outdated[f"contacts {path} {first} {second}"] = tables
     return outdated

@@ -184,8 +184,7 @@ def _check_objects(study: StudySettings, file: str) -> None:
         if study.detect is None and name not in known:
             raise SettingsError(
                 f"{file}: [objects], [contacts] or [skeletons] names '{name}', which is not "
-                f"predicted"
-                f"{nearest(name, known)}"
+                f"predicted{nearest(name, known)}"
             )
 
 
