@@ -15,8 +15,9 @@ predicts slices across y and x.
 ``contacts`` measures contacts between the mitochondria of UroCell and compares them with a plain
 version. ``scale`` times objects and contacts of a large volume of repeated UroCell predictions.
 
-``SPARSEM_DATA`` names the folder of the stacks. Rows are appended to benchmarks/results/objects.csv,
-objects_contacts.csv and objects_speed.csv.
+``SPARSEM_DATA`` names the folder of the stacks. The package ``edt`` must be installed for
+``urocell``. Rows are appended to benchmarks/results/objects.csv, objects_contacts.csv and
+objects_speed.csv.
 """
 
 import argparse

@@ -65,7 +65,8 @@ def test_lines_and_functions_are_short(metrics: Any) -> None:
     """The limits lie a little above the present values: lower them, do not raise them."""
     assert metrics.nodes_per_line <= 7.7
     assert metrics.function_size(0.5) <= 88
-    assert metrics.function_size(0.9) <= 186
+    assert metrics.function_size(0.9) <= 185
+    assert metrics.loop_size(0.9) <= 377
     assert metrics.long_lines == 0
 
 

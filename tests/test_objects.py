@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import binary_fill_holes, map_coordinates
 
 from sparsem.labels.components import connected_parts, join_parts, part_sizes, touching_pairs
+from sparsem.labels.distance_transform import distances_inside
 from sparsem.labels.overlaps import Overlaps, overlaps
 from sparsem.measure.containment import main_containers
 from sparsem.measure.features.distances import (
-    depth_within,
-    distance_to,
+    depths_at,
     half_edge,
     minimum_distances,
 )
@@ -104,20 +104,16 @@ def test_proximity_is_0_in_the_middle_and_grows_towards_the_membrane() -> None:
     assert proximity_to_membrane((0, 0, 0), (0, 0, 0), 0) == 0
 
 
-def test_distances_are_between_centers_in_any_voxels() -> None:
+def test_the_depth_of_a_position_is_that_of_the_voxels_around_it() -> None:
+    random = np.random.default_rng(3)
+    mask = random.random((9, 21, 15)) < 0.97
     voxel = (4.0, 2.0, 1.0)
-    mask = np.zeros((9, 21, 41), bool)
-    mask[4, 10, 20] = True
-    away = distance_to(mask, voxel)
+    positions = random.random((40, 3)) * np.array(mask.shape) - 0.5
+    field = distances_inside(mask, voxel)
+    expected = map_coordinates(field, positions.T, order=1, mode="nearest")
+    np.testing.assert_allclose(depths_at(mask, voxel, positions), expected, rtol=1e-6, atol=1e-6)
     assert half_edge(voxel) == 1.0
-    for position in ((4, 10, 30), (8, 10, 20), (0, 3, 0)):
-        straight = np.linalg.norm((np.array(position) - (4, 10, 20)) * voxel)
-        assert away[position] == pytest.approx(straight, rel=1e-6)
-    deep = depth_within(~mask, voxel)
-    np.testing.assert_array_equal(deep, away)
-    assert np.isinf(distance_to(np.zeros((2, 2, 2), bool), ISOTROPIC)).all()
-    closed = depth_within(np.ones((5, 5, 5), bool), ISOTROPIC, open_sides=False)
-    assert closed[2, 2, 2] == 3
+    assert np.isnan(depths_at(np.ones((2, 2, 2), bool), voxel, positions)).all()
 
 
 def test_the_nearest_voxel_of_every_object_counts() -> None:

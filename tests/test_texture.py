@@ -1,6 +1,7 @@
 """Texture compared with definitions, scikit-image and results of pyradiomics 3.0.1."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import cc3d
@@ -198,6 +199,60 @@ def test_no_term_is_negative_and_terms_add_up_in_any_region(element: Any) -> Non
     outside = np.where(mask, image, 255 - image)
     # Gray levels outside the mask do not count.
     np.testing.assert_array_equal(pattern_spectrum(outside, mask, steps), spectrum)
+
+
+def plain_spectrum(
+    image: NDArray[Any], mask: NDArray[np.bool_], steps: Sequence[Growth]
+) -> NDArray[np.float64]:
+    """Return the pattern spectrum by the definition: extremes of shifted images."""
+
+    def shifted(gray: NDArray[Any], axis: int, by: int, neutral: int) -> NDArray[Any]:
+        margin = [(max(by, 0), max(-by, 0)) if k == axis else (0, 0) for k in range(3)]
+        padded = np.pad(gray, margin, constant_values=neutral)
+        start = max(-by, 0)
+        return np.take(padded, np.arange(start, start + gray.shape[axis]), axis)
+
+    def filtered(gray: NDArray[Any], step: Growth, extreme: np.ufunc, neutral: int) -> NDArray[Any]:
+        gray = np.where(mask, gray, neutral).astype(gray.dtype)
+        of_axes = []
+        for axis, length in enumerate(step.half_lengths):
+            shifts = range(-length, length + 1)
+            of_axes.append(extreme.reduce([shifted(gray, axis, by, neutral) for by in shifts]))
+            if not step.pointed:
+                gray = of_axes[-1]
+        return np.asarray(extreme.reduce(of_axes) if step.pointed else gray)
+
+    largest = int(np.iinfo(image.dtype).max)
+    terms = []
+    for first, second, before, after in (
+        (np.maximum, np.minimum, 0, largest),
+        (np.minimum, np.maximum, largest, 0),
+    ):
+        sums = [float(image[mask].sum())]
+        for size in range(1, len(steps) + 1):
+            gray = image
+            for step in steps[:size]:
+                gray = filtered(gray, step, first, before)
+            for step in steps[:size][::-1]:
+                gray = filtered(gray, step, second, after)
+            sums.append(float(gray[mask].sum()))
+        terms.append(np.abs(np.diff(sums)) / sums[0])
+    return np.concatenate([terms[0][::-1], terms[1]])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("element", ["box", "ball"])
+def test_the_compiled_spectrum_equals_the_plain_one(element: Any, dtype: Any) -> None:
+    random = np.random.default_rng(5)
+    for _ in range(12):
+        shape = random.integers(1, 10, 3)
+        image = random.integers(1, int(np.iinfo(dtype).max) + 1, shape).astype(dtype)
+        mask = random.random(shape) < random.choice([0.4, 0.9, 1.0])
+        mask.flat[0] = True
+        voxel = tuple(random.choice([1.0, 1.5, 4.0], 3))
+        steps = element_growth(4, float(random.choice([1.0, 2.5])), voxel, element)
+        expected = plain_spectrum(image, mask, steps)
+        np.testing.assert_allclose(pattern_spectrum(image, mask, steps), expected, atol=1e-15)
 
 
 def test_spots_appear_at_their_size() -> None:

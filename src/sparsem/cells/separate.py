@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import cc3d
-import edt
 import numpy as np
 from numpy.typing import NDArray
 from skimage.segmentation import watershed
 
 from sparsem.cells.flow import compact_labels
+from sparsem.labels.distance_transform import distances_inside
 from sparsem.labels.overlaps import Overlaps, overlaps
 
 # Label of the unknown pixels of a labeled slice: they occupy their area, but belong to no known
@@ -326,5 +326,4 @@ def _depth(mask: Mask, border_is_outside: bool = True) -> NDArray[np.float32]:
     OpenCV's precise transform is not used: its last bits differ from call to call, and they decide
     between equally deep pixels.
     """
-    depth = edt.edt(mask, black_border=border_is_outside, order="C", parallel=1)
-    return np.asarray(depth, np.float32)
+    return distances_inside(mask, closed=border_is_outside)

@@ -8,13 +8,13 @@ changes nothing is a mistake.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import edt
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, find_objects
 from skimage.segmentation import watershed
 
 from sparsem.errors import InputError
+from sparsem.labels.distance_transform import distances_inside
 from sparsem.labels.overlaps import positions_in
 from sparsem.store.summary import list_first
 
@@ -178,7 +178,7 @@ def _flood_height(
     inside: NDArray[np.bool_], probability: NDArray[np.uint8] | None, voxel_nm: Sequence[float]
 ) -> NDArray[np.float32]:
     """Return the height of every voxel for flooding: probable and deep voxels are low."""
-    depth = edt.edt(inside, anisotropy=tuple(voxel_nm), black_border=True, order="C", parallel=1)
+    depth = distances_inside(inside, voxel_nm, closed=True)
     relative_depth = depth / max(float(depth.max()), 1e-9)  # 0..1, less than a step of 1 / 255
     if probability is None:
         return np.asarray(-relative_depth, np.float32)

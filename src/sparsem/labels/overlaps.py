@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.workflow.compiled import compiled
+
 Labels = NDArray[Any]
 Ids = NDArray[np.uint32]
 
@@ -47,8 +49,7 @@ def overlaps(first: Labels, second: Labels, known: NDArray[np.bool_] | None = No
     second_flat = _flatten(second, known)
     if not first_flat.size:
         return add_overlaps([])
-    is_step = (first_flat[1:] != first_flat[:-1]) | (second_flat[1:] != second_flat[:-1])
-    starts = np.concatenate([[0], np.flatnonzero(is_step) + 1])
+    starts = _starts_of_runs(first_flat, second_flat)
     lengths = np.diff(starts, append=first_flat.size)
     return _sum_equal_pairs(first_flat[starts], second_flat[starts], lengths)
 
@@ -59,11 +60,7 @@ def label_sizes(labels: Labels) -> tuple[Ids, NDArray[np.int64]]:
     Runs are counted, not pixels.
     """
     flat = _flatten(labels, None)
-    if flat.size:
-        is_start = np.concatenate([[True], flat[1:] != flat[:-1]])
-        starts = np.flatnonzero(is_start)
-    else:
-        starts = np.empty(0, int)
+    starts = _starts_of_runs(flat, flat)
     lengths = np.diff(starts, append=flat.size)
     ids, id_of_run = np.unique(flat[starts], return_inverse=True)
     pixels = np.bincount(id_of_run, weights=lengths, minlength=len(ids)).astype(np.int64)
@@ -79,6 +76,30 @@ def positions_in(ids: NDArray[Any], values: NDArray[Any]) -> NDArray[np.int64]:
         return np.zeros(values.shape, np.int64)
     indices = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
     return np.where(ids[indices] == values, indices + 1, 0)
+
+
+def renumber(ids: NDArray[Any], labels: Labels) -> NDArray[np.uint32]:
+    """Return for every label its position in ascending ``ids``, as ``positions_in``.
+
+    Labels are searched once for each run of equal ones: much faster for whole volumes.
+    """
+    numbers = np.empty(labels.shape, np.uint32)
+    _renumber(np.asarray(ids, np.uint32), _flatten(labels, None), numbers.reshape(-1))
+    return numbers
+
+
+@compiled()
+def _renumber(ids: Any, labels: Any, numbers: Any) -> None:
+    """Write the position of each label among the ids, from 1; 0 if it is not among them."""
+    previous = np.uint32(0)
+    number = np.uint32(0)
+    for index in range(len(labels)):
+        if labels[index] != previous:
+            previous = labels[index]
+            position = np.searchsorted(ids, previous)
+            is_known = position < len(ids) and ids[position] == previous
+            number = np.uint32(position + 1 if is_known else 0)
+        numbers[index] = number
 
 
 def resample_labels(labels: Labels, shape: tuple[int, int]) -> Labels:
@@ -107,6 +128,23 @@ def add_overlaps(parts: Sequence[Overlaps]) -> Overlaps:
         np.concatenate([part.second for part in parts]),
         np.concatenate([part.pixels for part in parts]),
     )
+
+
+@compiled()
+def _starts_of_runs(first: Any, second: Any) -> Any:
+    """Return where the runs of equal pairs of labels begin."""
+    n_runs = min(1, len(first))
+    for index in range(1, len(first)):
+        n_runs += (first[index] != first[index - 1]) | (second[index] != second[index - 1])
+    starts = np.empty(n_runs, np.int64)
+    if n_runs:
+        starts[0] = 0
+    number = 1
+    for index in range(1, len(first)):
+        if first[index] != first[index - 1] or second[index] != second[index - 1]:
+            starts[number] = index
+            number += 1
+    return starts
 
 
 def _sum_equal_pairs(first: Ids, second: Ids, pixels: NDArray[np.int64]) -> Overlaps:

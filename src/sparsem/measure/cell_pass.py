@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparsem.labels.overlaps import positions_in
+from sparsem.labels.distance_transform import distances_inside
+from sparsem.labels.overlaps import positions_in, renumber
 from sparsem.measure.cell_columns import (
     PROTRUSION_COLUMNS,
     distance_columns,
@@ -19,8 +20,6 @@ from sparsem.measure.cell_columns import (
 from sparsem.measure.containment import main_containers
 from sparsem.measure.crops import Crop, crop_around, positions_in_crop
 from sparsem.measure.features.distances import (
-    depth_within,
-    distance_to,
     minimum_distances,
     sample_distances,
 )
@@ -112,11 +111,11 @@ def cell_measures(link: CellLink, _previous: None) -> Arrays:
     cell = crop.read(link.cells) == link.moments.ids[0]
     surfaces = {
         "nucleus": _distances_to_nuclei(link, crop, cell),
-        "membrane": depth_within(cell, edges),
+        "membrane": distances_inside(cell, edges),
     }
     arrays: dict[str, NDArray[Any]] = {}
     for name, (volume, moments) in link.organelles.items():
-        index = positions_in(moments.ids, crop.read(volume)).astype(np.uint32)
+        index = renumber(moments.ids, crop.read(volume))
         centroids = positions_in_crop(moments.centroids, volume, crop)
         for target, distances in surfaces.items():
             arrays[f"{name}.{target}"] = _organelle_distances(index, distances, centroids)
@@ -140,7 +139,7 @@ def _distances_to_nuclei(link: CellLink, crop: Crop, cell: NDArray[np.bool_]) ->
     nucleus = cell & (crop.read(link.nuclei) > 0)
     if not nucleus.any():
         return None
-    return distance_to(nucleus, link.cells.voxel_size_of(link.level).micrometers)
+    return distances_inside(~nucleus, link.cells.voxel_size_of(link.level).micrometers)
 
 
 def _organelle_distances(

@@ -101,7 +101,9 @@ def crop_around(
     """
     factors = downsampling_factors(volume, level)
     first = np.maximum(np.asarray(low) // factors - margin, 0)
-    last = np.minimum(_ceil_divide(np.asarray(high), factors) + margin, volume.level(level).shape)
+    last = np.minimum(
+        _ceil_divide(np.asarray(high), factors) + margin, volume.snapshot.levels[level].shape
+    )
     return Crop(level, _three(first), _three(last))
 
 
@@ -146,7 +148,7 @@ def crop_groups(
     factors = downsampling_factors(volume, level)
     first = low // factors
     last = _ceil_divide(high, factors)
-    chunks = first // np.array(volume.level(level).chunks)
+    chunks = first // np.array(volume.snapshot.levels[level].chunks)
     order = np.lexsort((chunks[:, 2], chunks[:, 1], chunks[:, 0]))
     if not len(order):
         return []

@@ -8,19 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.workflow.stage import Stage, link_arrays
+from sparsem.workflow.stage import Stage, read_link
 
 
 class LinkResults:
     """The arrays that the links of a pass returned.
 
-    They are opened on every access, because ten thousand open groups would fill the memory.
+    They are read on every access, because those of ten thousand links would fill the memory.
 
     Attributes:
-        folder: folder of the links' arrays.
+        folder: folder of the links' files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,13 +27,11 @@ class LinkResults:
 
     def arrays(self, link_name: str) -> dict[str, NDArray[Any]]:
         """Read all arrays that a link returned, by name."""
-        on_disk = link_arrays(self.folder, link_name, 0)
-        return {name: np.asarray(array[...]) for name, array in on_disk.items()}
+        return read_link(self.folder, link_name)
 
     def array(self, link_name: str, array_name: str) -> NDArray[Any]:
         """Read one of the arrays that a link returned."""
-        on_disk = link_arrays(self.folder, link_name, 0)
-        return np.asarray(on_disk[array_name][...])
+        return read_link(self.folder, link_name, [array_name])[array_name]
 
 
 def run_links(
@@ -50,5 +47,7 @@ def run_links(
         arguments: further arguments, the same for every link.
     """
     chains = {name: [link] for name, link in links.items()}
-    folder = stage.chain(f"{stage.name}, {title}", link_function, chains, *arguments)
+    folder = stage.chain(
+        f"{stage.name}, {title}", link_function, chains, *arguments, in_one_file=True
+    )
     return LinkResults(folder)

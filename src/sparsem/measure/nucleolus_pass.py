@@ -15,7 +15,7 @@ from sparsem.measure.crops import (
     downsampling_factors,
     positions_in_crop,
 )
-from sparsem.measure.features.distances import depth_within, half_edge, sample_distances
+from sparsem.measure.features.distances import depths_at, half_edge
 from sparsem.measure.features.moments import Moments
 from sparsem.measure.features.nucleolus import Fill, fill_cavities, proximity_to_membrane
 from sparsem.measure.links import run_links
@@ -99,9 +99,9 @@ def depths_below_surface(link: DepthsLink, _previous: None) -> Arrays:
     low, high = link.moments.low[0], link.moments.high[0]
     crop = crop_around(link.labels, link.level, low, high, margin=1)
     edges = link.labels.voxel_size_of(link.level).micrometers
-    distances = depth_within(crop.read(link.labels) == link.moments.ids[0], edges)
+    mask = crop.read(link.labels) == link.moments.ids[0]
     positions = positions_in_crop(link.positions, link.labels, crop)
-    depths = sample_distances(distances, positions) - half_edge(edges)
+    depths = depths_at(mask, edges, positions) - half_edge(edges)
     return {"depths": np.maximum(depths, 0)}
 
 

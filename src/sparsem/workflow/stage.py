@@ -43,6 +43,7 @@ from sparsem.workflow.tasks import (
     LinkFunction,
     coarser_block,
     link_arrays,
+    read_link,
     read_record,
 )
 
@@ -58,6 +59,7 @@ __all__ = [
     "finished",
     "forget",
     "link_arrays",
+    "read_link",
 ]
 
 MAX_LEVELS = 64  # levels of an earlier raw image that may have to be removed
@@ -184,6 +186,7 @@ class Stage:
         chains: Mapping[str, Sequence[Any]],
         *arguments: Any,
         in_process: bool = False,
+        in_one_file: bool = False,
     ) -> Path:
         """Run work that proceeds from slice to slice.
 
@@ -200,10 +203,11 @@ class Stage:
             arguments: further arguments of every call.
             in_process: compute in this process, not on local workers. Sums whose order depends on
                 the process are then the same with any number of workers.
+            in_one_file: store the arrays of a link in one file, see ``read_link``.
 
         Returns:
-            A folder for the blocks of ``map`` (see ``link_arrays``), which exists until the end of
-            the stage.
+            A folder for the blocks of ``map`` (see ``link_arrays`` and ``read_link``), which exists
+            until the end of the stage.
         """
         folder = self._work / "chains"
         longest = max(map(len, chains.values()), default=0)
@@ -213,7 +217,8 @@ class Stage:
             for name, links in chains.items():
                 if number < len(links):
                     link_arguments = (links[number], *arguments)
-                    round_work.append((Link(folder, name, number), function, link_arguments))
+                    link = Link(folder, name, number, in_one_file)
+                    round_work.append((link, function, link_arguments))
             rounds.append(round_work)
         if not self.finished:
             self._run(title, rounds, in_process=in_process and not self.on.scheduler)

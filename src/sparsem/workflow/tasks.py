@@ -10,8 +10,9 @@ picklable and runs in any process.
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,19 @@ BlockFunction = Callable[..., BlockResult]
 LinkFunction = Callable[..., Arrays]
 ChunkRule = Callable[[tuple[int, ...]], tuple[int, ...]]
 
+ONE_FILE = ".npz"  # ending of the file of a link
 STATE = "state"  # beginning of the names of arrays that only the next link of a chain reads
 
 
 def link_arrays(folder: Path, chain: str, number: int) -> Mapping[str, "zarr.Array[Any]"]:
     """Return the arrays of a link of a chain on disk by name, without those of its state."""
     return dict(zarr.open_group(store=folder / f"{chain}-{number}", mode="r").arrays())
+
+
+def read_link(folder: Path, chain: str, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+    """Read arrays of the only link of a chain that was stored in one file, by default all."""
+    with np.load(folder / f"{chain}-0{ONE_FILE}", allow_pickle=False) as content:
+        return {name: content[name] for name in names or content.files}
 
 
 @dataclass(frozen=True)
@@ -48,21 +56,31 @@ class Link:
         folder: folder of all chains of the stage.
         chain: name of the chain.
         number: position of the link in its chain, from 0.
+        in_one_file: the arrays are small, or read whole, and lie in one file instead of a folder;
+            there is no state.
     """
 
     folder: Path
     chain: str
     number: int
+    in_one_file: bool = False
 
     def is_done(self) -> bool:
         """Return whether the arrays of the link are complete."""
-        return self._path(self.number).is_dir()
+        return self._path(self.number, self._suffix).exists()
+
+    @property
+    def _suffix(self) -> str:
+        return ONE_FILE if self.in_one_file else ""
 
     def _path(self, number: int, suffix: str = "") -> Path:
         return self.folder / f"{self.chain}-{number}{suffix}"
 
     def run(self, function: LinkFunction, link: Any, *arguments: Any) -> None:
         """Write what ``function(link, before, *arguments)`` returns."""
+        if self.in_one_file:
+            self._store_in_one_file(function(link, None, *arguments))
+            return
         previous_state = self._path(self.number - 1, ".state")
         before = _read_group(previous_state) if self.number else None
         arrays = function(link, before, *arguments)
@@ -71,6 +89,12 @@ class Link:
         self._store(state, ".state", _one_chunk)
         self._store(results, "", _chunk_per_slice)
         shutil.rmtree(previous_state, ignore_errors=True)  # large, and not needed again
+
+    def _store_in_one_file(self, arrays: Arrays) -> None:
+        self.folder.mkdir(exist_ok=True)
+        content = BytesIO()
+        np.savez(content, **dict[str, Any](arrays))
+        write_atomically(self._path(self.number, ONE_FILE), content.getvalue())
 
     def _store(self, arrays: Arrays, suffix: str, chunk_rule: ChunkRule) -> None:
         unfinished = self._path(self.number, f"{suffix}.{os.getpid()}.partial")

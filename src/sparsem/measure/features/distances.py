@@ -1,53 +1,25 @@
-"""Distances between structures, from surface to surface.
+"""Distances of objects and positions to a surface.
 
-Masks are boolean (z, y, x). Lengths have the unit of ``voxel``, the edge lengths (z, y, x).
+They are measured from voxel center to voxel center (see ``distance_transform``). Masks are boolean
+(z, y, x). Lengths have the unit of ``voxel``, the edge lengths (z, y, x).
 """
 
 from collections.abc import Sequence
+from itertools import product
+from typing import Any
 
-import edt
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
+from scipy.spatial import cKDTree
+
+from sparsem.labels.neighbors import neighbor_slices
+from sparsem.workflow.compiled import compiled
 
 Mask = NDArray[np.bool_]
 Field = NDArray[np.float32]
 Floats = NDArray[np.float64]
-
-
-def depth_within(mask: Mask, voxel: Sequence[float], open_sides: bool = True) -> Field:
-    """Return the distance of every voxel in an object to the nearest voxel outside the object.
-
-    Distances run from voxel center to voxel center.
-
-    Args:
-        mask: the object.
-        voxel: edge lengths (z, y, x).
-        open_sides: the border of the array is no surface, because the object may continue beyond.
-
-    Returns:
-        (z, y, x), 0 outside the object; infinite everywhere if the object has no surface, that is,
-        if it fills the array and ``open_sides`` is set.
-    """
-    if mask.all() and open_sides:
-        return np.full(mask.shape, np.inf, np.float32)
-    distance = edt.edt(
-        np.ascontiguousarray(mask),
-        anisotropy=tuple(voxel),
-        black_border=not open_sides,
-        order="C",
-        parallel=1,
-    )
-    return np.asarray(np.where(mask, distance, 0), np.float32)
-
-
-def distance_to(mask: Mask, voxel: Sequence[float]) -> Field:
-    """Return the distance of every voxel to the nearest voxel of an object.
-
-    Distances run from voxel center to voxel center. They are 0 in the object, and infinite
-    everywhere if the mask is empty.
-    """
-    return depth_within(~mask, voxel)
+Ints = NDArray[np.int64]
 
 
 def half_edge(voxel: Sequence[float]) -> float:
@@ -71,8 +43,7 @@ def minimum_distances(labels: NDArray[np.uint32], count: int, distances: Field) 
         (count,), infinite for an object without voxels.
     """
     minimum = np.full(count + 1, np.inf)
-    is_object = labels > 0
-    np.minimum.at(minimum, labels[is_object], distances[is_object])
+    _lower_minimum(labels.reshape(-1), distances.reshape(-1), minimum)
     return minimum[1:]
 
 
@@ -80,9 +51,62 @@ def sample_distances(distances: Field, positions: Floats) -> Floats:
     """Interpolate distances linearly at positions (n, 3) in voxels.
 
     Returns:
-        (n,), NaN if any distance is infinite: then no surface exists to be distant from.
+        (n,), NaN if the distances are infinite: then no surface exists to be distant from.
     """
-    if not np.isfinite(distances).all():
+    if not len(positions) or np.isinf(distances.flat[0]):  # all are infinite, or none
         return np.full(len(positions), np.nan)
     samples = map_coordinates(distances, positions.T, order=1, mode="nearest")
     return np.asarray(samples, np.float64)
+
+
+def depths_at(mask: Mask, voxel: Sequence[float], positions: Floats) -> Floats:
+    """Return how far positions lie within an object: the distance to the nearest voxel outside.
+
+    The distances of the eight voxels around a position are interpolated linearly. They are those of
+    ``distances_inside``, and computed for these voxels only: the nearest voxel outside of an object
+    is always the neighbor of a voxel inside.
+
+    Args:
+        mask: the object; the border of the array is no surface.
+        voxel: edge lengths (z, y, x).
+        positions: (n, 3) in voxels; beyond the array they count as on its border.
+
+    Returns:
+        (n,), NaN if no voxel is outside.
+    """
+    surface = _voxels_around(mask)
+    if not len(surface):
+        return np.full(len(positions), np.nan)
+    edges = np.asarray(voxel, np.float64)
+    tree = cKDTree(surface * edges, compact_nodes=False, balanced_tree=False)
+    last_voxel = np.array(mask.shape) - 1
+    inside_array = np.clip(positions, 0, last_voxel)
+    first = np.floor(inside_array).astype(np.int64)
+    fractions = inside_array - first
+    depths = np.zeros(len(positions))
+    for corner in product((0, 1), repeat=3):
+        nearby = np.minimum(first + np.array(corner), last_voxel)
+        weights = np.where(corner, fractions, 1 - fractions).prod(axis=1)
+        distances, _ = tree.query(nearby * edges)
+        depths += weights * np.where(mask[tuple(nearby.T)], distances, 0)
+    return depths
+
+
+def _voxels_around(mask: Mask) -> Ints:
+    """Return the voxels outside of an object with a face in common with it, (n, 3)."""
+    is_next = np.zeros_like(mask)
+    for axis in range(3):
+        lower, upper = neighbor_slices(axis)
+        is_next[lower] |= mask[upper]
+        is_next[upper] |= mask[lower]
+    is_next &= ~mask
+    return np.argwhere(is_next)
+
+
+@compiled()
+def _lower_minimum(labels: Any, distances: Any, minimum: Any) -> None:
+    """Lower the minimum of the object of every voxel to its distance, in place."""
+    for index in range(len(labels)):
+        label = labels[index]
+        if label and distances[index] < minimum[label]:
+            minimum[label] = distances[index]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.labels.overlaps import label_sizes
+from sparsem.labels.overlaps import label_sizes, renumber
 from sparsem.workflow.compiled import compiled
 
 Floats = NDArray[np.float64]
@@ -127,21 +127,7 @@ def renumber_consecutively(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], Id
     is_compact = not len(ids) or int(ids[-1]) == len(ids)
     if is_compact:
         return labels.astype(np.uint32, copy=False), ids
-    index = np.empty(labels.shape, np.uint32)
-    _renumber(labels.reshape(-1), ids, index.reshape(-1))
-    return index, ids
-
-
-@compiled()
-def _renumber(labels, ids, out):  # type: ignore[no-untyped-def]
-    """Write the number of each label; it is searched once for each run of equal labels."""
-    previous = np.uint32(0)
-    number = np.uint32(0)
-    for position in range(len(labels)):
-        if labels[position] != previous:
-            previous = labels[position]
-            number = np.uint32(np.searchsorted(ids, previous) + 1) if previous else np.uint32(0)
-        out[position] = number
+    return renumber(ids, labels), ids
 
 
 @compiled()

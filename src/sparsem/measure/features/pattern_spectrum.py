@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.labels.neighbors import neighbor_slices
+from sparsem.workflow.compiled import compiled
 
 Element = Literal["box", "ball"]
 Image = NDArray[Any]
@@ -92,8 +92,9 @@ def pattern_spectrum(image: Image, mask: Mask, elements: Sequence[Growth]) -> Fl
     total = float(image[mask].sum(dtype=np.float64))
     if not total:
         return np.zeros(2 * len(elements))
-    dark = np.diff([_opened_sums(image, mask, elements, bright=False)]).ravel()
-    bright = -np.diff([_opened_sums(image, mask, elements, bright=True)]).ravel()
+    # Closings are openings of the inverted image.
+    dark = -np.diff(_opened_sums(np.invert(image), mask, elements))
+    bright = -np.diff(_opened_sums(image, mask, elements))
     return np.concatenate([dark[::-1], bright]) / total
 
 
@@ -116,51 +117,107 @@ def _entropy(p: Floats) -> float:
     return float(-(positive * np.log(positive)).sum())
 
 
-def _opened_sums(image: Image, mask: Mask, elements: Sequence[Growth], bright: bool) -> list[float]:
-    """Sum the image over the object, and its openings (``bright``) or closings of size 1 to N."""
-    first, second = (np.minimum, np.maximum) if bright else (np.maximum, np.minimum)
-    sums = [_sum_over(image, mask)]
-    shrunk = image
-    for size in range(len(elements)):
-        shrunk = _filter_by_element(shrunk, mask, elements[size], first)
-        opened = shrunk
-        for element in elements[size::-1]:
-            opened = _filter_by_element(opened, mask, element, second)
-        sums.append(_sum_over(opened, mask))
+def _opened_sums(image: Image, mask: Mask, elements: Sequence[Growth]) -> Floats:
+    """Sum the image over the object, and its openings of size 1 to N, (N + 1,)."""
+    half_lengths = np.array([element.half_lengths for element in elements], np.int64)
+    is_pointed = np.array([element.pointed for element in elements])
+    reach = half_lengths.max(axis=0)
+    # Rows and planes follow each other in memory, so one margin between two of them is enough.
+    margin = ((max(1, reach[0]),) * 2, (0, reach[1]), (0, reach[2]))
+    inside = np.pad(mask, margin)
+    gray = np.pad(image, margin)
+    strides = np.array([gray[0].size, gray.shape[2], 1], np.int64)
+    edge = margin[0][0] * int(strides[0])
+    keep = inside * gray.dtype.type(np.iinfo(gray.dtype).max)  # all bits of the object's voxels
+    object_of = (keep.reshape(-1), strides, edge)
+    sums = np.zeros(len(elements) + 1)
+    _sum_openings(gray.reshape(-1), object_of, half_lengths, is_pointed, sums)
     return sums
 
 
-def _sum_over(image: Image, mask: Mask) -> float:
-    """Return the sum of an image over an object."""
-    return float(image[mask].sum(dtype=np.float64))
+@compiled()
+def _sum_openings(gray: Any, object_of: Any, half_lengths: Any, is_pointed: Any, sums: Any) -> None:
+    """Write the sums of flat gray levels within the object and of their openings.
 
-
-def _filter_by_element(image: Image, mask: Mask, element: Growth, extreme: np.ufunc) -> Image:
-    """Erode (``np.minimum``) or dilate (``np.maximum``) an image within a mask."""
-    limits = np.iinfo(image.dtype)
-    neutral = limits.max if extreme is np.minimum else limits.min
-    image = np.where(mask, image, neutral).astype(image.dtype)
-    if element.pointed:
-        along_axes = [
-            _filter_along(image, axis, length, extreme)
-            for axis, length in enumerate(element.half_lengths)
-        ]
-        return np.asarray(extreme.reduce(along_axes))
-    for axis, length in enumerate(element.half_lengths):
-        image = _filter_along(image, axis, length, extreme)
-    return image
-
-
-def _filter_along(image: Image, axis: int, length: int, extreme: np.ufunc) -> Image:
-    """Return the extreme of the ``2 length + 1`` voxels around each voxel along an axis.
-
-    Voxels beyond the image do not count.
+    Args:
+        gray: flat gray levels with a margin.
+        object_of: all bits in the object, flat, else 0; strides of z, y, x; and the voxels at both
+            ends of ``gray`` that belong to the margin.
+        half_lengths: half lengths of the elements, (N, 3).
+        is_pointed: whether the elements are octahedra, (N,).
+        sums: output, (N + 1,).
     """
-    lower, upper = neighbor_slices(axis)
-    filtered = image
-    for _ in range(length):
-        previous = filtered
-        filtered = filtered.copy()
-        extreme(filtered[lower], previous[upper], out=filtered[lower])
-        extreme(filtered[upper], previous[lower], out=filtered[upper])
-    return filtered
+    keep, _, _ = object_of
+    # An erosion is a dilation of the complement. Outside of the object, both are 0.
+    complement, opened = np.empty_like(gray), np.empty_like(gray)
+    scratch = (np.zeros_like(gray), np.zeros_like(gray))
+    _keep_inside(gray, keep, False, opened)
+    sums[0] = _sum_of(opened)
+    _keep_inside(gray, keep, True, complement)
+    for size in range(len(half_lengths)):
+        _dilate(complement, object_of, half_lengths[size], is_pointed[size], scratch)
+        _keep_inside(complement, keep, True, opened)
+        for number in range(size, -1, -1):
+            _dilate(opened, object_of, half_lengths[number], is_pointed[number], scratch)
+        sums[size + 1] = _sum_of(opened)
+
+
+@compiled()
+def _dilate(gray: Any, object_of: Any, lengths: Any, is_pointed: Any, scratch: Any) -> None:
+    """Dilate flat gray levels within the object by an element, in place."""
+    keep, strides, edge = object_of
+    last = len(gray) - edge
+    source, (target, spare) = gray, scratch
+    is_begun = False
+    for axis in range(3):
+        for step in range(1, lengths[axis] + 1):
+            shift = step * strides[axis]
+            lower = source[edge - shift : last - shift]
+            upper = source[edge + shift : last + shift]
+            if is_begun:
+                _raise_to_larger(target[edge:last], lower, upper)
+            else:
+                _write_largest(source[edge:last], lower, upper, target[edge:last])
+            is_begun = True
+        if not is_pointed and lengths[axis] > 0:
+            source, target, spare = target, spare, target
+            is_begun = False
+    result = target if is_begun else source
+    _keep_inside(result, keep, False, gray)
+
+
+@compiled()
+def _write_largest(first: Any, second: Any, third: Any, out: Any) -> None:
+    """Write the largest of three values.
+
+    The arrays must not overlap: else the loop would not compute many values at once.
+    """
+    for index in range(len(out)):
+        out[index] = max(first[index], max(second[index], third[index]))
+
+
+@compiled()
+def _raise_to_larger(out: Any, first: Any, second: Any) -> None:
+    """Raise values to the larger one of two others, in place."""
+    for index in range(len(out)):
+        out[index] = max(out[index], max(first[index], second[index]))
+
+
+@compiled()
+def _keep_inside(gray: Any, keep: Any, invert: Any, out: Any) -> None:
+    """Write gray levels, or their complement, within the object, and 0 outside of it."""
+    if invert:
+        for index in range(len(gray)):
+            out[index] = ~gray[index] & keep[index]
+    else:
+        for index in range(len(gray)):
+            out[index] = gray[index] & keep[index]
+
+
+@compiled()
+def _sum_of(gray: Any) -> Any:
+    """Return the sum of gray levels."""
+    total = np.uint64(0)
+    for level in gray:
+        total += level
+    return total

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cc3d
-import edt
 import numpy as np
 from numpy.typing import NDArray
 from skimage.graph import MCP_Geometric
 
+from sparsem.labels.distance_transform import within_distance
 from sparsem.labels.neighbors import neighbor_slices
 from sparsem.measure.features.distances import half_edge
 from sparsem.measure.features.skeleton import Skeleton, skeleton_of
@@ -42,10 +42,11 @@ class Protrusion(NamedTuple):
 
 def cell_body(cell: Mask, voxel: Sequence[float], width: float) -> Mask:
     """Open a cell with a ball of diameter ``width``, and keep the largest of several parts."""
-    core = cell if cell.all() else _distances_inside(cell, voxel) > width / 2
+    # The border of the array is no surface: a cell that is cut there would lose a rim.
+    core = cell & ~within_distance(~cell, voxel, width / 2)
     if not core.any():
         return np.zeros_like(cell)
-    reached = cell & (_distances_inside(~core, voxel) <= width / 2)
+    reached = cell & within_distance(core, voxel, width / 2)
     parts = cc3d.connected_components(reached.view(np.uint8), connectivity=26)
     largest = np.bincount(parts.ravel())[1:].argmax() + 1
     return np.asarray(parts == largest)
@@ -80,16 +81,6 @@ def find_protrusions(cell: Mask, voxel: Edges, width: float) -> list[Protrusion]
             skeleton = skeleton_of(part, voxel)
             protrusions.append(Protrusion(length, volume, is_attached, skeleton))
     return sorted(protrusions, key=lambda item: (item.length, item.volume), reverse=True)
-
-
-def _distances_inside(mask: Mask, voxel: Sequence[float]) -> NDArray[np.float32]:
-    """Return the distance of every voxel of a mask to the nearest voxel outside the mask.
-
-    The border of the array is no surface: a cell that is cut there would lose a rim.
-    """
-    anisotropy = tuple(float(edge) for edge in voxel)
-    distances = edt.edt(mask, anisotropy=anisotropy, black_border=False, order="C", parallel=1)
-    return np.asarray(distances)
 
 
 def _padded_box(box: Sequence[slice]) -> tuple[slice, ...]:

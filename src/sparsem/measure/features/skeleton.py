@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cc3d
-import edt
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d, maximum_filter
 from scipy.spatial import cKDTree
 
+from sparsem.labels.distance_transform import distances_inside, within_distance
 from sparsem.labels.neighbors import neighbor_slices
 from sparsem.measure.features.surface import Edges
 from sparsem.measure.features.thinning import thin
@@ -127,7 +127,7 @@ def skeleton_of(mask: Mask, voxel: Edges) -> Skeleton:
     """
     rough, edge = to_cubes(np.pad(mask, 1), voxel)
     cubes = without_roughness(rough)
-    radii = edt.edt(cubes, black_border=True).astype(np.float64)
+    radii = distances_inside(cubes, closed=True).astype(np.float64)
     # A line of voxels runs next to the center of a tube, where the radius is the largest nearby.
     central_radii = maximum_filter(radii, 3)
     lines = without_bumps(_trace_lines(np.argwhere(thin(cubes)), central_radii))
@@ -151,7 +151,7 @@ def without_roughness(mask: Mask) -> Mask:
     """
     margin = math.ceil(MAX_ROUGHNESS) + 1
     padded = np.pad(mask, margin)
-    largest = float(edt.edt(padded).max())
+    largest = float(distances_inside(padded).max())
     closed = _closed(padded, min(GAP_RADII * largest, MAX_ROUGHNESS))
     background = cc3d.connected_components(~closed, connectivity=6)
     solid = background != background[0, 0, 0]
@@ -167,11 +167,12 @@ def _without_whiskers(mask: Mask, radius: float, min_length: float) -> Mask:
 
     These are as long as ``min_length``, or connect bodies that opening would part.
     """
-    opened = mask & (edt.edt(~(edt.edt(mask) > radius)) <= radius)
+    core = mask & ~within_distance(~mask, None, radius)
+    opened = mask & within_distance(core, None, radius)
     thin_parts, count = cc3d.connected_components(mask & ~opened, connectivity=26, return_N=True)
     lengths = np.zeros(count + 1)
     is_thin = thin_parts > 0
-    np.maximum.at(lengths, thin_parts[is_thin], edt.edt(~opened)[is_thin])
+    np.maximum.at(lengths, thin_parts[is_thin], distances_inside(~opened)[is_thin])
     bodies = cc3d.connected_components(opened, connectivity=26)
     is_part = (lengths >= min_length) | (_bodies_that_touch(thin_parts, bodies, count) > 1)
     return np.asarray(opened | is_part[thin_parts])
@@ -191,8 +192,8 @@ def _bodies_that_touch(parts: NDArray[Any], bodies: NDArray[Any], count: int) ->
 
 def _closed(mask: Mask, radius: float) -> Mask:
     """Return a mask closed by a ball, which keeps all its voxels."""
-    dilated = edt.edt(~mask) <= radius
-    return np.asarray((edt.edt(dilated) > radius) | mask)
+    dilated = within_distance(mask, None, radius)
+    return ~within_distance(~dilated, None, radius) | mask
 
 
 def _smoothed(line: Branch) -> Branch:
@@ -271,9 +272,9 @@ def to_cubes(mask: Mask, voxel: Edges) -> tuple[Mask, float]:
     edge = max(min(voxel), max(voxel) / MAX_STRETCH)
     if max(voxel) < 1.05 * edge:
         return mask, edge
-    inside = edt.edt(mask, anisotropy=voxel, black_border=False)
-    outside = edt.edt(~mask, anisotropy=voxel, black_border=False)
-    distance = inside - outside
+    inside = distances_inside(mask, voxel)
+    outside = distances_inside(~mask, voxel)
+    distance = (inside - outside).astype(np.float64)
     for axis, length in enumerate(voxel):
         if not np.isclose(length, edge, rtol=0.01):
             distance = _resampled(distance, axis, edge / length)
