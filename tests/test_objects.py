@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, map_coordinates
 
-from sparsem.labels.components import connected_parts, join_parts, part_sizes, touching_pairs
+from sparsem.labels.components import (
+    connected_parts,
+    join_parts,
+    part_sizes,
+    slice_runs,
+    touching_pairs,
+)
 from sparsem.labels.distance_transform import distances_inside
 from sparsem.labels.overlaps import Overlaps, overlaps
 from sparsem.measure.containment import main_containers
@@ -34,7 +40,10 @@ def number_in_blocks(mask: Mask, depth: int, min_voxels: int) -> NDArray[np.uint
     """Number the objects as the stage does, without files."""
     starts = range(0, len(mask), depth)
     parts = [connected_parts(mask[start : start + depth]) for start in starts]
-    pairs = [touching_pairs(upper[-1], lower[0]) for upper, lower in pairwise(parts)]
+    pairs = [
+        touching_pairs(slice_runs(upper[-1]), slice_runs(lower[0]))
+        for upper, lower in pairwise(parts)
+    ]
     firsts = [
         part_sizes(block)[1] + start * mask[0].size
         for block, start in zip(parts, starts, strict=True)
@@ -74,7 +83,7 @@ def test_parts_touch_across_corners() -> None:
         drawn("1...", "...2", "....").astype(np.uint32),
         drawn("....", ".3..", "....").astype(np.uint32),
     )
-    assert touching_pairs(upper, lower).tolist() == [[1, 3]]
+    assert touching_pairs(slice_runs(upper), slice_runs(lower)).tolist() == [[1, 3]]
 
 
 @settings(max_examples=60)

@@ -22,9 +22,8 @@ from sparsem.measure.features.hull import convex_voxels, slice_corners
 from sparsem.measure.features.moments import combine_moments, object_moments, renumber_consecutively
 from sparsem.measure.features.shape import shapes
 from sparsem.measure.features.surface import (
+    SurfaceWindow,
     gaussian_windows,
-    slice_surface_sums,
-    surface_reach,
     surface_sums,
 )
 from tests.bodies import BODIES, body
@@ -193,12 +192,13 @@ def test_surfaces_do_not_depend_on_neighbors_or_blocks() -> None:
         )
         assert whole.area[number - 1] == pytest.approx(alone.area[0], rel=1e-12)
         assert whole.radius[number - 1] == pytest.approx(alone.radius[0], rel=1e-12)
-    halo, z = surface_reach(ISOTROPIC), 6
-    inner = slice_surface_sums(
-        labels[z - halo : z + halo + 1], halo, z - halo, ISOTROPIC, centroids
-    )
-    longer = slice_surface_sums(labels[: z + halo + 2], z, 0, ISOTROPIC, centroids)
-    np.testing.assert_array_equal(inner, longer)
+    z = 6
+    windows = [SurfaceWindow((10, 11), ISOTROPIC) for _ in range(2)]
+    for window, first in zip(windows, (z - windows[0].reach, 0), strict=True):
+        for number in range(first, z + window.reach + 1):
+            window.add(number, labels[number])
+    of_halo, of_all = (window.sums(z, centroids) for window in windows)
+    np.testing.assert_array_equal(of_halo, of_all)
 
 
 def test_a_sheet_of_one_voxel_keeps_both_sides_and_a_cut_object_is_closed() -> None:

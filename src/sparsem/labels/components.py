@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from sparsem.labels.overlaps import overlaps
 from sparsem.workflow.compiled import compiled
 
 Parts = NDArray[np.uint32]
@@ -66,21 +65,110 @@ def _part_sizes(parts: Any, n_parts: Any) -> Any:
     return voxels, firsts
 
 
-def touching_pairs(upper: Parts, lower: Parts) -> Ints:
-    """Return the pairs of parts of two neighboring slices (y, x) that touch, (n, 2).
+class SliceRuns(NamedTuple):
+    """The parts in a slice as runs of equal pixels along x, row by row.
+
+    Attributes:
+        first_of_row: position of the first run of every row, and the number of runs, (rows + 1,).
+        starts: first pixel of every run, (n,).
+        stops: last pixel plus one, (n,).
+        parts: part of every run, (n,).
+    """
+
+    first_of_row: Ints
+    starts: NDArray[np.int32]
+    stops: NDArray[np.int32]
+    parts: Parts
+
+
+def slice_runs(section: Parts) -> SliceRuns:
+    """Return the runs of a slice of parts (y, x): little to store, and quick to compare."""
+    first_of_row = np.zeros(len(section) + 1, np.int64)
+    _count_runs(section, first_of_row)
+    n_runs = int(first_of_row[-1])
+    runs = SliceRuns(
+        first_of_row,
+        np.empty(n_runs, np.int32),
+        np.empty(n_runs, np.int32),
+        np.empty(n_runs, np.uint32),
+    )
+    _write_runs(section, *runs)
+    return runs
+
+
+def touching_pairs(upper: SliceRuns, lower: SliceRuns) -> Ints:
+    """Return the pairs of parts of two neighboring slices that touch, (n, 2).
 
     Parts also touch across edges and corners.
     """
-    padded = np.pad(lower, 1)
-    rows, columns = upper.shape
-    pairs_of_shifts = []
-    for y in range(3):
-        for x in range(3):
-            shifted = padded[y : y + rows, x : x + columns]
-            table = overlaps(upper, shifted)
-            pairs_of_shifts.append(np.column_stack([table.first, table.second]))
-    pairs = np.concatenate(pairs_of_shifts).astype(np.int64)
-    return np.unique(pairs[(pairs > 0).all(axis=1)], axis=0)
+    pairs = [np.empty((0, 2), np.uint32)]
+    for shift in (-1, 0, 1):
+        pairs.append(_touching_runs(upper, lower, shift))
+    return np.unique(np.concatenate(pairs), axis=0).astype(np.int64)
+
+
+@compiled()
+def _count_runs(section: Any, first_of_row: Any) -> None:
+    """Write the position of the first run of every row, and the number of runs."""
+    rows, columns = section.shape
+    for y in range(rows):
+        count = 0
+        previous = np.uint32(0)
+        for x in range(columns):
+            part = section[y, x]
+            count += (part != previous) & (part > 0)
+            previous = part
+        first_of_row[y + 1] = first_of_row[y] + count
+
+
+@compiled()
+def _write_runs(section: Any, first_of_row: Any, starts: Any, stops: Any, parts: Any) -> None:
+    """Write the runs of a slice."""
+    rows, columns = section.shape
+    for y in range(rows):
+        number = first_of_row[y] - 1
+        previous = np.uint32(0)
+        for x in range(columns):
+            part = section[y, x]
+            if part == previous:
+                continue
+            if previous:
+                stops[number] = x
+            if part:
+                number += 1
+                starts[number] = x
+                parts[number] = part
+            previous = part
+        if previous:
+            stops[number] = columns
+
+
+@compiled()
+def _touching_runs(upper: Any, lower: Any, shift: Any) -> Any:
+    """Return the parts (n, 2) of runs that touch those ``shift`` rows after them, some often."""
+    first_upper, starts, stops, parts = upper
+    first_lower, lower_starts, lower_stops, lower_parts = lower
+    rows = len(first_upper) - 1
+    pairs = np.empty((len(starts) + len(lower_starts), 2), np.uint32)
+    n_pairs = 0
+    for y in range(max(0, -shift), rows - max(0, shift)):
+        first, end = first_lower[y + shift], first_lower[y + shift + 1]
+        for run in range(first_upper[y], first_upper[y + 1]):
+            while first < end and lower_stops[first] < starts[run]:
+                first += 1
+            number = first
+            while number < end and lower_starts[number] <= stops[run]:
+                is_repeated = (
+                    n_pairs > 0
+                    and pairs[n_pairs - 1, 0] == parts[run]
+                    and pairs[n_pairs - 1, 1] == lower_parts[number]
+                )
+                if not is_repeated:
+                    pairs[n_pairs, 0] = parts[run]
+                    pairs[n_pairs, 1] = lower_parts[number]
+                    n_pairs += 1
+                number += 1
+    return pairs[:n_pairs]
 
 
 def join_parts(

@@ -38,6 +38,7 @@ from sparsem.labels.components import (
     Ints,
     ObjectNumbering,
     Parts,
+    SliceRuns,
     connected_parts,
     first_of_components,
     join_parts,
@@ -46,6 +47,7 @@ from sparsem.labels.components import (
     part_sizes,
     part_starts,
     shifted_pairs,
+    slice_runs,
     touching_pairs,
     values_of_blocks,
 )
@@ -57,7 +59,7 @@ from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.result import StageResult
-from sparsem.workflow.stage import Arrays, BlockResult, Stage, fingerprint_of, link_arrays
+from sparsem.workflow.stage import Arrays, BlockResult, Stage, fingerprint_of, read_link
 
 # Slices farther apart than this multiple of a pixel are cut into fragments one by one.
 MAX_ELONGATION = 2.0
@@ -377,9 +379,12 @@ def _label_blocks(stage: Stage, source: _Source) -> _BlockParts:
     """Label the parts of all blocks, and find those that belong together."""
     blocks = _blocks(source)
     part_links = {_link_name("parts", block): [block] for block in blocks}
-    folder = stage.chain(f"{stage.name}, parts", _label_parts, part_links, source)
+    is_small = source.boundary is None  # no array has a value for every voxel
+    folder = stage.chain(
+        f"{stage.name}, parts", _label_parts, part_links, source, in_one_file=is_small
+    )
     seam_links = {_link_name("seam", upper): [(upper, lower)] for upper, lower in pairwise(blocks)}
-    stage.chain(f"{stage.name}, seams", _join_blocks, seam_links, source, folder)
+    stage.chain(f"{stage.name}, seams", _join_blocks, seam_links, source, folder, in_one_file=True)
     return _BlockParts(folder, list(part_links), list(seam_links))
 
 
@@ -464,7 +469,7 @@ def _read_faces(blocks: _BlockParts, starts: Ints) -> Faces:
 
 def _read_link(folder: Path, link: str, name: str) -> NDArray[Any]:
     """Return an array of a finished link."""
-    return np.asarray(link_arrays(folder, link, 0)[name][...])
+    return read_link(folder, link, [name])[name]
 
 
 def _link_name(content: str, block: ZBlock) -> str:
@@ -478,7 +483,11 @@ def _label_parts(block: ZBlock, _previous: None, source: _Source) -> Arrays:
     """
     if source.probability is None or source.boundary is None:
         parts = connected_parts(source.mask.read(block.own))
-        return _part_arrays(parts, block)
+        return {
+            **_part_arrays(parts, block),
+            **_run_arrays("bottom", slice_runs(parts[0])),
+            **_run_arrays("top", slice_runs(parts[-1])),
+        }
     probability, boundary = _read_predictions(block.read, source)
     mask = source.mask.read(block.read)
     pointers = climb(probability, boundary, mask, block.inner, source.in_depth)
@@ -486,6 +495,8 @@ def _label_parts(block: ZBlock, _previous: None, source: _Source) -> Arrays:
     faces = faces_of_block(fragments, boundary[block.inner])
     return {
         **_part_arrays(fragments, block),
+        "bottom": fragments[0],
+        "top": fragments[-1],
         "exits": exits,
         "pointers": pointers,
         **{f"face_{name}": column for name, column in faces._asdict().items()},
@@ -494,12 +505,17 @@ def _label_parts(block: ZBlock, _previous: None, source: _Source) -> Arrays:
 
 def _part_arrays(parts: Parts, block: ZBlock) -> dict[str, NDArray[Any]]:
     voxels, firsts = part_sizes(parts)
-    return {
-        "voxels": voxels,
-        "firsts": firsts + block.start * parts[0].size,
-        "bottom": parts[0],
-        "top": parts[-1],
-    }
+    return {"voxels": voxels, "firsts": firsts + block.start * parts[0].size}
+
+
+def _run_arrays(name: str, runs: SliceRuns) -> dict[str, NDArray[Any]]:
+    return {f"{name}_{field}": column for field, column in runs._asdict().items()}
+
+
+def _read_runs(folder: Path, link: str, name: str) -> SliceRuns:
+    """Return the runs of the first (``bottom``) or last (``top``) slice of a block."""
+    columns = read_link(folder, link, [f"{name}_{field}" for field in SliceRuns._fields])
+    return SliceRuns(*columns.values())
 
 
 def _read_predictions(
@@ -528,12 +544,16 @@ def _join_blocks(
     For fragments also the faces between those of the two blocks.
     """
     upper, lower = (_link_name("parts", block) for block in blocks)
+    are_images = bool(source.mask.sizes)  # of a montage, one a block, which are not connected
+    if source.boundary is None:
+        if are_images:
+            return {"pairs": np.empty((0, 2), np.int64)}
+        runs = _read_runs(folder, upper, "top"), _read_runs(folder, lower, "bottom")
+        return {"pairs": touching_pairs(*runs)}
     top = _read_link(folder, upper, "top")
     bottom = _read_link(folder, lower, "bottom")
-    if source.mask.sizes:  # images of a montage, one a block, which are not connected
+    if are_images:
         top = np.zeros_like(top)
-    if source.boundary is None:
-        return {"pairs": touching_pairs(top, bottom)}
     upper_exits, lower_exits = (_read_link(folder, link, "exits") for link in (upper, lower))
     first_lower = blocks[1].start
     _, boundary = _read_predictions(slice(first_lower - 1, first_lower + 1), source)

@@ -1,6 +1,6 @@
 """The third pass: the convex hull of every object, from the corners of its slices.
 
-Objects that begin in the same block are one link, so that at no time all corners are in memory.
+Objects that begin in the same slab are one link, so that at no time all corners are in memory.
 """
 
 from collections.abc import Mapping
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from sparsem.measure.features.hull import Hulls, measure_hulls
 from sparsem.measure.links import LinkResults, run_links
 from sparsem.measure.structures import MeasuredStructure
-from sparsem.measure.surface_pass import surface_link_name
+from sparsem.measure.surface_pass import surface_link_name, surface_slabs
 from sparsem.workflow.stage import Arrays, Stage
 
 Ints = NDArray[np.int64]
 
 
 class HullLink(NamedTuple):
-    """Objects that begin in the same block.
+    """Objects that begin in the same slab.
 
     Attributes:
         ids: ids of the objects, ascending, (n,).
         surface_links: names of the links of the surface pass that hold the corners of the
-            objects, from their first to their last block.
+            objects, from their first to their last slab.
         voxel: edges of a voxel z, y, x, µm; y and x in separate images.
     """
 
@@ -75,7 +75,7 @@ def _batches_of_all(structures: Mapping[str, MeasuredStructure]) -> dict[str, Hu
     """Return the batches of all structures, by the name of their link."""
     batches = {}
     for name, structure in structures.items():
-        for number, batch in enumerate(_batches_by_first_block(name, structure)):
+        for number, batch in enumerate(_batches_by_first_slab(name, structure)):
             batches[f"hulls.{name}.{number}"] = batch
     return batches
 
@@ -96,24 +96,24 @@ def hulls_of_link(link: HullLink, _previous: None, surface_folder: Path) -> Arra
     return {"hulls": np.stack(measure_hulls(labels, corners[:, 1:], len(link.ids), link.voxel))}
 
 
-def _batches_by_first_block(name: str, structure: MeasuredStructure) -> list[HullBatch]:
-    """Group the objects of a structure by the block in which they begin."""
-    blocks = structure.volume.blocks()
+def _batches_by_first_slab(name: str, structure: MeasuredStructure) -> list[HullBatch]:
+    """Group the objects of a structure by the slab in which they begin."""
+    slabs = surface_slabs(structure.volume)
     edges = structure.volume.voxel_size.micrometers
     voxel = edges[1:] if structure.is_in_images else edges
-    link_names = [surface_link_name(name, block) for block in blocks]
-    starts = np.array([block.start for block in blocks])
-    first_blocks = _blocks_of_slices(starts, structure.moments.low[:, 0])
-    last_blocks = _blocks_of_slices(starts, structure.moments.high[:, 0] - 1)
+    link_names = [surface_link_name(name, slab) for slab in slabs]
+    starts = np.array([slab.start for slab in slabs])
+    first_slabs = _slabs_of_slices(starts, structure.moments.low[:, 0])
+    last_slabs = _slabs_of_slices(starts, structure.moments.high[:, 0] - 1)
     batches = []
-    for first_block in np.unique(first_blocks):
-        objects = np.flatnonzero(first_blocks == first_block)
-        surface_links = link_names[first_block : last_blocks[objects].max() + 1]
+    for first_slab in np.unique(first_slabs):
+        objects = np.flatnonzero(first_slabs == first_slab)
+        surface_links = link_names[first_slab : last_slabs[objects].max() + 1]
         link = HullLink(structure.ids[objects], tuple(surface_links), voxel)
         batches.append(HullBatch(name, objects, link))
     return batches
 
 
-def _blocks_of_slices(starts: Ints, slices: Ints) -> Ints:
-    """Return the index of the block of each slice (n,), from the first slice of every block."""
+def _slabs_of_slices(starts: Ints, slices: Ints) -> Ints:
+    """Return the index of the slab of each slice (n,), from the first slice of every slab."""
     return np.searchsorted(starts, slices, side="right") - 1

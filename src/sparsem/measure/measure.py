@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sparsem.measure.cell_pass import measure_cells
 from sparsem.measure.features.outline import outline_columns
 from sparsem.measure.features.shape import shape_columns
+from sparsem.measure.features.surface import surface_reach
 from sparsem.measure.hull_pass import run_hull_pass
 from sparsem.measure.inputs import number_masks, select_image, select_labels
 from sparsem.measure.lost_slices import cross_gaps, lost_slice_positions
@@ -26,7 +27,7 @@ from sparsem.measure.moments_pass import sum_voxels
 from sparsem.measure.nucleolus_pass import measure_nucleoli
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.structures import MeasuredStructure
-from sparsem.measure.surface_pass import combine_surfaces, run_surface_pass, surface_halo
+from sparsem.measure.surface_pass import combine_surfaces, run_surface_pass
 from sparsem.measure.tables import (
     forget_incomplete_result,
     measured_tables,
@@ -40,8 +41,10 @@ from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import Stage, fingerprint_of
 
-# Bytes of memory for each voxel of a block with its halo, and for each voxel of the budget.
+# Bytes of memory for each voxel of a block, of the slices that a surface depends on, and of the
+# budget.
 BLOCK_BYTES_PER_VOXEL = 12
+WINDOW_BYTES_PER_VOXEL = 5
 CROP_BYTES_PER_VOXEL = 30
 
 
@@ -197,8 +200,11 @@ def _needs(volumes: Mapping[str, Volume], settings: MeasureSettings) -> Needs:
     """Return the memory that a block or a crop needs, whichever is larger."""
     volume = next(iter(volumes.values()))
     _, height, width = volume.shape
-    depth = volume.block_depth + 2 * surface_halo(volume.voxel_size)
-    block_bytes = depth * height * width * BLOCK_BYTES_PER_VOXEL
+    window_depth = 2 * surface_reach(volume.voxel_size.micrometers) + 2
+    bytes_per_pixel = (
+        volume.block_depth * BLOCK_BYTES_PER_VOXEL + window_depth * WINDOW_BYTES_PER_VOXEL
+    )
+    block_bytes = height * width * bytes_per_pixel
     crop_bytes = int(settings.max_mvoxels * 1e6) * CROP_BYTES_PER_VOXEL
     return Needs(
         max(block_bytes, crop_bytes),

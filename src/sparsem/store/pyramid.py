@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.workflow.compiled import compiled
+
 Array = NDArray[Any]
 
 # Integer types that hold the sum of eight voxels, by the bytes of a voxel.
@@ -60,17 +62,45 @@ def coarser_mode(fine: Array, factors: Sequence[int]) -> Array:
     """
     if fine.dtype == np.uint8 and fine.max(initial=0) <= 1:
         return coarser_mean(fine, factors)  # the mode of a mask is a vote
-    parts = np.stack(_cell_voxels(fine, factors))
-    mode: Array = parts[0].copy()
-    # Most cells hold a single label; votes are counted in the others only.
-    mixed = np.nonzero((parts != parts[0]).any(axis=0))
-    if mixed[0].size:
-        ascending = np.sort(parts[:, mixed[0], mixed[1], mixed[2]], axis=0)
-        candidates = ascending[::-1]  # (voxels of a cell, mixed cells), largest id first
-        votes = (candidates[:, None] == candidates[None]).sum(axis=1)
-        winner = votes.argmax(axis=0)[None]
-        mode[mixed] = np.take_along_axis(candidates, winner, axis=0)[0]
+    shape = [-(-length // factor) for length, factor in zip(fine.shape, factors, strict=True)]
+    mode = np.empty(shape, fine.dtype)
+    _write_mode(fine, *factors, mode)
     return mode
+
+
+@compiled()
+def _write_mode(fine: Any, fz: Any, fy: Any, fx: Any, mode: Any) -> None:
+    """Write the mode of every cell; the last voxel of an odd axis stands for the missing one."""
+    depth, rows, columns = fine.shape
+    cell = np.empty(fz * fy * fx, fine.dtype)
+    for z in range(mode.shape[0]):
+        for y in range(mode.shape[1]):
+            for x in range(mode.shape[2]):
+                count = 0
+                is_mixed = False
+                for k in range(fz):
+                    for j in range(fy):
+                        for i in range(fx):
+                            voxel_z = min(z * fz + k, depth - 1)
+                            voxel_y = min(y * fy + j, rows - 1)
+                            label = fine[voxel_z, voxel_y, min(x * fx + i, columns - 1)]
+                            is_mixed |= label != cell[0] and count > 0
+                            cell[count] = label
+                            count += 1
+                mode[z, y, x] = _most_frequent(cell) if is_mixed else cell[0]
+
+
+@compiled()
+def _most_frequent(labels: Any) -> Any:
+    """Return the most frequent label; of equally frequent ones the largest."""
+    winner, most_votes = labels[0], 0
+    for candidate in labels:
+        votes = 0
+        for label in labels:
+            votes += label == candidate
+        if votes > most_votes or (votes == most_votes and candidate > winner):
+            winner, most_votes = candidate, votes
+    return winner
 
 
 def _pair_sums(fine: Array, axis: int, sum_type: type) -> Array:
@@ -84,13 +114,3 @@ def _pair_sums(fine: Array, axis: int, sum_type: type) -> Array:
     if len(along) % 2:
         total[-1] += along[-1]
     return total.swapaxes(0, axis)
-
-
-def _cell_voxels(fine: Array, factors: Sequence[int]) -> list[Array]:
-    """Return the first voxel of every cell, the second, ...: prod(factors) views (Z, Y, X)."""
-    padding = [(0, -length % factor) for length, factor in zip(fine.shape, factors, strict=True)]
-    is_odd = any(after for _, after in padding)
-    padded = np.pad(fine, padding, mode="edge") if is_odd else fine
-    fz, fy, fx = factors
-    offsets = np.ndindex(fz, fy, fx)
-    return [padded[z::fz, y::fy, x::fx] for z, y, x in offsets]

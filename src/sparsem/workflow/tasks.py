@@ -41,8 +41,12 @@ def link_arrays(folder: Path, chain: str, number: int) -> Mapping[str, "zarr.Arr
 
 
 def read_link(folder: Path, chain: str, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
-    """Read arrays of the only link of a chain that was stored in one file, by default all."""
-    with np.load(folder / f"{chain}-0{ONE_FILE}", allow_pickle=False) as content:
+    """Read arrays of the only link of a chain into memory, by default all."""
+    file = folder / f"{chain}-0{ONE_FILE}"
+    if not file.exists():
+        stored = link_arrays(folder, chain, 0)
+        return {name: np.asarray(stored[name][...]) for name in names or stored}
+    with np.load(file, allow_pickle=False) as content:
         return {name: content[name] for name in names or content.files}
 
 
