@@ -16,7 +16,7 @@ PAGE = SOURCE.parents[1] / "docs" / "architecture.md"
 
 # Name of the row -> what it holds. A root module is named in the row "root" or at the end.
 ROWS = {
-    "root": "what everything uses: errors, voxel sizes and z-blocks, settings, progress",
+    "root": "what everything uses: errors, voxel sizes and z-blocks, settings, progress, compiled loops",
     "store": "what is on disk: volumes, samples, coordinate transforms",
     "workflow": "how work is run: stages, blocks, local workers, a cluster, interruption",
     "io": "files of other programs: readers, writers, import of a stack",
@@ -41,7 +41,7 @@ ROWS = {
     "viewer": "the window: a napari plugin",
     "cli": "the command line",
 }
-ROOT_MODULES = ("sparsem", "errors", "extras", "geometry", "settings", "progress")
+ROOT_MODULES = ("sparsem", "errors", "extras", "geometry", "settings", "progress", "compiled")
 FACE = "sparsem"  # imports every public name, but lazily: rooms import only its version
 LAST_MODULES = ("arrays", "__main__")
 

@@ -12,8 +12,8 @@ import tifffile
 from numba import njit
 
 from sparsem.cli.console import HANDLER, accept_every_character
+from sparsem.compiled import compiled
 from sparsem.progress import time_left
-from sparsem.workflow.compiled import compiled
 
 
 def sparsem(*words: str, encoding: str, folder: Path) -> "subprocess.CompletedProcess[bytes]":

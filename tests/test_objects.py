@@ -15,18 +15,22 @@ from scipy.ndimage import binary_fill_holes, map_coordinates
 from sparsem.labels.components import (
     connected_parts,
     join_parts,
+    number_runs,
     part_sizes,
-    slice_runs,
+    runs_of_slice,
+    sizes_of_runs,
     touching_pairs,
 )
 from sparsem.labels.distance_transform import distances_inside
 from sparsem.labels.overlaps import Overlaps, overlaps
+from sparsem.labels.runs import label_runs
 from sparsem.measure.containment import main_containers
 from sparsem.measure.features.distances import (
     depths_at,
     half_edge,
     minimum_distances,
 )
+from sparsem.measure.features.moments import renumber_consecutively
 from sparsem.measure.features.nucleolus import fill_cavities, proximity_to_membrane
 from sparsem.measure.features.protrusions import cell_body, find_protrusions
 from tests.conftest import drawn
@@ -39,18 +43,24 @@ masks = hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, ma
 def number_in_blocks(mask: Mask, depth: int, min_voxels: int) -> NDArray[np.uint32]:
     """Number the objects as the stage does, without files."""
     starts = range(0, len(mask), depth)
-    parts = [connected_parts(mask[start : start + depth]) for start in starts]
-    pairs = [
-        touching_pairs(slice_runs(upper[-1]), slice_runs(lower[0]))
-        for upper, lower in pairwise(parts)
-    ]
+    blocks = [mask[start : start + depth] for start in starts]
+    parts = [connected_parts(block) for block in blocks]
+    pixels = mask[0].size
+    pairs = []
+    for k, (upper, lower) in enumerate(pairwise(parts)):
+        last = runs_of_slice(upper, len(blocks[k]) - 1, pixels)
+        pairs.append(touching_pairs(last, runs_of_slice(lower, 0, pixels), mask.shape[1:]))
+    sizes = [sizes_of_runs(runs) for runs in parts]
+    voxels = [block_voxels for block_voxels, _ in sizes]
     firsts = [
-        part_sizes(block)[1] + start * mask[0].size
-        for block, start in zip(parts, starts, strict=True)
+        block_firsts + start * pixels
+        for (_, block_firsts), start in zip(sizes, starts, strict=True)
     ]
-    voxels = [part_sizes(block)[0] for block in parts]
     objects = join_parts(voxels, firsts, pairs, min_voxels)
-    numbered = [numbers[block] for numbers, block in zip(objects.numbers, parts, strict=True)]
+    numbered = [
+        number_runs(runs, numbers, block.shape)
+        for runs, numbers, block in zip(parts, objects.numbers, blocks, strict=True)
+    ]
     return np.concatenate(numbered)
 
 
@@ -69,21 +79,39 @@ def test_objects_do_not_depend_on_blocks_and_are_numbered_by_their_first_voxel(
     assert (np.diff(part_sizes(objects)[1]) > 0).all()
 
 
-@given(masks)
-def test_sizes_and_first_voxels_equal_a_plain_count(mask: Mask) -> None:
-    parts = connected_parts(mask)
-    voxels, firsts = part_sizes(parts)
-    assert voxels.tolist() == np.bincount(parts.ravel(), minlength=1)[1:].tolist()
-    expected = [np.flatnonzero(parts == number)[0] for number in range(1, parts.max() + 1)]
-    assert firsts.tolist() == expected
-
-
-def test_parts_touch_across_corners() -> None:
-    upper, lower = (
-        drawn("1...", "...2", "....").astype(np.uint32),
-        drawn("....", ".3..", "....").astype(np.uint32),
+@given(
+    hnp.arrays(
+        np.uint32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.integers(0, 3)
     )
-    assert touching_pairs(slice_runs(upper), slice_runs(lower)).tolist() == [[1, 3]]
+)
+def test_sizes_and_first_voxels_equal_a_plain_count(labels: NDArray[np.uint32]) -> None:
+    parts = renumber_consecutively(labels)[0]
+    expected_voxels = np.bincount(parts.ravel(), minlength=1)[1:].tolist()
+    expected = [np.flatnonzero(parts == number)[0] for number in range(1, parts.max() + 1)]
+    for voxels, firsts in (part_sizes(parts), sizes_of_runs(label_runs(parts))):
+        assert voxels.tolist() == expected_voxels
+        assert firsts.tolist() == expected
+
+
+@settings(max_examples=150)
+@given(masks)
+def test_parts_of_runs_are_connected_components(mask: Mask) -> None:
+    runs = connected_parts(mask)
+    numbers = np.arange(runs.labels.max(initial=0) + 1).astype(np.uint32)
+    parts = number_runs(runs, numbers, mask.shape)
+    expected = cc3d.connected_components(mask.view(np.uint8), connectivity=26)
+    np.testing.assert_array_equal(parts > 0, mask)
+    pairs = np.unique(np.column_stack([parts[mask], expected[mask]]), axis=0)
+    assert len(pairs) == parts.max() == expected.max()
+    assert (np.diff(sizes_of_runs(runs)[1]) > 0).all()  # in the order of first voxels
+
+
+def test_parts_of_neighboring_slices_touch_across_corners() -> None:
+    upper, lower = (
+        label_runs(drawn("1...", "...2", "....").astype(np.uint32)),
+        label_runs(drawn("....", ".3..", "....").astype(np.uint32)),
+    )
+    assert touching_pairs(upper, lower, (3, 4)).tolist() == [[1, 3]]
 
 
 @settings(max_examples=60)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.compiled import compiled
 from sparsem.labels.neighbors import neighbor_slices
-from sparsem.workflow.compiled import compiled
 
 Ints = NDArray[np.int64]
 

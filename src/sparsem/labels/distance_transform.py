@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.workflow.compiled import compiled
+from sparsem.compiled import compiled
 
 Mask = NDArray[np.bool_]
 Field = NDArray[np.float32]

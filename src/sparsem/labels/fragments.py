@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.workflow.compiled import compiled
+from sparsem.compiled import compiled
 
 Bytes = NDArray[np.uint8]
 Fragments = NDArray[np.uint32]

@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from sparsem.compiled import compiled
 from sparsem.errors import InputError
 from sparsem.progress import Meter
 from sparsem.store.patches import Box, ChunkIndex, chunk_box, chunk_grid
 from sparsem.store.sample import Sample, save_table
 from sparsem.store.summary import list_first
 from sparsem.store.volume import Volume
-from sparsem.workflow.compiled import compiled
 
 Ints = NDArray[np.int64]
 

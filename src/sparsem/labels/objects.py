@@ -38,21 +38,23 @@ from sparsem.labels.components import (
     Ints,
     ObjectNumbering,
     Parts,
-    SliceRuns,
     connected_parts,
     first_of_components,
     join_parts,
     join_touching,
     number_components,
+    number_runs,
     part_sizes,
     part_starts,
+    runs_of_slice,
     shifted_pairs,
-    slice_runs,
+    sizes_of_runs,
     touching_pairs,
     values_of_blocks,
 )
 from sparsem.labels.fragments import HALO, climb, follow, insert_drawn_objects
 from sparsem.labels.results import require_same_pixels, result_labels
+from sparsem.labels.runs import LabelRuns
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.names import OBJECTS, base_name, is_step
 from sparsem.store.sample import Sample
@@ -477,24 +479,21 @@ def _link_name(content: str, block: ZBlock) -> str:
 
 
 def _label_parts(block: ZBlock, _previous: None, source: _Source) -> Arrays:
-    """Return voxels and first voxels of the parts of a block, and its first and last slice.
+    """Return voxels and first voxels of the parts of a block, and what joins them with others.
 
-    For fragments also where they continue, and the faces between them.
+    Those are the runs of connected parts; of fragments the first and last slice, where they
+    continue, and the faces between them.
     """
     if source.probability is None or source.boundary is None:
-        parts = connected_parts(source.mask.read(block.own))
-        return {
-            **_part_arrays(parts, block),
-            **_run_arrays("bottom", slice_runs(parts[0])),
-            **_run_arrays("top", slice_runs(parts[-1])),
-        }
+        runs = connected_parts(source.mask.read(block.own))
+        return {**_part_arrays(*sizes_of_runs(runs), source, block), **runs._asdict()}
     probability, boundary = _read_predictions(block.read, source)
     mask = source.mask.read(block.read)
     pointers = climb(probability, boundary, mask, block.inner, source.in_depth)
     fragments, exits = follow(pointers)
     faces = faces_of_block(fragments, boundary[block.inner])
     return {
-        **_part_arrays(fragments, block),
+        **_part_arrays(*part_sizes(fragments), source, block),
         "bottom": fragments[0],
         "top": fragments[-1],
         "exits": exits,
@@ -503,19 +502,16 @@ def _label_parts(block: ZBlock, _previous: None, source: _Source) -> Arrays:
     }
 
 
-def _part_arrays(parts: Parts, block: ZBlock) -> dict[str, NDArray[Any]]:
-    voxels, firsts = part_sizes(parts)
-    return {"voxels": voxels, "firsts": firsts + block.start * parts[0].size}
+def _part_arrays(
+    voxels: Ints, firsts: Ints, source: _Source, block: ZBlock
+) -> dict[str, NDArray[Any]]:
+    _, rows, columns = source.mask.shape
+    return {"voxels": voxels, "firsts": firsts + block.start * rows * columns}
 
 
-def _run_arrays(name: str, runs: SliceRuns) -> dict[str, NDArray[Any]]:
-    return {f"{name}_{field}": column for field, column in runs._asdict().items()}
-
-
-def _read_runs(folder: Path, link: str, name: str) -> SliceRuns:
-    """Return the runs of the first (``bottom``) or last (``top``) slice of a block."""
-    columns = read_link(folder, link, [f"{name}_{field}" for field in SliceRuns._fields])
-    return SliceRuns(*columns.values())
+def _read_runs(folder: Path, link: str) -> LabelRuns:
+    """Return the runs of the connected parts of a block."""
+    return LabelRuns(**read_link(folder, link, LabelRuns._fields))
 
 
 def _read_predictions(
@@ -548,8 +544,12 @@ def _join_blocks(
     if source.boundary is None:
         if are_images:
             return {"pairs": np.empty((0, 2), np.int64)}
-        runs = _read_runs(folder, upper, "top"), _read_runs(folder, lower, "bottom")
-        return {"pairs": touching_pairs(*runs)}
+        _, *shape = source.mask.shape
+        pixels = math.prod(shape)
+        upper_runs, lower_runs = _read_runs(folder, upper), _read_runs(folder, lower)
+        last = runs_of_slice(upper_runs, blocks[0].stop - blocks[0].start - 1, pixels)
+        first = runs_of_slice(lower_runs, 0, pixels)
+        return {"pairs": touching_pairs(last, first, (shape[0], shape[1]))}
     top = _read_link(folder, upper, "top")
     bottom = _read_link(folder, lower, "bottom")
     if are_images:
@@ -596,8 +596,10 @@ def _number_block(
     folder: Path | None,
     numbers: Parts,
 ) -> BlockResult:
-    if source.boundary is None or folder is None:
-        parts = connected_parts(source.mask.read(block.own))
-    else:
-        parts, _ = follow(_read_link(folder, _link_name("parts", block), "pointers"))
+    assert folder is not None
+    link = _link_name("parts", block)
+    if source.boundary is None:
+        shape = (block.stop - block.start, *source.mask.shape[1:])
+        return {path: number_runs(_read_runs(folder, link), numbers, shape)}, summary
+    parts, _ = follow(_read_link(folder, link, "pointers"))
     return {path: numbers[parts]}, summary

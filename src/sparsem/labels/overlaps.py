@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.workflow.compiled import compiled
+from sparsem.compiled import compiled
 
 Labels = NDArray[Any]
 Ids = NDArray[np.uint32]
@@ -51,7 +51,7 @@ def overlaps(first: Labels, second: Labels, known: NDArray[np.bool_] | None = No
         return add_overlaps([])
     starts = _starts_of_runs(first_flat, second_flat)
     lengths = np.diff(starts, append=first_flat.size)
-    return _sum_equal_pairs(first_flat[starts], second_flat[starts], lengths)
+    return sum_equal_pairs(first_flat[starts], second_flat[starts], lengths)
 
 
 def label_sizes(labels: Labels) -> tuple[Ids, NDArray[np.int64]]:
@@ -123,7 +123,7 @@ def add_overlaps(parts: Sequence[Overlaps]) -> Overlaps:
     """Return the overlaps of a whole from those of its parts."""
     if not parts:
         return Overlaps(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0, np.int64))
-    return _sum_equal_pairs(
+    return sum_equal_pairs(
         np.concatenate([part.first for part in parts]),
         np.concatenate([part.second for part in parts]),
         np.concatenate([part.pixels for part in parts]),
@@ -147,7 +147,7 @@ def _starts_of_runs(first: Any, second: Any) -> Any:
     return starts
 
 
-def _sum_equal_pairs(first: Ids, second: Ids, pixels: NDArray[np.int64]) -> Overlaps:
+def sum_equal_pairs(first: Ids, second: Ids, pixels: NDArray[np.int64]) -> Overlaps:
     """Return one row for each pair, ascending, from pairs that may occur several times."""
     encoded = first.astype(np.uint64) << np.uint64(32) | second
     pairs, pair_of_row = np.unique(encoded, return_inverse=True)

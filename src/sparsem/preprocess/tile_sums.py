@@ -9,7 +9,7 @@ slice that shows the same (see ``store.transforms``).
 import numpy as np
 from numba import njit
 
-from sparsem.workflow.compiled import compiled
+from sparsem.compiled import compiled
 
 TILE = 16  # edge of the parts of a slice that may move independently, px
 

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.compiled import compiled
 from sparsem.geometry import VoxelSize
 from sparsem.review.places import ReviewPlace
 from sparsem.segment.suggest import ENTROPY
 from sparsem.store.volume import FOREGROUND, Volume
-from sparsem.workflow.compiled import compiled
 
 EDGE_NM = 240.0  # edge of a cube: most of a mitochondrion, many times the width of its outline
 APART_NM = 1000.0  # between two places: a person sees both at once

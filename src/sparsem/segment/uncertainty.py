@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.compiled import compiled
 from sparsem.segment.tiles import Probability
-from sparsem.workflow.compiled import compiled
 
 MIN_PROBABILITY = 1e-9  # a probability is at least this before its logarithm is taken
 

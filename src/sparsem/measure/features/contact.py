@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.compiled import compiled
 from sparsem.measure.features.surface_points import SurfacePoints
-from sparsem.workflow.compiled import compiled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

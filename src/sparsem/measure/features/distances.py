@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
+from sparsem.compiled import compiled
 from sparsem.labels.neighbors import neighbor_slices
-from sparsem.workflow.compiled import compiled
 
 Mask = NDArray[np.bool_]
 Field = NDArray[np.float32]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 
-from sparsem.workflow.compiled import compiled
+from sparsem.compiled import compiled
 
 Floats = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.workflow.compiled import compiled
+from sparsem.compiled import compiled
 
 Gray = NDArray[np.uint8] | NDArray[np.uint16]
 Floats = NDArray[np.float64]

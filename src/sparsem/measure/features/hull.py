@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 
+from sparsem.compiled import compiled
 from sparsem.measure.features.feret import feret_diameters
-from sparsem.workflow.compiled import compiled
 
 Points = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.compiled import compiled
 from sparsem.labels.overlaps import label_sizes, renumber
-from sparsem.workflow.compiled import compiled
+from sparsem.labels.runs import LabelRuns, label_runs
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -74,11 +75,22 @@ def object_moments(labels: NDArray[np.uint32], first_z: int = 0) -> Moments:
         labels: (z, y, x).
         first_z: slice of the volume that is the first slice of ``labels``.
     """
-    index, ids = renumber_consecutively(labels)
+    return moments_of_runs(label_runs(labels), labels.shape[1:], first_z)
+
+
+def moments_of_runs(runs: LabelRuns, shape: tuple[int, int], first_z: int = 0) -> Moments:
+    """Sum over the voxels of every object in a block, of whose labels the runs are known.
+
+    Args:
+        runs: runs of the labels of the block.
+        shape: rows and columns of the block.
+        first_z: slice of the volume that is the first slice of the block.
+    """
+    ids, index = np.unique(runs.labels, return_inverse=True)
     sums = np.zeros((len(ids), 10), np.int64)
     low = np.full((len(ids), 3), EMPTY_LOW)
     high = np.full((len(ids), 3), EMPTY_HIGH)
-    _add_runs(index, first_z, sums, low, high)
+    _add_runs(runs, index, shape, first_z, sums, low, high)
     return Moments(ids, sums[:, 0], sums[:, 1:4], sums[:, 4:], low, high)
 
 
@@ -131,40 +143,35 @@ def renumber_consecutively(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], Id
 
 
 @compiled()
-def _add_runs(labels, first_z, sums, low, high):  # type: ignore[no-untyped-def]
-    """Add runs of equal labels along x to the sums: a run needs no loop over its voxels.
+def _add_runs(
+    runs: Any, objects: Any, shape: Any, first_z: Any, sums: Any, low: Any, high: Any
+) -> None:
+    """Add runs of labels to the sums of their objects: a run needs no loop over its voxels.
 
     Columns of ``sums`` are voxels, z, y, x, zz, yy, xx, zy, zx, yx.
     """
-    depth, rows, columns = labels.shape
-    for k in range(depth):
-        z = k + first_z
-        for y in range(rows):
-            x = 0
-            while x < columns:
-                label = labels[k, y, x]
-                start = x
-                while x < columns and labels[k, y, x] == label:
-                    x += 1
-                if label == 0:
-                    continue
-                n = x - start
-                last = x - 1
-                sum_x = n * (start + last) // 2
-                squares_before = (start - 1) * start * (2 * start - 1) // 6  # of 0 to start - 1
-                sum_xx = last * (last + 1) * (2 * last + 1) // 6 - squares_before
-                row = sums[label - 1]
-                row[0] += n
-                row[1] += n * z
-                row[2] += n * y
-                row[3] += sum_x
-                row[4] += n * z * z
-                row[5] += n * y * y
-                row[6] += sum_xx
-                row[7] += n * z * y
-                row[8] += z * sum_x
-                row[9] += y * sum_x
-                lower, upper = low[label - 1], high[label - 1]
-                lower[0], upper[0] = min(lower[0], z), max(upper[0], z + 1)
-                lower[1], upper[1] = min(lower[1], y), max(upper[1], y + 1)
-                lower[2], upper[2] = min(lower[2], start), max(upper[2], x)
+    rows, columns = shape
+    for number in range(len(runs.starts)):
+        line = runs.starts[number] // columns
+        start = runs.starts[number] - line * columns
+        n = runs.stops[number] - runs.starts[number]
+        z, y = line // rows + first_z, line % rows
+        last = start + n - 1
+        sum_x = n * (start + last) // 2
+        squares_before = (start - 1) * start * (2 * start - 1) // 6  # of 0 to start - 1
+        sum_xx = last * (last + 1) * (2 * last + 1) // 6 - squares_before
+        row = sums[objects[number]]
+        row[0] += n
+        row[1] += n * z
+        row[2] += n * y
+        row[3] += sum_x
+        row[4] += n * z * z
+        row[5] += n * y * y
+        row[6] += sum_xx
+        row[7] += n * z * y
+        row[8] += z * sum_x
+        row[9] += y * sum_x
+        lower, upper = low[objects[number]], high[objects[number]]
+        lower[0], upper[0] = min(lower[0], z), max(upper[0], z + 1)
+        lower[1], upper[1] = min(lower[1], y), max(upper[1], y + 1)
+        lower[2], upper[2] = min(lower[2], start), max(upper[2], last + 1)

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.workflow.compiled import compiled
+from sparsem.compiled import compiled
 
 Element = Literal["box", "ball"]
 Image = NDArray[Any]
@@ -150,50 +150,95 @@ def _sum_openings(gray: Any, object_of: Any, half_lengths: Any, is_pointed: Any,
     keep, _, _ = object_of
     # An erosion is a dilation of the complement. Outside of the object, both are 0.
     complement, opened = np.empty_like(gray), np.empty_like(gray)
-    scratch = (np.zeros_like(gray), np.zeros_like(gray))
+    free, spare = np.zeros_like(gray), np.zeros_like(gray)
     _keep_inside(gray, keep, False, opened)
     sums[0] = _sum_of(opened)
     _keep_inside(gray, keep, True, complement)
     for size in range(len(half_lengths)):
-        _dilate(complement, object_of, half_lengths[size], is_pointed[size], scratch)
+        _dilate(complement, object_of, half_lengths[size], is_pointed[size], free, spare)
+        complement, free = free, complement
         _keep_inside(complement, keep, True, opened)
         for number in range(size, -1, -1):
-            _dilate(opened, object_of, half_lengths[number], is_pointed[number], scratch)
+            _dilate(opened, object_of, half_lengths[number], is_pointed[number], free, spare)
+            opened, free = free, opened
         sums[size + 1] = _sum_of(opened)
 
 
 @compiled()
-def _dilate(gray: Any, object_of: Any, lengths: Any, is_pointed: Any, scratch: Any) -> None:
-    """Dilate flat gray levels within the object by an element, in place."""
+def _dilate(
+    gray: Any, object_of: Any, lengths: Any, is_pointed: Any, dilated: Any, spare: Any
+) -> None:
+    """Write flat gray levels within the object, dilated by an element.
+
+    The margins of ``dilated`` and ``spare`` are 0.
+    """
     keep, strides, edge = object_of
-    last = len(gray) - edge
-    source, (target, spare) = gray, scratch
-    is_begun = False
-    for axis in range(3):
-        for step in range(1, lengths[axis] + 1):
-            shift = step * strides[axis]
-            lower = source[edge - shift : last - shift]
-            upper = source[edge + shift : last + shift]
-            if is_begun:
-                _raise_to_larger(target[edge:last], lower, upper)
-            else:
-                _write_largest(source[edge:last], lower, upper, target[edge:last])
-            is_begun = True
-        if not is_pointed and lengths[axis] > 0:
-            source, target, spare = target, spare, target
-            is_begun = False
-    result = target if is_begun else source
-    _keep_inside(result, keep, False, gray)
+    first, last = edge, len(gray) - edge
+    if lengths.max() > 1:
+        _dilate_by_steps(gray, strides, edge, lengths, is_pointed, dilated, spare)
+        _cut(dilated, keep)
+        return
+    z, y, x = strides * lengths
+    if is_pointed:
+        along_z = gray[first - z : last - z], gray[first + z : last + z]
+        along_y = gray[first - y : last - y], gray[first + y : last + y]
+        along_x = gray[first - x : last - x], gray[first + x : last + x]
+        inside = gray[first:last], keep[first:last]
+        _write_largest_of_cross(inside, along_z, along_y, along_x, dilated[first:last])
+        return
+    _write_largest(gray, x, edge, dilated)
+    _write_largest(dilated, y, edge, spare)
+    _write_largest(spare, z, edge, dilated)
+    _cut(dilated, keep)
 
 
 @compiled()
-def _write_largest(first: Any, second: Any, third: Any, out: Any) -> None:
-    """Write the largest of three values.
+def _dilate_by_steps(
+    gray: Any, strides: Any, edge: Any, lengths: Any, is_pointed: Any, dilated: Any, spare: Any
+) -> None:
+    """Dilate by an element of any size, with a pass for every voxel of its half lengths."""
+    last = len(gray) - edge
+    _copy(gray[edge:last], dilated[edge:last])
+    _copy(gray[edge:last], spare[edge:last])
+    for axis in range(3):
+        for step in range(1, lengths[axis] + 1):
+            shift = step * strides[axis]
+            lower = spare[edge - shift : last - shift]
+            upper = spare[edge + shift : last + shift]
+            _raise_to_larger(dilated[edge:last], lower, upper)
+        if not is_pointed:
+            _copy(dilated[edge:last], spare[edge:last])
 
-    The arrays must not overlap: else the loop would not compute many values at once.
-    """
+
+# The following loops compute many values at once, as long as their arrays do not overlap.
+
+
+@compiled()
+def _write_largest_of_cross(
+    inside: Any, along_z: Any, along_y: Any, along_x: Any, out: Any
+) -> None:
+    """Write the largest of seven values where the object is."""
+    (gray, keep), (below, above), (before, behind), (left, right) = (
+        inside,
+        along_z,
+        along_y,
+        along_x,
+    )
     for index in range(len(out)):
-        out[index] = max(first[index], max(second[index], third[index]))
+        largest = max(gray[index], max(below[index], above[index]))
+        largest = max(largest, max(before[index], behind[index]))
+        largest = max(largest, max(left[index], right[index]))
+        out[index] = largest & keep[index]
+
+
+@compiled()
+def _write_largest(gray: Any, shift: Any, edge: Any, out: Any) -> None:
+    """Write the largest of three values along an axis; the margin of ``out`` stays."""
+    last = len(gray) - edge
+    lower, middle = gray[edge - shift : last - shift], gray[edge:last]
+    upper, inner = gray[edge + shift : last + shift], out[edge:last]
+    for index in range(len(inner)):
+        inner[index] = max(middle[index], max(lower[index], upper[index]))
 
 
 @compiled()
@@ -215,9 +260,23 @@ def _keep_inside(gray: Any, keep: Any, invert: Any, out: Any) -> None:
 
 
 @compiled()
+def _cut(gray: Any, keep: Any) -> None:
+    """Set gray levels outside of the object to 0, in place."""
+    for index in range(len(gray)):
+        gray[index] &= keep[index]
+
+
+@compiled()
+def _copy(source: Any, target: Any) -> None:
+    """Copy values; an assignment of slices is compiled to something eight times slower."""
+    for index in range(len(source)):
+        target[index] = source[index]
+
+
+@compiled()
 def _sum_of(gray: Any) -> Any:
     """Return the sum of gray levels."""
     total = np.uint64(0)
-    for level in gray:
-        total += level
+    for index in range(len(gray)):
+        total += gray[index]
     return total

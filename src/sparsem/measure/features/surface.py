@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.workflow.compiled import compiled
+from sparsem.compiled import compiled
 
 # Sigma of the window in voxels of the coarsest axis. Less leaves the stairs of the voxels in the
 # normals, more rounds edges off.
@@ -30,6 +30,7 @@ SIGMA = 1.2
 MAX_WIDENING = 3.0
 # Sigmas at which a window ends.
 TRUNCATE = 2.5
+NO_SLICE = -(2**31)
 TAPS = 8  # voxels of a window that are weighted at once
 CHUNK = 64  # voxels of a row that are compared with their neighbors at once
 
@@ -71,7 +72,7 @@ class SurfaceWindow:
         self._labels = np.zeros((self._empty + 1, *padded), np.uint32)
         self._is_uniform = np.zeros(self._labels.shape, np.bool_)
         self._is_uniform[self._empty] = True
-        self._z = np.full(self._empty, -1)
+        self._z = np.full(self._empty, NO_SLICE)
 
     def add(self, z: int, section: NDArray[np.uint32]) -> None:
         """Add the labels of slice ``z``, (y, x); it replaces the slice ``2 reach + 1`` before."""
@@ -180,7 +181,7 @@ class FaceWeights(NamedTuple):
     Attributes:
         reaches: voxels that a window extends to each side, (3,).
         first: first voxel of a window, counted from the voxel before the face, (3, 3).
-        count: voxels of a window, (3, 3).
+        counts: voxels of a window, (3, 3).
         weights: Gaussian and its slope at these voxels, (3, 3, 2, n).
         totals: sums of the weights, (3, 3, 2).
         along_x: sums of the weights along x over ``TAPS`` voxels of which some hold an object, for
@@ -189,7 +190,7 @@ class FaceWeights(NamedTuple):
 
     reaches: NDArray[np.int64]
     first: NDArray[np.int64]
-    count: NDArray[np.int64]
+    counts: NDArray[np.int64]
     weights: Floats
     totals: Floats
     along_x: Floats
@@ -325,7 +326,7 @@ def _add_faces(
         n_slices = counts[axis, 0]
         first_slot = middle + below + first[axis, 0]
         # Slices in which the window holds one label: 1 if it is the object, 0 if it is not.
-        planes = np.int64(axis + 1)
+        planes = axis + 1
         for k in range(n_slices):
             slot = slots[first_slot + k]
             if not is_uniform[slot, y, x]:

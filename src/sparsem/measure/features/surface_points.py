@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter, minimum_filter
 
+from sparsem.compiled import compiled
 from sparsem.measure.features.surface import Edges, gaussian_windows
-from sparsem.workflow.compiled import compiled
 
 # Sigma of the Gaussian in voxels. More would move the points of curved surfaces inwards.
 POINT_SIGMA = 0.7
