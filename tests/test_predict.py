@@ -1,6 +1,7 @@
 """Prediction: without seams, independent of blocks and batches, scaled, and resumable."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from sparsem.segment.inference import (
 from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict, predict_slice
 from sparsem.segment.predict_settings import PredictSettings
-from sparsem.segment.tiles import TileGrid, enlarge, scaled_shape, shrink, tile_starts
+from sparsem.segment.tiles import Probability, TileGrid, enlarge, scaled_shape, shrink, tile_starts
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -225,6 +226,11 @@ def predicted_volume(sample: Sample, kind: str, name: str) -> Volume:
     return sample.computed(name) if kind == "labels" else sample.volume(kind, name)
 
 
+def copies(slices: Iterable[Probability]) -> list[Probability]:
+    """Return slices that outlast the next one."""
+    return [probability.copy() for probability in slices]
+
+
 def predicted_once(tissue: Sample, model: Path, path: Path) -> Sample:
     sample = copy_of(tissue, path)
     predict(sample, model, SETTINGS)
@@ -247,7 +253,7 @@ def jumps_at_borders(
         first = move * edge // 8
         views = [np.ascontiguousarray(image[:, first : first + length]) for image in slices]
         probability = np.stack(
-            list(predict_slices(views, forward, recipe, (1, 1), overlap, batch=16))
+            copies(predict_slices(views, forward, recipe, (1, 1), overlap, batch=16))
         )
         jumps[move, first : first + length - 1] = np.abs(np.diff(probability, axis=3)).mean(
             axis=(0, 1, 2)
@@ -318,7 +324,7 @@ def test_threads_change_nothing(tissue: Sample, model: Path) -> None:
     slices = tissue.image().read(slice(0, 5))
     forward = make_forward(network, torch.device("cpu"), "float32")
     plain, threaded = (
-        np.stack(list(predict_slices(slices, forward, recipe, (1, 1), 0.25, 3, prefetch)))
+        np.stack(copies(predict_slices(slices, forward, recipe, (1, 1), 0.25, 3, prefetch)))
         for prefetch in (0, 2)
     )
     assert np.array_equal(plain, threaded)

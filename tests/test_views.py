@@ -59,7 +59,7 @@ def plain_view(volume: NDArray[np.uint8], model: Path, voxel_nm: float = 16) -> 
     for start in range(0, depth, 24):
         tile = padded[:, start : start + 32]
         factors = recipe.factors(VoxelSize(voxel_nm, voxel_nm, voxel_nm))
-        slices = list(predict_slices(tile, forward, recipe, factors, 0.25, 16))
+        slices = [view.copy() for view in predict_slices(tile, forward, recipe, factors, 0.25, 16)]
         slabs.append(np.stack(slices, axis=1)[:, :, 4:28])
     view = quantize_probability(np.concatenate(slabs, axis=2)[:, :, :depth])
     smooth = convolve1d(

@@ -5,17 +5,29 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.errors import SettingsError
 from sparsem.geometry import VoxelSize
-from sparsem.models.checkpoint import Recipe, load_checkpoint
+from sparsem.models.checkpoint import Recipe, load_checkpoint, read_recipe
 from sparsem.models.device import choose_device
-from sparsem.segment.inference import Forward, average_over_flips, make_forward, predict_slices
+from sparsem.models.engine import COMPILED_ARCHITECTURES, Engine, is_openvino_installed
+from sparsem.segment.inference import (
+    Forward,
+    average_over_flips,
+    make_compiled_forward,
+    make_forward,
+    predict_slices,
+)
 from sparsem.segment.predict_settings import PredictSettings
-from sparsem.segment.tiles import Probability
+from sparsem.segment.tiles import Probability, TileGrid, scaled_shape
 from sparsem.segment.uncertainty import EnsemblePrediction, combine_predictions
-from sparsem.settings import Precision
+from sparsem.settings import Precision, changed
+from sparsem.store.volume import Volume
 
+# Tiles from which on compiling a network saves more time than it takes (a second, measured).
+MIN_COMPILED_TILES = 1000
 GPU_PREFETCH = 2  # slices by which cutting runs ahead of a network on a GPU
 
 
@@ -71,12 +83,75 @@ def _channels_of(names: tuple[str, ...], recipe: Recipe) -> slice | list[int]:
     return [recipe.structures.index(name) for name in names]
 
 
+def choose_engine(
+    models: Sequence[Path], image: Volume, settings: PredictSettings, earlier: Engine | None = None
+) -> Engine:
+    """Return the engine that predicts an image, ``openvino`` or ``torch``.
+
+    Args:
+        models: checkpoints.
+        image: the image.
+        settings: settings of the prediction, with the requested engine and a resolved precision.
+        earlier: the engine of an earlier run of the same work, which ``auto`` keeps: its last bits
+            are not those of another one.
+
+    Raises:
+        SettingsError: the requested engine is not available.
+    """
+    if settings.engine == "torch" or (settings.engine == "auto" and earlier == "torch"):
+        return "torch"
+    is_on_cpu = choose_device(settings.device).type == "cpu"
+    is_requested = settings.engine == "openvino" or earlier == "openvino"
+    if is_requested and not is_on_cpu:
+        raise SettingsError("The engine openvino runs on the processor; use it with --device cpu.")
+    unknown = {read_recipe(path).architecture for path in models} - set(COMPILED_ARCHITECTURES)
+    if is_requested and unknown:
+        raise SettingsError(
+            f"The engine openvino compiles {', '.join(COMPILED_ARCHITECTURES)}, not "
+            f"{', '.join(sorted(unknown))}; use --engine torch."
+        )
+    if not is_requested:
+        is_large = _count_tiles(models, image, settings) >= MIN_COMPILED_TILES
+        if unknown or not (is_on_cpu and is_openvino_installed() and is_large):
+            return "torch"
+    try:
+        _compile_all(models, changed(settings, {"engine": "openvino"}))
+    except SettingsError:
+        if is_requested:
+            raise
+        return "torch"
+    return "openvino"
+
+
+def _compile_all(models: Sequence[Path], settings: PredictSettings) -> None:
+    """Compile all networks, which stay in memory for the blocks of this process."""
+    for forward, recipe in load_networks(models, settings):
+        shape = (settings.batch, 1 + 2 * recipe.adjacent_slices, recipe.input_px, recipe.input_px)
+        forward(np.zeros(shape, np.float32))
+
+
+def _count_tiles(models: Sequence[Path], image: Volume, settings: PredictSettings) -> int:
+    """Return the number of tiles that all networks compute."""
+    depth, height, width = image.shape
+    total = 0
+    for path in models:
+        recipe = read_recipe(path)
+        shape = scaled_shape((height, width), recipe.factors(image.voxel_size))
+        grid = TileGrid(shape, recipe.input_px, round(settings.overlap * recipe.input_px))
+        total += depth * len(grid.corners)
+    return total
+
+
 def load_networks(
     models: Sequence[Path], settings: PredictSettings
 ) -> list[tuple[Forward, Recipe]]:
-    """Return the networks as the settings request them, and their recipes."""
+    """Return the networks as the settings request them, and their recipes.
+
+    The engine ``auto`` is torch here: to compile a network takes longer than to predict a slice.
+    """
     versions = tuple((path, path.stat().st_mtime_ns) for path in models)
-    networks = _load_cached(versions, settings.device, settings.precision)
+    is_compiled = settings.engine == "openvino"
+    networks = _load_cached(versions, settings.device, settings.precision, is_compiled)
     if not settings.flips:
         return networks
     return [(average_over_flips(forward), recipe) for forward, recipe in networks]
@@ -84,7 +159,7 @@ def load_networks(
 
 @lru_cache(maxsize=1)
 def _load_cached(
-    versions: tuple[tuple[Path, int], ...], device: str, precision: Precision
+    versions: tuple[tuple[Path, int], ...], device: str, precision: Precision, is_compiled: bool
 ) -> list[tuple[Forward, Recipe]]:
     """Load the networks of this process once for all of its blocks.
 
@@ -93,6 +168,9 @@ def _load_cached(
     networks = []
     for path, _ in versions:
         network, recipe = load_checkpoint(path)
-        forward = make_forward(network, choose_device(device), precision)
+        if is_compiled:
+            forward = make_compiled_forward(network, precision)
+        else:
+            forward = make_forward(network, choose_device(device), precision)
         networks.append((forward, recipe))
     return networks

@@ -16,14 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from sparsem.compiled import compiled
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import autocast, keep_freed_memory
+from sparsem.models.engine import Tiles, compile_network
 from sparsem.segment.tiles import Probability, TileGrid, enlarge, scaled_shape, shrink
 from sparsem.settings import Precision
 
 T = TypeVar("T")
 
-Tiles = NDArray[np.float32]
 Forward = Callable[[Tiles], Tiles]  # (B, K, S, S) standardized -> (B, C, S, S) probabilities
 
 
@@ -38,6 +39,9 @@ def predict_slices(
     own_slices: slice = slice(None),
 ) -> Iterator[Probability]:
     """Yield the probabilities (C, y, x) float32 of one slice after another.
+
+    All slices are written into one array: copy what has to outlast the next slice. New memory for
+    every slice takes longer than its values.
 
     Args:
         slices: images (y, x) of one shape.
@@ -64,8 +68,10 @@ def predict_slices(
     own_windows = islice(windows, own_slices.start, own_slices.stop)
     inputs = (_join_window(window) for window in own_windows)  # (N, K, S, S) each
     outputs = _in_batches(prefetch_in_thread(inputs, prefetch), forward, batch, len(grid.corners))
+    enlarged: Probability | None = None
     for probabilities in prefetch_in_thread(outputs, prefetch):
-        yield enlarge(grid.blend(probabilities), shape)
+        enlarged = enlarge(grid.blend(probabilities), shape, enlarged)
+        yield enlarged
 
 
 def _standardize(
@@ -94,7 +100,8 @@ def _in_batches(
     """
     batches = _Batches(forward, batch)
     for tiles_of_slice in inputs:
-        batches.waiting.extend(tiles_of_slice)
+        for tile in tiles_of_slice:
+            batches.add(tile)
         while len(batches.waiting) >= batch:
             batches.compute()
         yield from batches.complete_slices(tiles_per_slice)
@@ -106,34 +113,58 @@ def _in_batches(
 class _Batches:
     """Tiles on their way through a network.
 
+    Tiles without content, as in padding and masked resin, are equal, and are computed once.
+
     Attributes:
-        waiting: tiles (K, S, S) that are not computed yet.
-        computed: outputs (C, S, S) of slices that are not complete yet.
+        waiting: tiles (K, S, S) that are not computed yet, by number.
     """
 
     def __init__(self, forward: Forward, batch: int) -> None:
-        self.waiting: list[Tiles] = []
-        self.computed: list[Tiles] = []
+        self.waiting: dict[int, Tiles] = {}
         self._forward = forward
         self._batch = batch
         self._buffer: Tiles | None = None
+        self._order: deque[int] = deque()  # numbers of the tiles of slices that are not complete
+        self._outputs: dict[int, Tiles] = {}  # (C, S, S), by number
+        self._blank: dict[bytes, int] = {}  # numbers of the tiles without content
+        self._count = 0
+
+    def add(self, tile: Tiles) -> None:
+        """Add a tile (K, S, S) of a slice."""
+        values = tile[:, :1, :1]
+        is_blank = bool((tile[:, -1:, -1:] == values).all()) and bool((tile == values).all())
+        key = values.tobytes()
+        number = self._blank.get(key) if is_blank else None
+        if number is None:
+            number = self._count
+            self._count += 1
+            self.waiting[number] = tile
+            if is_blank:
+                self._blank[key] = number
+        self._order.append(number)
 
     def compute(self) -> None:
         """Compute the tiles that wait, at most a batch of them."""
-        tiles = self.waiting[: self._batch]
+        numbers = list(islice(self.waiting, self._batch))
+        tiles = [self.waiting.pop(number) for number in numbers]
         if self._buffer is None:
             self._buffer = np.zeros((self._batch, *tiles[0].shape), np.float32)
         # Always a full batch: the shape of a batch decides which kernels run, and with them the
         # last bits of a sum.
         np.stack(tiles, out=self._buffer[: len(tiles)])
-        self.computed.extend(self._forward(self._buffer)[: len(tiles)])
-        del self.waiting[: self._batch]
+        self._outputs.update(zip(numbers, self._forward(self._buffer), strict=False))
 
     def complete_slices(self, tiles_per_slice: int) -> Iterator[list[Tiles]]:
         """Yield the outputs of the slices that are complete, and forget them."""
-        while len(self.computed) >= tiles_per_slice:
-            yield self.computed[:tiles_per_slice]
-            del self.computed[:tiles_per_slice]
+        while len(self._order) >= tiles_per_slice:
+            numbers = list(islice(self._order, tiles_per_slice))
+            if not all(number in self._outputs for number in numbers):
+                return
+            yield [self._outputs[number] for number in numbers]
+            for number in numbers:
+                self._order.popleft()
+                if number not in self._blank.values():
+                    self._outputs.pop(number, None)
 
 
 def slice_windows(items: Iterable[T], adjacent: int) -> Iterator[list[T]]:
@@ -172,7 +203,33 @@ def prefetch_in_thread(items: Iterator[T], depth: int) -> Iterator[T]:
 
 def quantize_probability(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return round(255 p), half up, so that p = 0.5 becomes 128: foreground, as in the paper."""
-    return (probability * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    quantized = np.empty(probability.shape, np.uint8)
+    _quantize(np.ascontiguousarray(probability).reshape(-1), quantized.reshape(-1))
+    return quantized
+
+
+@compiled()
+def _quantize(probability: Any, quantized: Any) -> None:
+    for index in range(len(probability)):
+        quantized[index] = np.uint8(probability[index] * np.float32(255) + np.float32(0.5))
+
+
+def make_compiled_forward(network: nn.Module, precision: Precision) -> Forward:
+    """Return a network on the CPU, which is compiled for the shape of its first tiles.
+
+    Raises:
+        SettingsError: it cannot be compiled, see ``compile_network``.
+    """
+    compiled: list[Forward] = []
+
+    def forward(tiles: Tiles) -> Tiles:
+        if not compiled:
+            batch, inputs, rows, columns = tiles.shape
+            shape = (batch, inputs, rows, columns)
+            compiled.append(compile_network(network, shape, precision))
+        return compiled[0](tiles)
+
+    return forward
 
 
 def make_forward(network: nn.Module, device: torch.device, precision: Precision) -> Forward:

@@ -20,7 +20,7 @@ from sparsem.models.checkpoint import Recipe, file_digest, load_checkpoint
 from sparsem.models.device import choose_device, free_memory, resolve_precision
 from sparsem.models.memory import prediction_bytes
 from sparsem.progress import print_note
-from sparsem.segment.ensemble import load_networks, predict_voxels
+from sparsem.segment.ensemble import choose_engine, load_networks, predict_voxels
 from sparsem.segment.gray_levels import gray_level_note
 from sparsem.segment.inference import quantize_probability
 from sparsem.segment.predict_settings import PredictSettings
@@ -81,6 +81,7 @@ def predict(
         ResumeError: results of another model or with other settings exist, and ``on.overwrite``
             is not set.
         SampleError: three views are requested, and voxels are much longer than wide or less.
+        SettingsError: the device or the engine is not available.
         ResourceError: a block does not fit into memory.
     """
     settings = resolve_settings(PredictSettings, settings, changes)
@@ -95,6 +96,9 @@ def predict(
     earlier = earlier_setting(sample, stage_name, "precision", on.overwrite)
     precision = resolve_precision(choose_device(settings.device), settings.precision, earlier)
     settings = changed(settings, {"image": image_name, "precision": precision})
+    earlier_engine = earlier_setting(sample, stage_name, "engine", on.overwrite)
+    engine = choose_engine(models, image, settings, earlier_engine)
+    settings = changed(settings, {"engine": engine})
     outputs = _outputs_with_slice_use(sample, image, image_name, recipes)
     output_paths = [output.path for output in outputs]
     recorded = _recorded_settings(settings)

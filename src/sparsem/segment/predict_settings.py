@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from sparsem.models.device import choose_device, resolve_precision
+from sparsem.models.engine import Engine
 from sparsem.settings import Precision, Settings
 
 
@@ -32,6 +33,11 @@ class PredictSettings(Settings):
         "auto", description="auto: bfloat16 where the processor computes it fast"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    engine: Engine = Field(
+        "auto",
+        description="openvino: compile the network for the processor; torch: do not; auto: "
+        "openvino where it is installed and the stack is large enough",
+    )
     image: str | None = Field(None, description="image to predict (default: the newest)")
 
 

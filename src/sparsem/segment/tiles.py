@@ -55,17 +55,29 @@ def shrink_mask(
     return shrunk
 
 
-def enlarge(probability: Probability, shape: tuple[int, int]) -> Probability:
-    """Return probabilities (C, y, x) of a whole slice at its full resolution, interpolated."""
-    return np.stack([_resize(channel, shape) for channel in probability])
+def enlarge(
+    probability: Probability, shape: tuple[int, int], out: Probability | None = None
+) -> Probability:
+    """Return probabilities (C, y, x) of a whole slice at its full resolution, interpolated.
+
+    They are written into ``out``, if it is given.
+    """
+    if out is None:
+        out = np.empty((len(probability), *shape), np.float32)
+    for channel, enlarged in zip(probability, out, strict=True):
+        _resize(channel, shape, enlarged)
+    return out
 
 
-def _resize(image: Image, shape: tuple[int, int]) -> Image:
+def _resize(image: Image, shape: tuple[int, int], out: Image | None = None) -> Image:
+    """Return an image at a shape, which is written into ``out`` if that is given."""
     if image.shape == shape:
+        if out is not None:
+            out[:] = image
         return image
     is_smaller = shape[0] <= image.shape[0] and shape[1] <= image.shape[1]
     method = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, shape[::-1], interpolation=method), np.float32)
+    return np.asarray(cv2.resize(image, shape[::-1], out, interpolation=method), np.float32)
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
