@@ -3,20 +3,23 @@
     python benchmarks/peer.py [--slices 100] [--width 16]
 
 The stack has slices of 24 Mpx (6000 x 4000) and one structure. Tiles of 256 px are shrunk to 128 px
-and overlap by a quarter. The precision is bfloat16 where the processor has it. The two programs run
-in processes of their own, one after the other. MONAI's sliding-window inference gets one slice
-after the other; the functions of sparsem shrink, enlarge and write it. In addition, sparsem writes
-coarser levels, labels and a resumable state. MONAI must be installed.
+and overlap by a quarter. Every program runs in a process of its own, one after the other: sparsem
+with its defaults, sparsem with torch in float32, the bare compiled network on as many tiles, and
+MONAI's sliding-window inference in float32 and in bfloat16. MONAI gets one slice after the other;
+the functions of sparsem shrink, enlarge and write it. In addition, sparsem writes coarser levels,
+labels and a resumable state. MONAI must be installed.
 """
 
 import argparse
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,17 +31,21 @@ import zarr
 from rows import peak_gb
 from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
-from sparsem.models.device import autocast, choose_device, keep_freed_memory
+from sparsem.models.device import autocast, choose_device, keep_freed_memory, resolve_precision
+from sparsem.models.engine import compile_network
 from sparsem.phantom.phantom import PhantomSettings, phantom_slice
 from sparsem.segment.inference import quantize_probability
 from sparsem.segment.predict import predict
 from sparsem.segment.predict_settings import PredictSettings
-from sparsem.segment.tiles import enlarge, shrink
+from sparsem.segment.tiles import TileGrid, enlarge, scaled_shape, shrink
+from sparsem.settings import Precision
 from sparsem.store.sample import Sample
 from sparsem.store.volume import FOREGROUND
+from sparsem.workflow.execution import Execution
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE = (4000, 6000)
+BATCH = 16
 
 
 def write_inputs(folder: Path, slices: int, width: int) -> None:
@@ -60,12 +67,38 @@ def write_inputs(folder: Path, slices: int, width: int) -> None:
     save_checkpoint(folder / "m.safetensors", recipe.build(), recipe)
 
 
-def by_sparsem(folder: Path) -> None:
+def by_sparsem(folder: Path, **changes: Any) -> None:
     """Predict with the function of the command ``predict``."""
-    predict(Sample.open(folder / "s.zarr"), folder / "m.safetensors", PredictSettings(batch=16))
+    sample = Sample.open(folder / "s.zarr")
+    predict(sample, folder / "m.safetensors", PredictSettings(batch=BATCH), **changes)
 
 
-def by_monai(folder: Path) -> None:
+def by_sparsem_in_torch(folder: Path) -> None:
+    """Predict as ``by_sparsem``, but with torch in float32, in a copy of the sample."""
+    shutil.copytree(folder / "s.zarr", folder / "torch.zarr")
+    sample = Sample.open(folder / "torch.zarr")
+    for name in ("probabilities", "labels"):
+        shutil.rmtree(sample.path / name, ignore_errors=True)
+    settings = PredictSettings(batch=BATCH, engine="torch", precision="float32")
+    predict(sample, folder / "m.safetensors", settings, on=Execution(overwrite=True))
+
+
+def by_bare_engine(folder: Path) -> None:
+    """Run the compiled network on as many tiles as ``predict`` does, and nothing else."""
+    sample = Sample.open(folder / "s.zarr")
+    network, recipe = load_checkpoint(folder / "m.safetensors")
+    precision = resolve_precision(choose_device("cpu"), "auto")
+    image = sample.image()
+    shape = scaled_shape(image.shape[1:], recipe.factors(image.voxel_size))
+    overlap_px = round(PredictSettings().overlap * recipe.input_px)
+    n_tiles = image.shape[0] * len(TileGrid(shape, recipe.input_px, overlap_px).corners)
+    tiles = np.random.default_rng(0).normal(size=(BATCH, 1, recipe.input_px, recipe.input_px))
+    forward = compile_network(network, (BATCH, 1, recipe.input_px, recipe.input_px), precision)
+    for _ in range(-(-n_tiles // BATCH)):
+        forward(tiles.astype(np.float32))
+
+
+def by_monai(folder: Path, precision: Precision) -> None:
     """Predict with MONAI slice by slice, as in its documentation."""
     import torch
 
@@ -79,13 +112,16 @@ def by_monai(folder: Path) -> None:
     factors = recipe.factors(image.voxel_size)
     stores = [
         zarr.create_array(
-            folder / f"monai-{name}.zarr", shape=image.shape, chunks=(1, 512, 512), dtype=np.uint8
+            folder / f"monai-{precision}-{name}.zarr",
+            shape=image.shape,
+            chunks=(1, 512, 512),
+            dtype=np.uint8,
         )
         for name in ("p", "l")
     ]
 
     def forward(tiles: Any) -> Any:
-        with autocast(device, "auto"):
+        with autocast(device, precision):
             return network(tiles.contiguous(memory_format=torch.channels_last)).float()
 
     for z in range(image.shape[0]):
@@ -96,7 +132,7 @@ def by_monai(folder: Path) -> None:
             logits = sliding_window_inference(
                 tensor,
                 (recipe.input_px, recipe.input_px),
-                16,
+                BATCH,
                 forward,
                 overlap=0.25,
                 mode="gaussian",
@@ -106,7 +142,25 @@ def by_monai(folder: Path) -> None:
         stores[0][z], stores[1][z] = gray, (gray >= FOREGROUND).view(np.uint8)
 
 
-SIDES: dict[str, Callable[[Path], None]] = {"sparsem": by_sparsem, "monai": by_monai}
+SIDES: dict[str, Callable[[Path], None]] = {
+    "sparsem": by_sparsem,
+    "sparsem, torch float32": by_sparsem_in_torch,
+    "bare engine": by_bare_engine,
+    "monai float32": partial(by_monai, precision="float32"),
+    "monai bfloat16": partial(by_monai, precision="bfloat16"),
+}
+
+
+def label_difference(folder: Path) -> float:
+    """Return the fraction of voxels whose label differs between the engine and torch."""
+    labels = [
+        Sample.open(folder / name).volume("labels", "nucleus") for name in ("s.zarr", "torch.zarr")
+    ]
+    differing = 0
+    for z in range(labels[0].shape[0]):
+        first, second = (volume.read(slice(z, z + 1)) for volume in labels)
+        differing += int((first != second).sum())
+    return differing / np.prod(labels[0].shape)
 
 
 def measure_side(side: str, folder: Path) -> str:
@@ -145,6 +199,7 @@ def main() -> None:
             row = {"slices": arguments.slices, "mpx": 24, "width": arguments.width}
             rows.append(row | measured)
             print(rows[-1], flush=True)
+        print(f"labels that differ from torch: {label_difference(Path(folder)):.2g}")
     with (RESULTS / "peer.csv").open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         if file.tell() == 0:

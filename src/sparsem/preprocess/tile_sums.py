@@ -7,7 +7,6 @@ slice that shows the same (see ``store.transforms``).
 """
 
 import numpy as np
-from numba import njit
 
 from sparsem.compiled import compiled
 
@@ -60,7 +59,7 @@ def tile_sums(fixed, moving, motion):  # type: ignore[no-untyped-def]
     return hessians, gradients, sums, counts
 
 
-@njit(inline="always")
+@compiled(inline="always")
 def _shifted_row(fixed, moving, dy, dx, i, start, stop):  # type: ignore[no-untyped-def]
     """Return the sums over a row of a tile for a translation.
 
@@ -102,7 +101,7 @@ def _shifted_row(fixed, moving, dy, dx, i, start, stop):  # type: ignore[no-unty
     return yy, yx, xx, gy, gx, fm, ff, mm, stop - start
 
 
-@njit(inline="always")
+@compiled(inline="always")
 def _transformed_row(fixed, moving, motion, i, start, stop):  # type: ignore[no-untyped-def]
     """Return the sums over a row of a tile for any affine motion."""
     rows, columns = moving.shape

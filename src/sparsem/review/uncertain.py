@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sparsem.compiled import compiled
 from sparsem.geometry import VoxelSize
 from sparsem.review.places import ReviewPlace
-from sparsem.segment.suggest import ENTROPY
+from sparsem.segment.suggest import stored_entropies
 from sparsem.store.volume import FOREGROUND, Volume
 
 EDGE_NM = 240.0  # edge of a cube: most of a mitochondrion, many times the width of its outline
@@ -51,7 +51,7 @@ def step_sums(
     """
     if known is not None:
         values = np.where(known, np.uint8(0), values)
-    sums: NDArray[np.float32] = _step_sums(values, grid.y, grid.x, ENTROPY)
+    sums: NDArray[np.float32] = _step_sums(values, grid.y, grid.x, stored_entropies())
     return sums
 
 
@@ -168,7 +168,7 @@ def _place_in_cube(
     rows, columns = slice(top, top + 2 * grid.y), slice(left, left + 2 * grid.x)
     values = volume.lazy()[z, rows, columns]
     # A blurred maximum lies in an uncertain area, not on an edge.
-    blurred = cv2.blur(ENTROPY[values].astype(np.float32), (grid.x // 2 + 1, grid.y // 2 + 1))
+    blurred = cv2.blur(stored_entropies()[values], (grid.x // 2 + 1, grid.y // 2 + 1))
     row, column = np.unravel_index(int(blurred.argmax()), blurred.shape)
     is_structure = int(values[row, column] >= FOREGROUND)
     pixel_um2 = volume.voxel_size.y * volume.voxel_size.x * 1e-6

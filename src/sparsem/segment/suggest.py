@@ -8,6 +8,7 @@ little to a training, so its uncertainty counts less.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,13 @@ if TYPE_CHECKING:
     from sparsem.segment.predict_settings import PredictSettings
 
 LEVELS = np.arange(256) / 255.0  # probabilities or bits of the 256 values on disk
-ENTROPY = entropy(LEVELS)  # bits of entropy of the probabilities on disk
 MAX_EXAMINED = 96  # slices that models predict if ``every`` is not given, about
+
+
+@cache
+def stored_entropies() -> NDArray[np.float32]:
+    """Return the bits of entropy of each of the probabilities on disk, (256,)."""
+    return entropy(LEVELS)
 
 
 class SuggestSettings(Settings):
@@ -186,7 +192,7 @@ def _mean_bits(sample: Sample, name: str, on: Execution) -> NDArray[np.float64]:
     needs = Needs(ram=plane * volume.block_depth * 2, smaller="use fewer --workers")
     # The result of an earlier call may be that of other probabilities.
     on = replace(on, overwrite=True)
-    bits = LEVELS if name.endswith(UNCERTAINTY) else ENTROPY
+    bits = LEVELS if name.endswith(UNCERTAINTY) else stored_entropies()
     inputs = {"probabilities": volume.fingerprint}
     with Stage(sample, f"entropy-{name}", SuggestSettings(), inputs, [], on, needs) as stage:
         blocks = stage.map(_mean_bits_of_block, volume.blocks(), volume, bits)
