@@ -92,10 +92,12 @@ def by_bare_engine(folder: Path) -> None:
     shape = scaled_shape(image.shape[1:], recipe.factors(image.voxel_size))
     overlap_px = round(PredictSettings().overlap * recipe.input_px)
     n_tiles = image.shape[0] * len(TileGrid(shape, recipe.input_px, overlap_px).corners)
-    tiles = np.random.default_rng(0).normal(size=(BATCH, 1, recipe.input_px, recipe.input_px))
-    forward = compile_network(network, (BATCH, 1, recipe.input_px, recipe.input_px), precision)
+    keep_freed_memory()
+    batch_shape = (BATCH, 1, recipe.input_px, recipe.input_px)
+    tiles = np.random.default_rng(0).normal(size=batch_shape).astype(np.float32)
+    forward = compile_network(network, batch_shape, precision)
     for _ in range(-(-n_tiles // BATCH)):
-        forward(tiles.astype(np.float32))
+        forward(tiles)
 
 
 def by_monai(folder: Path, precision: Precision) -> None:

@@ -54,6 +54,7 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 Precision = Literal["auto", "float32", "bfloat16"]  # of a network on its device
+Engine = Literal["auto", "openvino", "torch"]  # what computes networks on a processor
 
 
 def named_values(value: Any, example: str) -> Any:

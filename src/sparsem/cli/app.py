@@ -55,8 +55,8 @@ COMMANDS = {
     "report": ("results", "Write a page with slices, 3D, plots and tables."),
     "render": ("results", "Render structures in 3D, as an image or a video."),
     "export": ("results", "Write TIFF stacks, tables and meshes for other programs."),
-    "info": ("data", "Show what a sample contains, and how it was made."),
-    "remove": ("data", "Remove a part of a sample."),
+    "info": ("samples", "Show what a sample contains, and how it was made."),
+    "remove": ("samples", "Remove a part of a sample."),
     "run": ("pipeline", "Run the whole study that a study.toml describes."),
     "doctor": ("doctor", "Show versions, device, memory, and which optional parts are installed."),
 }

@@ -1,4 +1,7 @@
-"""The commands that train networks and predict with them."""
+"""The commands that train networks and predict with them.
+
+Stages are called as names of ``sparsem``, which imports them then: help must not load torch.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,15 +9,12 @@ from typing import Annotated
 
 import typer
 
+import sparsem
 from sparsem.cli.format import in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
-from sparsem.cli.score_format import cross_validation_line, validation_lines
-from sparsem.segment.predict import predict
+from sparsem.extras import require
 from sparsem.segment.predict_settings import PredictSettings
-from sparsem.segment.train import train
 from sparsem.store.names import BOUNDARY
-from sparsem.store.sample import Sample
-from sparsem.training.files import log_path
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
 
@@ -39,7 +39,11 @@ def train_command(
     sparsem train liver.zarr --structure nucleus,nucleolus --out liver.safetensors
     sparsem train liver.zarr --structure nucleus --folds 5 --out liver.safetensors
     """
-    result = train([Sample.open(path) for path in samples], out, settings, on=on)
+    require("train")
+    from sparsem.cli.score_format import cross_validation_line, validation_lines
+    from sparsem.training.files import log_path
+
+    result = sparsem.train([sparsem.Sample.open(path) for path in samples], out, settings, on=on)
     recipe = result.recipe
     n_slices = len(recipe.training["trained_on"])
     noun = "slice" if n_slices == 1 else "slices"
@@ -79,8 +83,9 @@ def predict_command(
     sparsem predict liver.zarr liver.fold1.safetensors liver.fold2.safetensors
     sparsem predict liver.zarr liver.safetensors --views 3
     """
-    sample = Sample.open(path)
-    volumes = predict(sample, models, settings, on=on).written
+    require("train")
+    sample = sparsem.Sample.open(path)
+    volumes = sparsem.predict(sample, models, settings, on=on).written
     image = sample.name_of_image(sample.volume(*volumes[0].split("/")))
     lines = [f"Wrote {path}/{volume}, of the image '{image}'" for volume in volumes]
     data = {"sample": sample.path, "volumes": volumes}

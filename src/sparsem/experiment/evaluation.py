@@ -14,8 +14,9 @@ from sparsem.annotation.labeled_slices import LabeledSlices, annotations_on
 from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import file_digest
 from sparsem.score.overlap import MaskOverlap, mask_overlap, pool_slices
+from sparsem.segment.ensemble import settings_for_device
 from sparsem.segment.predict import predict_slice
-from sparsem.segment.predict_settings import PredictSettings, settings_for_device
+from sparsem.segment.predict_settings import PredictSettings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import Execution, Needs

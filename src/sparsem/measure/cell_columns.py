@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sparsem.labels.overlaps import Overlaps, positions_in
+from sparsem.measure.containment import contents_of
 from sparsem.measure.features.skeleton import COUNT_COLUMNS, SKELETON_COLUMNS
 from sparsem.measure.tables import with_nulls
 from sparsem.store.sample import Sample
@@ -61,14 +62,13 @@ def distance_columns(name: str, owners: Ids, distances: Columns, cells: Ids) -> 
         distances: distances of each object by name of the column, (objects,) each.
         cells: ids of the cells, ascending, (n,).
     """
-    positions = positions_in(cells, owners)
+    contents = contents_of(cells, owners)
     columns = {}
     for column, values in distances.items():
-        is_known = np.isfinite(values)
         medians = []
-        for position in range(1, len(cells) + 1):
-            in_cell = values[is_known & (positions == position)]
-            medians.append(np.median(in_cell) if in_cell.size else np.nan)
+        for objects in contents:
+            known = values[objects][np.isfinite(values[objects])]
+            medians.append(np.median(known) if known.size else np.nan)
         columns[f"{name}_{column}"] = np.array(medians)
     return columns
 

@@ -17,8 +17,8 @@ from sparsem.measure.cell_columns import (
     protrusion_table,
     unassigned_cells,
 )
-from sparsem.measure.containment import main_containers
-from sparsem.measure.crops import Crop, crop_around, positions_in_crop
+from sparsem.measure.containment import contents_of, main_containers
+from sparsem.measure.crops import Crop, batches_of_objects, crop_around, positions_in_crop
 from sparsem.measure.features.distances import (
     minimum_distances,
     sample_distances,
@@ -27,7 +27,7 @@ from sparsem.measure.features.moments import Moments
 from sparsem.measure.features.protrusions import find_protrusions
 from sparsem.measure.features.skeleton import skeleton_numbers
 from sparsem.measure.features.surface import Edges
-from sparsem.measure.links import LinkResults, run_links
+from sparsem.measure.links import run_links
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.structures import MeasuredStructure, level_in_budget
 from sparsem.store.volume import Volume
@@ -77,8 +77,7 @@ def measure_cells(
     organelles = {name: item for name, item in structures.items() if name != settings.cells}
     _add_contents(cells, organelles, settings)
     level = level_in_budget(cells, settings, CELL_ARRAYS)
-    results = _run_cell_links(stage, structures, level, settings)
-    cell_arrays = [results.arrays(_link_name(cell)) for cell in cells.ids]
+    cell_arrays = _arrays_of_cells(stage, structures, level, settings)
     for name, organelle in _free_organelles(structures, settings).items():
         _add_distances(cell_arrays, name, organelle, cells, level)
     shape = (-1, len(PROTRUSION_COLUMNS))
@@ -98,7 +97,20 @@ def _add_cell_columns(
     cells.columns["annotated"] = ~np.isin(cells.ids, unassigned)
 
 
-def cell_measures(link: CellLink, _previous: None) -> Arrays:
+def cell_measures(links: Sequence[CellLink], _previous: None) -> Arrays:
+    """Measure several cells, see ``measures_of_cell``.
+
+    Returns:
+        The arrays of every cell, as ``NUMBER.NAME`` with its number among the cells of the link.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for number, link in enumerate(links):
+        of_cell = measures_of_cell(link)
+        arrays |= {f"{number}.{name}": array for name, array in of_cell.items()}
+    return arrays
+
+
+def measures_of_cell(link: CellLink) -> Arrays:
     """Measure the distances of a cell's organelles to its nuclei and membrane, and its protrusions.
 
     Returns:
@@ -163,11 +175,6 @@ def _organelle_distances(
     return np.where(np.isfinite(minimum), minimum, np.nan)
 
 
-def _link_name(cell: np.uint32) -> str:
-    """Return the name of the link of a cell."""
-    return f"cell.{cell}"
-
-
 def _free_organelles(
     structures: Structures, settings: MeasureSettings
 ) -> dict[str, MeasuredStructure]:
@@ -197,33 +204,44 @@ def _add_contents(
         cells.columns["cytoplasm_volume_um3"] = cell_volumes - nucleus_volumes
 
 
-def _run_cell_links(
+def _arrays_of_cells(
     stage: Stage, structures: Structures, level: int, settings: MeasureSettings
-) -> LinkResults:
-    """Measure distances and protrusions, cell by cell."""
+) -> list[Arrays]:
+    """Measure distances and protrusions; return the arrays of every cell, (cells,)."""
+    cells = structures[settings.cells]
+    inputs = _inputs_of_cells(structures, level, settings)
+    batches = batches_of_objects(cells.volume, level, cells.moments.low, cells.moments.high)
+    links = {f"cells.{k}": [inputs[cell] for cell in batch] for k, batch in enumerate(batches)}
+    results = run_links(stage, "cells", cell_measures, links)
+    cell_arrays: list[dict[str, NDArray[Any]]] = [{} for _ in cells.ids]
+    for k, batch in enumerate(batches):
+        for key, array in results.arrays(f"cells.{k}").items():
+            number, _, name = key.partition(".")
+            cell_arrays[batch[int(number)]][name] = array
+    return list(cell_arrays)
+
+
+def _inputs_of_cells(
+    structures: Structures, level: int, settings: MeasureSettings
+) -> list[CellLink]:
+    """Return what the measurement of every cell needs."""
     cells = structures[settings.cells]
     nuclei = structures[settings.nucleus].volume if settings.nucleus in structures else None
     free_organelles = _free_organelles(structures, settings)
-    links = {}
-    for k, cell in enumerate(cells.ids):
-        links[_link_name(cell)] = CellLink(
-            cells.volume,
-            level,
-            cells.moments.select(np.array([k])),
-            nuclei,
-            _objects_in_cell(free_organelles, cell),
-            settings.protrusion_nm / 1000,
-        )
-    return run_links(stage, "cells", cell_measures, links)
-
-
-def _objects_in_cell(organelles: Structures, cell: np.uint32) -> dict[str, tuple[Volume, Moments]]:
-    """Return the labels of every structure, and the moments of its objects in a cell."""
-    contents = {}
-    for name, organelle in organelles.items():
-        in_cell = organelle.columns["cell"] == cell
-        contents[name] = (organelle.volume, organelle.moments.select(in_cell))
-    return contents
+    contents = {
+        name: contents_of(cells.ids, organelle.columns["cell"])
+        for name, organelle in free_organelles.items()
+    }
+    inputs = []
+    for k in range(cells.count):
+        organelles = {
+            name: (organelle.volume, organelle.moments.select(contents[name][k]))
+            for name, organelle in free_organelles.items()
+        }
+        moments = cells.moments.select(np.array([k]))
+        width = settings.protrusion_nm / 1000
+        inputs.append(CellLink(cells.volume, level, moments, nuclei, organelles, width))
+    return inputs
 
 
 def _add_distances(
@@ -255,8 +273,7 @@ def _distances_of_objects(
 ) -> dict[str, Floats]:
     """Return column -> distance of every object (n,), from those of the objects in each cell."""
     distances = {f"distance_to_{target}_um": np.full(len(owners), np.nan) for target in TARGETS}
-    for cell, arrays in zip(cells, cell_arrays, strict=True):
-        in_cell = owners == cell
+    for in_cell, arrays in zip(contents_of(cells, owners), cell_arrays, strict=True):
         for target in TARGETS:
             distances[f"distance_to_{target}_um"][in_cell] = arrays[f"{name}.{target}"]
     return distances

@@ -42,6 +42,20 @@ def main_containers(
     return main, main_voxels / voxels
 
 
+def contents_of(containers: Ids, owners: Ids) -> list[NDArray[np.intp]]:
+    """Return the indices of the objects in each container, ascending.
+
+    Args:
+        containers: ids of the containers, (n,).
+        owners: the container of each object, (objects,).
+    """
+    order = np.argsort(owners, kind="stable")
+    in_order = owners[order]
+    first = np.searchsorted(in_order, containers, "left")
+    last = np.searchsorted(in_order, containers, "right")
+    return [order[start:stop] for start, stop in zip(first, last, strict=True)]
+
+
 def _merge_into_background(overlaps: Overlaps, excluded: Ids) -> Overlaps:
     """Return overlaps in which excluded containers are a part of the background."""
     is_excluded = np.isin(overlaps.second, excluded)

@@ -155,6 +155,32 @@ def crop_groups(
     return _groups_in_order(order, first, last, max_voxels)
 
 
+def batches_of_objects(
+    volume: Volume, level: int, low: Ints, high: Ints, max_voxels: int = GROUP_VOXELS
+) -> list[Ints]:
+    """Batch objects that are measured one after the other, each in a crop of its own.
+
+    Args:
+        volume: volume of the objects.
+        level: level of the pyramid.
+        low: boxes of the objects, (n, 3).
+        high: boxes of the objects, (n, 3).
+        max_voxels: voxels of the level in all boxes of a batch, unless it is one object.
+
+    Returns:
+        The indices of the objects of each batch, ascending.
+    """
+    sides = _ceil_divide(high - low, downsampling_factors(volume, level))
+    starts: list[int] = []
+    voxels = max_voxels + 1
+    for index, box_voxels in enumerate(sides.prod(axis=1).tolist()):
+        voxels += box_voxels
+        if voxels > max_voxels:
+            starts.append(index)
+            voxels = box_voxels
+    return [batch for batch in np.split(np.arange(len(low)), starts) if len(batch)]
+
+
 def _groups_in_order(order: Ints, first: Ints, last: Ints, max_voxels: int) -> list[Ints]:
     """Return groups of consecutive objects of ``order`` whose common box is not too large."""
     groups: list[Ints] = []

@@ -1,14 +1,15 @@
 """Nucleoli: their cavities, the nucleus that contains each, and the distance to its membrane."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.labels.overlaps import positions_in
-from sparsem.measure.containment import main_containers
+from sparsem.measure.containment import contents_of, main_containers
 from sparsem.measure.crops import (
+    batches_of_objects,
     crop_around,
     crop_groups,
     crops_around,
@@ -38,12 +39,12 @@ class CavitiesLink(NamedTuple):
 
 
 class DepthsLink(NamedTuple):
-    """An object, and positions in the volume, (n, 3) voxels, whose depth in it is measured."""
+    """Objects, and positions in the volume, (n, 3) voxels, whose depth in each is measured."""
 
     labels: Volume
     level: int
     moments: Moments
-    positions: Floats
+    positions: Sequence[Floats]
 
 
 class NucleusContent(NamedTuple):
@@ -89,20 +90,23 @@ def cavity_voxels(link: CavitiesLink, _previous: None) -> Arrays:
 
 
 def depths_below_surface(link: DepthsLink, _previous: None) -> Arrays:
-    """Measure the depth of positions below the surface of an object.
+    """Measure the depth of positions below the surface of each object of a link.
 
     The surface passes halfway between voxels inside and outside: half an edge is subtracted.
 
     Returns:
-        ``depths``, (n,), µm; 0 for a position outside, NaN if the object has no surface.
+        ``depths``, (n,), µm, of the positions in all objects; 0 for a position outside, NaN if the
+        object has no surface.
     """
-    low, high = link.moments.low[0], link.moments.high[0]
-    crop = crop_around(link.labels, link.level, low, high, margin=1)
     edges = link.labels.voxel_size_of(link.level).micrometers
-    mask = crop.read(link.labels) == link.moments.ids[0]
-    positions = positions_in_crop(link.positions, link.labels, crop)
-    depths = depths_at(mask, edges, positions) - half_edge(edges)
-    return {"depths": np.maximum(depths, 0)}
+    depths = [np.empty(0)]
+    moments = link.moments
+    objects = zip(moments.ids, moments.low, moments.high, link.positions, strict=True)
+    for number, low, high, positions in objects:
+        crop = crop_around(link.labels, link.level, low, high, margin=1)
+        mask = crop.read(link.labels) == number
+        depths.append(depths_at(mask, edges, positions_in_crop(positions, link.labels, crop)))
+    return {"depths": np.maximum(np.concatenate(depths) - half_edge(edges), 0)}
 
 
 def _add_cavities(stage: Stage, nucleoli: MeasuredStructure, settings: MeasureSettings) -> None:
@@ -172,11 +176,8 @@ def _nucleus_contents(
     owners: NDArray[np.uint32], nuclei: MeasuredStructure
 ) -> list[NucleusContent]:
     """Return the nuclei that contain nucleoli, from the nucleus of each nucleolus, 0 for none."""
-    contents = []
-    for number in np.unique(owners[owners > 0]):
-        nucleus = int(np.searchsorted(nuclei.ids, number))
-        contents.append(NucleusContent(nucleus, np.flatnonzero(owners == number)))
-    return contents
+    contents = enumerate(contents_of(nuclei.ids, owners))
+    return [NucleusContent(nucleus, nucleoli) for nucleus, nucleoli in contents if len(nucleoli)]
 
 
 def _depths_in_nuclei(
@@ -188,15 +189,18 @@ def _depths_in_nuclei(
 ) -> Floats:
     """Return the distance of every nucleolus' centroid to the surface of its nucleus, (n,), µm."""
     centroids = nucleoli.moments.centroids
+    containing = nuclei.moments.select(np.array([nucleus for nucleus, _ in contents], np.int64))
+    batches = batches_of_objects(nuclei.volume, level, containing.low, containing.high)
     links = {}
-    for nucleus, indices in contents:
-        moments = nuclei.moments.select(np.array([nucleus]))
-        link = DepthsLink(nuclei.volume, level, moments, centroids[indices])
-        links[f"depths.{nuclei.ids[nucleus]}"] = link
+    for number, batch in enumerate(batches):
+        positions = [centroids[contents[index].nucleoli] for index in batch]
+        link = DepthsLink(nuclei.volume, level, containing.select(batch), positions)
+        links[f"depths.{number}"] = link
     results = run_links(stage, "nucleoli in nuclei", depths_below_surface, links)
     depths = np.full(nucleoli.count, np.nan)
-    for nucleus, indices in contents:
-        depths[indices] = results.array(f"depths.{nuclei.ids[nucleus]}", "depths")
+    for number, batch in enumerate(batches):
+        indices = np.concatenate([contents[index].nucleoli for index in batch])
+        depths[indices] = results.array(f"depths.{number}", "depths")
     return depths
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from sparsem.errors import SettingsError
 from sparsem.settings import Precision
 
 Tiles = NDArray[np.float32]
-Engine = Literal["auto", "openvino", "torch"]
 
 # Architectures that OpenVINO compiles in seconds. It lacks operations of transformers, and takes
 # minutes for the nested blocks of CEECNet (measured, OpenVINO 2026.4).

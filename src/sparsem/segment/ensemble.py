@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sparsem.errors import SettingsError
 from sparsem.geometry import VoxelSize
 from sparsem.models.checkpoint import Recipe, load_checkpoint, read_recipe
-from sparsem.models.device import choose_device
-from sparsem.models.engine import COMPILED_ARCHITECTURES, Engine, is_openvino_installed
+from sparsem.models.device import choose_device, resolve_precision
+from sparsem.models.engine import COMPILED_ARCHITECTURES, is_openvino_installed
 from sparsem.segment.inference import (
     Forward,
     average_over_flips,
@@ -23,7 +23,7 @@ from sparsem.segment.inference import (
 from sparsem.segment.predict_settings import PredictSettings
 from sparsem.segment.tiles import Probability, TileGrid, scaled_shape
 from sparsem.segment.uncertainty import EnsemblePrediction, combine_predictions
-from sparsem.settings import Precision, changed
+from sparsem.settings import Engine, Precision, changed
 from sparsem.store.volume import Volume
 
 # Tiles from which on compiling a network saves more time than it takes (a second, measured).
@@ -81,6 +81,16 @@ def _channels_of(names: tuple[str, ...], recipe: Recipe) -> slice | list[int]:
     if names == recipe.structures:
         return slice(None)
     return [recipe.structures.index(name) for name in names]
+
+
+def settings_for_device(device: str) -> PredictSettings:
+    """Return the default settings on a device, with the precision that is fast on this machine.
+
+    All workers then compute with the same precision.
+    """
+    return PredictSettings(
+        device=device, precision=resolve_precision(choose_device(device), "auto")
+    )
 
 
 def choose_engine(

@@ -220,6 +220,7 @@ def make_compiled_forward(network: nn.Module, precision: Precision) -> Forward:
     Raises:
         SettingsError: it cannot be compiled, see ``compile_network``.
     """
+    keep_freed_memory()
     compiled: list[Forward] = []
 
     def forward(tiles: Tiles) -> Tiles:

@@ -4,9 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sparsem.models.device import choose_device, resolve_precision
-from sparsem.models.engine import Engine
-from sparsem.settings import Precision, Settings
+from sparsem.settings import Engine, Precision, Settings
 
 
 class PredictSettings(Settings):
@@ -39,13 +37,3 @@ class PredictSettings(Settings):
         "openvino where it is installed and the stack is large enough",
     )
     image: str | None = Field(None, description="image to predict (default: the newest)")
-
-
-def settings_for_device(device: str) -> PredictSettings:
-    """Return the default settings on a device, with the precision that is fast on this machine.
-
-    All workers then compute with the same precision.
-    """
-    return PredictSettings(
-        device=device, precision=resolve_precision(choose_device(device), "auto")
-    )

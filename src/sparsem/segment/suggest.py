@@ -218,7 +218,7 @@ def _uncertainty_of_models(
     # Loading torch takes seconds, and only models need it.
     from sparsem.models.checkpoint import file_digest
     from sparsem.models.device import choose_device
-    from sparsem.segment.predict_settings import settings_for_device
+    from sparsem.segment.ensemble import settings_for_device
 
     models = [Path(path).resolve() for path in settings.model]
     structures, max_outputs = _common_structures(models, structure)

@@ -9,7 +9,7 @@ then normalized, so every pair has the same weight.
 
 from collections.abc import Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,8 +70,7 @@ def co_occurrence_matrix(gray: Gray, levels: int, offsets: NDArray[np.int64]) ->
     """
     contiguous = np.ascontiguousarray(gray)
     counts = np.zeros((levels + 1, levels + 1), np.int64)
-    for offset in offsets:
-        _count_pairs(contiguous, int(offset[0]), int(offset[1]), int(offset[2]), counts)
+    _count_pairs(contiguous, np.ascontiguousarray(offsets), counts)
     forward: NDArray[np.int64] = counts[1:, 1:]
     return forward + forward.T
 
@@ -96,18 +95,35 @@ def co_occurrence_features(matrix: NDArray[np.int64]) -> CoOccurrenceFeatures:
 
 
 @compiled()
-def _count_pairs(gray, dz, dy, dx, counts):  # type: ignore[no-untyped-def]
-    """Add the pairs of one offset, in the forward direction only.
+def _count_pairs(gray: Any, offsets: Any, counts: Any) -> None:
+    """Add the pairs of all offsets, in the forward direction only.
 
     Row 0 and column 0 of the counts take the pairs with a voxel outside the object, so that no
-    voxel has to be tested.
+    voxel has to be tested; voxels before the first and after the last one of the object in a row
+    are left out.
     """
+    depth, rows, _ = gray.shape
+    first, last = _extents_of_rows(gray)
+    for dz, dy, dx in offsets:
+        for z in range(depth - dz):
+            for y in range(max(0, -dy), rows - max(0, dy)):
+                row, shifted_row = gray[z, y], gray[z + dz, y + dy]
+                left = max(first[z, y], first[z + dz, y + dy] - dx)
+                right = min(last[z, y], last[z + dz, y + dy] - dx)
+                for x in range(left, right):
+                    counts[row[x], shifted_row[x + dx]] += 1
+
+
+@compiled()
+def _extents_of_rows(gray: Any) -> Any:
+    """Return the first voxel of the object in every row, and the last one plus one."""
     depth, rows, columns = gray.shape
-    left = max(0, -dx)
-    right = columns - max(0, dx)
-    for z in range(depth - dz):
-        for y in range(max(0, -dy), rows - max(0, dy)):
-            row = gray[z, y]
-            shifted_row = gray[z + dz, y + dy]
-            for x in range(left, right):
-                counts[row[x], shifted_row[x + dx]] += 1
+    first = np.full((depth, rows), columns)
+    last = np.zeros((depth, rows), np.int64)
+    for z in range(depth):
+        for y in range(rows):
+            for x in range(columns):
+                if gray[z, y, x]:
+                    first[z, y] = min(first[z, y], x)
+                    last[z, y] = x + 1
+    return first, last

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 
 from sparsem.compiled import compiled
+from sparsem.labels.runs import label_runs
 from sparsem.measure.features.feret import feret_diameters
 
 Points = NDArray[np.int64]
@@ -49,7 +50,8 @@ def slice_corners(labels: NDArray[np.uint32], count: int) -> tuple[NDArray[np.ui
     Returns:
         The label of each corner, ascending, (m,), and its y and x, (m, 2).
     """
-    owner, rows, starts, ends = _row_extents(labels, count)
+    runs = label_runs(labels)
+    owner, rows, starts, ends = _row_extents(runs, labels.shape[1], count)
     order = np.argsort(owner, kind="stable")  # the rows of an object stay ascending
     corner_labels, corners = _convex_corners(owner[order], rows[order], starts[order], ends[order])
     return corner_labels, corners
@@ -127,34 +129,27 @@ def _count_between(first: Floats, last: Floats) -> int:
 
 
 @compiled()
-def _row_extents(labels, count):  # type: ignore[no-untyped-def]
-    """Find the first and last pixel of every object in every row that it is in."""
-    rows, columns = labels.shape
+def _row_extents(runs, columns, count):  # type: ignore[no-untyped-def]
+    """Find the first and last pixel of every object in every row that it is in, from its runs."""
     last_row = np.full(count + 1, -1)  # of each object
     slot = np.zeros(count + 1, np.int64)  # where each object's extent in that row is stored
-    owner = np.empty(labels.size, np.uint32)
-    row = np.empty(labels.size, np.int64)
-    starts = np.empty(labels.size, np.int64)
-    ends = np.empty(labels.size, np.int64)
+    n_runs = len(runs.starts)
+    owner = np.empty(n_runs, np.uint32)
+    row = np.empty(n_runs, np.int64)
+    starts = np.empty(n_runs, np.int64)
+    ends = np.empty(n_runs, np.int64)
     n_extents = 0
-    for y in range(rows):
-        previous = np.uint32(0)
-        for x in range(columns):
-            label = labels[y, x]
-            if label == previous:
-                continue
-            if previous:
-                ends[slot[previous]] = x - 1
-            if label and last_row[label] != y:
-                last_row[label] = y
-                slot[label] = n_extents
-                owner[n_extents] = label
-                row[n_extents] = y
-                starts[n_extents] = x
-                n_extents += 1
-            previous = label
-        if previous:
-            ends[slot[previous]] = columns - 1
+    for number in range(n_runs):
+        label = runs.labels[number]
+        y = runs.starts[number] // columns
+        if last_row[label] != y:
+            last_row[label] = y
+            slot[label] = n_extents
+            owner[n_extents] = label
+            row[n_extents] = y
+            starts[n_extents] = runs.starts[number] - y * columns
+            n_extents += 1
+        ends[slot[label]] = runs.stops[number] - 1 - y * columns
     return owner[:n_extents], row[:n_extents], starts[:n_extents], ends[:n_extents]
 
 

@@ -92,9 +92,20 @@ def pattern_spectrum(image: Image, mask: Mask, elements: Sequence[Growth]) -> Fl
     total = float(image[mask].sum(dtype=np.float64))
     if not total:
         return np.zeros(2 * len(elements))
+    half_lengths = np.array([element.half_lengths for element in elements], np.int64)
+    is_pointed = np.array([element.pointed for element in elements])
+    reach = half_lengths.max(axis=0)
+    # Rows and planes follow each other in memory, so one margin between two of them is enough.
+    margin = ((max(1, reach[0]),) * 2, (0, reach[1]), (0, reach[2]))
+    gray, inside = np.pad(image, margin), np.pad(mask, margin)
+    keep = inside * gray.dtype.type(np.iinfo(gray.dtype).max)  # all bits of the object's voxels
+    strides = np.array([gray[0].size, gray.shape[2], 1], np.int64)
+    object_of = (keep.reshape(-1), strides, margin[0][0] * int(strides[0]))
+    sums = np.zeros((2, len(elements) + 1))
+    _sum_openings(gray.reshape(-1), object_of, half_lengths, is_pointed, sums[0])
     # Closings are openings of the inverted image.
-    dark = -np.diff(_opened_sums(np.invert(image), mask, elements))
-    bright = -np.diff(_opened_sums(image, mask, elements))
+    _sum_openings(np.invert(gray).reshape(-1), object_of, half_lengths, is_pointed, sums[1])
+    bright, dark = -np.diff(sums)
     return np.concatenate([dark[::-1], bright]) / total
 
 
@@ -115,24 +126,6 @@ def _entropy(p: Floats) -> float:
     """Return the entropy of probabilities."""
     positive = p[p > 0]
     return float(-(positive * np.log(positive)).sum())
-
-
-def _opened_sums(image: Image, mask: Mask, elements: Sequence[Growth]) -> Floats:
-    """Sum the image over the object, and its openings of size 1 to N, (N + 1,)."""
-    half_lengths = np.array([element.half_lengths for element in elements], np.int64)
-    is_pointed = np.array([element.pointed for element in elements])
-    reach = half_lengths.max(axis=0)
-    # Rows and planes follow each other in memory, so one margin between two of them is enough.
-    margin = ((max(1, reach[0]),) * 2, (0, reach[1]), (0, reach[2]))
-    inside = np.pad(mask, margin)
-    gray = np.pad(image, margin)
-    strides = np.array([gray[0].size, gray.shape[2], 1], np.int64)
-    edge = margin[0][0] * int(strides[0])
-    keep = inside * gray.dtype.type(np.iinfo(gray.dtype).max)  # all bits of the object's voxels
-    object_of = (keep.reshape(-1), strides, edge)
-    sums = np.zeros(len(elements) + 1)
-    _sum_openings(gray.reshape(-1), object_of, half_lengths, is_pointed, sums)
-    return sums
 
 
 @compiled()
