@@ -4,6 +4,7 @@
     python benchmarks/measures.py texture                # needs pyradiomics 3.0.1
     SPARSEM_DATA=... python benchmarks/measures.py urocell
     python benchmarks/measures.py nucleus [--edge 1300]
+    python benchmarks/measures.py many                   # time of a voxel with ever more objects
 
 Times are compared within one run, with one core each (Numba, OpenMP and cc3d use one core here).
 """
@@ -43,6 +44,7 @@ from sparsem.workflow.stage import BlockResult, Stage
 
 RESULTS = Path(__file__).parent / "results"
 REPEATS = 5
+BALL_BOX = 12  # voxels of the cube around a ball
 
 
 def shapes_table() -> list[dict[str, Any]]:
@@ -224,6 +226,61 @@ def _nucleus_block(block: ZBlock, edge: int) -> BlockResult:
     }
 
 
+def many_table() -> list[dict[str, Any]]:
+    """Measure ever more balls, a thousand in each cell: the time of an object must not grow."""
+    rows = []
+    for edge in (20, 30, 40):  # cells of ten balls along each axis
+        with tempfile.TemporaryDirectory() as folder:
+            sample = _draw_balls(Path(folder) / "s.zarr", edge)
+            start = time.monotonic()
+            result = measure(sample, MeasureSettings(), on=Execution(quiet=True))
+            seconds = time.monotonic() - start
+        objects = result.objects["mitochondrion"]
+        rows.append(
+            {
+                "objects": objects,
+                "cells": result.objects["cells"],
+                "seconds": seconds,
+                "ms_an_object": 1000 * seconds / objects,
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def _draw_balls(path: Path, edge: int) -> Sample:
+    """Draw balls, ``edge`` of them along each axis, in cells that are cubes."""
+    sample = Sample.create(path)
+    shape = (BALL_BOX * edge,) * 3
+    voxel = VoxelSize(8, 8, 8)
+    specs = [
+        volume_spec("", shape, np.uint8, Kind.IMAGE, voxel, BALL_BOX),
+        volume_spec("labels/mitochondrion", shape, np.uint8, Kind.LABELS, voxel, BALL_BOX),
+        volume_spec("labels/cells", shape, np.uint32, Kind.LABELS, voxel, BALL_BOX),
+    ]
+    with Stage(sample, "draw", PhantomSettings(), {}, specs) as stage:
+        stage.map(_balls_block, z_blocks(shape[0], BALL_BOX), edge)
+    return sample
+
+
+def _balls_block(block: ZBlock, edge: int) -> BlockResult:
+    """Draw one layer of balls, and the cells that they lie in."""
+    position = np.arange(BALL_BOX) - (BALL_BOX - 1) / 2
+    z, y, x = np.meshgrid(position, position, position, indexing="ij")
+    ball = (z**2 + y**2 + x**2 < (BALL_BOX / 3) ** 2).astype(np.uint8)
+    balls = np.tile(ball, (1, edge, edge))
+    cells_along = edge // 10
+    row = np.arange(BALL_BOX * edge) // (10 * BALL_BOX)
+    layer = block.start // (10 * BALL_BOX)
+    cells = (layer * cells_along + row[:, None]) * cells_along + row[None] + 1
+    image = (100 + 50 * balls + (np.arange(BALL_BOX * edge) % 7).astype(np.uint8)).astype(np.uint8)
+    return {
+        "": image,
+        "labels/mitochondrion": balls,
+        "labels/cells": np.broadcast_to(cells, balls.shape).astype(np.uint32),
+    }, {}
+
+
 def _fastest(function: Callable[[], Any]) -> float:
     function()
     times = []
@@ -258,7 +315,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("shapes", "texture", "urocell", "nucleus"))
+    parser.add_argument("what", choices=("shapes", "texture", "urocell", "nucleus", "many"))
     parser.add_argument(
         "--edge", type=int, default=1300, help="edge of the cube around the nucleus, voxels"
     )
@@ -268,6 +325,7 @@ def main() -> None:
         "texture": texture_table,
         "urocell": urocell_table,
         "nucleus": lambda: nucleus_table(arguments.edge),
+        "many": many_table,
     }
     _write(arguments.what, tables[arguments.what]())
 

@@ -16,6 +16,7 @@ from sparsem.labels.inventory import remove_pieces
 from sparsem.labels.results import is_outdated, result_names
 from sparsem.measure import tables
 from sparsem.measure.crops import (
+    batches_of_objects,
     crop_around,
     crop_groups,
     finest_level_within,
@@ -277,6 +278,11 @@ def test_levels_crops_and_groups(tmp_path: Path) -> None:
     assert (crop.low, crop.high) == ((2, 4, 9), (8, 8, 550))
     assert [group.tolist() for group in crop_groups(volume, 0, low, high, 10**7)] == [[0], [1]]
     assert [group.tolist() for group in crop_groups(volume, 0, low, high, 10**9)] == [[0, 1]]
+    boxes = np.repeat(low[:1], 5, axis=0), np.repeat(high[:1], 5, axis=0)  # of 400,000 voxels
+    for budget, expected in ((10**6, [[0, 1], [2, 3], [4]]), (10, [[0], [1], [2], [3], [4]])):
+        batches = batches_of_objects(volume, 0, *boxes, budget)
+        assert [batch.tolist() for batch in batches] == expected
+    assert batches_of_objects(volume, 0, boxes[0][:0], boxes[1][:0]) == []
 
 
 def test_settings_that_change_numbers_are_refused_and_replaced_on_request(

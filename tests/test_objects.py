@@ -24,7 +24,7 @@ from sparsem.labels.components import (
 from sparsem.labels.distance_transform import distances_inside
 from sparsem.labels.overlaps import Overlaps, overlaps
 from sparsem.labels.runs import label_runs
-from sparsem.measure.containment import main_containers
+from sparsem.measure.containment import contents_of, main_containers
 from sparsem.measure.features.distances import (
     depths_at,
     half_edge,
@@ -157,6 +157,14 @@ def test_the_nearest_voxel_of_every_object_counts() -> None:
     labels = drawn("1.2", "112", "..2").astype(np.uint32)[None]
     field = np.array([[[5, 0, 9], [4, 7, 8], [0, 0, 6]]], np.float32)
     assert minimum_distances(labels, 3, field).tolist() == [4, 6, np.inf]
+
+
+def test_the_contents_of_containers_are_their_objects() -> None:
+    random = np.random.default_rng(2)
+    containers = np.array([2, 3, 7, 4_000_000_000], np.uint32)
+    owners = random.choice(np.array([0, 2, 5, 7, 4_000_000_000], np.uint32), 50)
+    for container, objects in zip(containers, contents_of(containers, owners), strict=True):
+        assert objects.tolist() == np.flatnonzero(owners == container).tolist()
 
 
 def test_the_container_of_most_voxels_contains_an_object() -> None:

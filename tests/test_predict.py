@@ -18,6 +18,7 @@ from sparsem.phantom.phantom import PhantomSettings, phantom
 from sparsem.segment.inference import (
     average_over_flips,
     make_forward,
+    plan_tiles,
     predict_slices,
     quantize_probability,
     slice_windows,
@@ -245,12 +246,14 @@ def jumps_at_borders(
     The grid is moved over the image, so that columns with an edge of the tissue count in both.
     """
     forward = make_forward(network, torch.device("cpu"), "float32")
-    length, edge = 300, recipe.input_px
-    starts = tile_starts(length, edge, round(overlap * edge))
+    length = 300
+    grid, _ = plan_tiles(recipe, (length, slices[0].shape[1]), (1, 1), overlap, 16)
+    edge = grid.tile
+    starts = tile_starts(length, edge, grid.overlap)
     borders = np.unique(list(starts[1:]) + [start + edge for start in starts[:-1]]) - 1
     jumps, at = np.full((8, slices[0].shape[1]), np.nan), np.zeros((8, slices[0].shape[1]), bool)
     for move in range(8):
-        first = move * edge // 8
+        first = move * recipe.input_px // 8
         views = [np.ascontiguousarray(image[:, first : first + length]) for image in slices]
         probability = np.stack(
             copies(predict_slices(views, forward, recipe, (1, 1), overlap, batch=16))
@@ -317,6 +320,24 @@ def test_a_slice_smaller_than_a_tile_and_a_single_row_of_tiles(model: Path) -> N
         assert probability.shape == (2, *shape)
         assert np.isfinite(probability).all()
     assert list(predict_slices([], forward, recipe, (2, 2), 0.25, 4)) == []
+
+
+def test_large_slices_are_computed_in_larger_tiles(model: Path) -> None:
+    network, recipe = load_checkpoint(model)  # of 64 px
+    grid, batch = plan_tiles(recipe, (200, 300), (1, 1), 0.25, 16)
+    assert (grid.tile, grid.overlap, batch) == (128, 16, 4)
+    for shape in ((127, 300), (200, 20)):
+        grid, batch = plan_tiles(recipe, shape, (1, 1), 0.25, 16)
+        assert (grid.tile, grid.overlap, batch) == (64, 16, 16)
+    with_attention = replace(recipe, architecture="setr-naive")
+    assert plan_tiles(with_attention, (200, 300), (1, 1), 0.25, 16)[0].tile == 64
+    image = np.random.default_rng(0).integers(0, 256, (200, 300)).astype(np.uint8)
+    forward = make_forward(network, torch.device("cpu"), "float32")
+    (probability,) = predict_slices([image], forward, recipe, (1, 1), 0.25, 16)
+    grid = TileGrid((200, 300), 128, 16)
+    small = (shrink(image, (1, 1)) - np.float32(recipe.mean)) / np.float32(recipe.std)
+    tiles = [forward(tile[None, None])[0] for tile in grid.cut(small)]
+    np.testing.assert_allclose(probability, grid.blend(tiles), atol=1e-5)
 
 
 def test_threads_change_nothing(tissue: Sample, model: Path) -> None:

@@ -31,6 +31,9 @@ ARCHITECTURES = {
     "setr-mla": "setr.SetrMla",
 }
 
+# Architectures of convolutions alone: a pixel depends on what is near it, whatever the tile.
+LOCAL_ARCHITECTURES = ("resunet", "unet", "unet++", "unet++-averaged", "unet++-shallow")
+
 # Architectures with weights that were trained on ImageNet.
 ZOO_LIBRARIES = ("segmentation_models_pytorch", "timm")  # of the extra "zoo"
 
@@ -136,6 +139,7 @@ def count_parameters(network: nn.Module) -> int:
 
 __all__ = [
     "ARCHITECTURES",
+    "LOCAL_ARCHITECTURES",
     "PRETRAINED",
     "architecture_class",
     "build_network",

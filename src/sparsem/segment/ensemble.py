@@ -18,16 +18,17 @@ from sparsem.segment.inference import (
     average_over_flips,
     make_compiled_forward,
     make_forward,
+    plan_tiles,
     predict_slices,
 )
 from sparsem.segment.predict_settings import PredictSettings
-from sparsem.segment.tiles import Probability, TileGrid, scaled_shape
+from sparsem.segment.tiles import Probability, TileGrid
 from sparsem.segment.uncertainty import EnsemblePrediction, combine_predictions
 from sparsem.settings import Engine, Precision, changed
 from sparsem.store.volume import Volume
 
 # Tiles from which on compiling a network saves more time than it takes (a second, measured).
-MIN_COMPILED_TILES = 1000
+MIN_COMPILED_TILES = 250
 GPU_PREFETCH = 2  # slices by which cutting runs ahead of a network on a GPU
 
 
@@ -125,7 +126,7 @@ def choose_engine(
         if unknown or not (is_on_cpu and is_openvino_installed() and is_large):
             return "torch"
     try:
-        _compile_all(models, changed(settings, {"engine": "openvino"}))
+        _compile_all(models, image, changed(settings, {"engine": "openvino"}))
     except SettingsError:
         if is_requested:
             raise
@@ -133,23 +134,25 @@ def choose_engine(
     return "openvino"
 
 
-def _compile_all(models: Sequence[Path], settings: PredictSettings) -> None:
+def _compile_all(models: Sequence[Path], image: Volume, settings: PredictSettings) -> None:
     """Compile all networks, which stay in memory for the blocks of this process."""
     for forward, recipe in load_networks(models, settings):
-        shape = (settings.batch, 1 + 2 * recipe.adjacent_slices, recipe.input_px, recipe.input_px)
+        grid, batch = _plan(recipe, image, settings)
+        shape = (batch, 1 + 2 * recipe.adjacent_slices, grid.tile, grid.tile)
         forward(np.zeros(shape, np.float32))
+
+
+def _plan(recipe: Recipe, image: Volume, settings: PredictSettings) -> tuple[TileGrid, int]:
+    """Return the tiles of a slice of an image, and how many of them make a batch."""
+    _, height, width = image.shape
+    factors = recipe.factors(image.voxel_size)
+    return plan_tiles(recipe, (height, width), factors, settings.overlap, settings.batch)
 
 
 def _count_tiles(models: Sequence[Path], image: Volume, settings: PredictSettings) -> int:
     """Return the number of tiles that all networks compute."""
-    depth, height, width = image.shape
-    total = 0
-    for path in models:
-        recipe = read_recipe(path)
-        shape = scaled_shape((height, width), recipe.factors(image.voxel_size))
-        grid = TileGrid(shape, recipe.input_px, round(settings.overlap * recipe.input_px))
-        total += depth * len(grid.corners)
-    return total
+    plans = [_plan(read_recipe(path), image, settings) for path in models]
+    return sum(image.shape[0] * len(grid.corners) for grid, _ in plans)
 
 
 def load_networks(

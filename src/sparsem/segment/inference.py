@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sparsem.compiled import compiled
+from sparsem.models.architectures import LOCAL_ARCHITECTURES
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import autocast, keep_freed_memory
 from sparsem.models.engine import Tiles, compile_network
@@ -25,6 +26,8 @@ from sparsem.settings import Precision
 
 T = TypeVar("T")
 
+# Edge of the tiles that a network computes, in edges of the tiles of its training.
+GROWTH = 2
 Forward = Callable[[Tiles], Tiles]  # (B, K, S, S) standardized -> (B, C, S, S) probabilities
 
 
@@ -48,8 +51,8 @@ def predict_slices(
         forward: the network.
         recipe: its tile size, adjacent slices, and the gray levels that it was trained on.
         factors: slice pixels per network pixel, (y, x).
-        overlap: overlap of adjacent tiles, 0 to 0.5 of a tile.
-        batch: tiles in one call of ``forward``, across slices.
+        overlap: overlap of adjacent tiles, 0 to 0.5 of a tile of the training.
+        batch: tiles of the training in one call of ``forward``, across slices; see ``plan_tiles``.
         prefetch: number of slices by which cutting runs ahead of the network, and the network
             ahead of blending, each in its own thread. This keeps a GPU busy; a network on the CPU
             needs the cores for itself (measured: a third slower).
@@ -60,8 +63,7 @@ def predict_slices(
     if first is None:
         return
     shape = (first.shape[0], first.shape[1])
-    overlap_px = round(overlap * recipe.input_px)
-    grid = TileGrid(scaled_shape(shape, factors), recipe.input_px, overlap_px)
+    grid, batch = plan_tiles(recipe, shape, factors, overlap, batch)
     standardized = _standardize(chain([first], images), recipe, factors)
     tiles_of_slices = (grid.cut(image) for image in standardized)  # (N, S, S) each
     windows = slice_windows(tiles_of_slices, recipe.adjacent_slices)
@@ -72,6 +74,33 @@ def predict_slices(
     for probabilities in prefetch_in_thread(outputs, prefetch):
         enlarged = enlarge(grid.blend(probabilities), shape, enlarged)
         yield enlarged
+
+
+def plan_tiles(
+    recipe: Recipe,
+    shape: tuple[int, int],
+    factors: tuple[float, float],
+    overlap: float,
+    batch: int,
+) -> tuple[TileGrid, int]:
+    """Return the tiles of a slice that a network computes, and how many of them make a batch.
+
+    A network that only looks near each pixel computes tiles ``GROWTH`` times as long as in its
+    training, of which less is overlap; as many pixels make a batch.
+
+    Args:
+        recipe: the network.
+        shape: (y, x) of the slice.
+        factors: slice pixels per network pixel, (y, x).
+        overlap: overlap of adjacent tiles, as a fraction of a tile of the training.
+        batch: tiles of the training in a batch.
+    """
+    scaled = scaled_shape(shape, factors)
+    is_local = recipe.architecture in LOCAL_ARCHITECTURES
+    growth = GROWTH if is_local and min(scaled) >= GROWTH * recipe.input_px else 1
+    overlap_px = round(overlap * recipe.input_px)
+    grid = TileGrid(scaled, growth * recipe.input_px, overlap_px)
+    return grid, max(1, batch // growth**2)
 
 
 def _standardize(
