@@ -22,14 +22,14 @@ import numpy as np
 
 from rows import peak_gb
 from sparsem.annotation.writing import write_annotation
-from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
-from sparsem.models.device import choose_device
+from sparsem.models.checkpoint import Recipe, save_checkpoint
 from sparsem.phantom.phantom import PhantomSettings, phantom
-from sparsem.segment.inference import make_forward
+from sparsem.segment.ensemble import choose_engine, load_networks, settings_for_device
+from sparsem.segment.inference import plan_tiles
 from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict
 from sparsem.segment.predict_settings import PredictSettings
-from sparsem.segment.tiles import TileGrid, scaled_shape
+from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
@@ -65,23 +65,19 @@ def prepare(
 
 def network_seconds(sample: Sample, model: Path, settings: PredictSettings) -> float:
     """Return the seconds of the network alone on the same number of tiles."""
-    network, recipe = load_checkpoint(model)
-    forward = make_forward(network, choose_device(settings.device), settings.precision)
-    shape = sample.image().shape
-    grid = TileGrid(
-        scaled_shape(shape[1:], recipe.factors(sample.voxel_size)),
-        recipe.input_px,
-        round(settings.overlap * recipe.input_px),
-    )
-    tiles = np.random.default_rng(0).standard_normal(
-        (settings.batch, 1, recipe.input_px, recipe.input_px), np.float32
-    )
-    remaining = shape[0] * len(grid.corners)
+    image = sample.image()
+    engine = choose_engine([model], image, settings)
+    ((forward, recipe),) = load_networks([model], changed(settings, {"engine": engine}))
+    _, height, width = image.shape
+    factors = recipe.factors(image.voxel_size)
+    grid, batch = plan_tiles(recipe, (height, width), factors, settings.overlap, settings.batch)
+    tiles = np.random.default_rng(0).standard_normal((batch, 1, grid.tile, grid.tile), np.float32)
+    remaining = image.shape[0] * len(grid.corners)
     forward(tiles)
     start = time.monotonic()
     while remaining > 0:
-        forward(tiles[:remaining])
-        remaining -= settings.batch
+        forward(tiles)
+        remaining -= batch
     return time.monotonic() - start
 
 
@@ -91,7 +87,7 @@ def overhead(
     """Measure ``predict`` and the network alone, three times in turn; return the median."""
     with tempfile.TemporaryDirectory() as folder:
         sample, model = prepare(Path(folder), slices, width, context_px, input_px)
-        settings = PredictSettings(device=device)
+        settings = settings_for_device(device)
         ratios, times = [], []
         for _ in range(3):
             network_s = network_seconds(sample, model, settings)
