@@ -20,6 +20,7 @@ LIBRARIES = (
     "opencv-python-headless",
     "scikit-image",
     "torch",
+    "openvino",
     "distributed",
 )
 
