@@ -91,11 +91,16 @@ def test_a_large_stack_is_predicted_by_the_compiled_network(
     np.testing.assert_array_equal(probabilities_of(with_workers), probabilities_of(large))
 
 
-def test_auto_keeps_the_engine_of_an_earlier_run(tissue: Sample, model: Path) -> None:
+def test_auto_keeps_the_engine_of_an_earlier_run(
+    tissue: Sample, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image, settings = tissue.image(), PredictSettings(precision="float32")
     assert ensemble_module.choose_engine([model], image, settings) == "torch"  # a small stack
     assert ensemble_module.choose_engine([model], image, settings, "openvino") == "openvino"
     assert ensemble_module.choose_engine([model], image, settings, "torch") == "torch"
+    # A finished run needs no engine.
+    monkeypatch.setattr(engine_module, "find_spec", lambda name: None)
+    assert ensemble_module.choose_engine([model], image, settings, "openvino") == "openvino"
 
 
 def test_what_openvino_cannot_do_is_one_sentence(

@@ -16,7 +16,6 @@ from sparsem.labels.components import (
     connected_parts,
     join_parts,
     number_runs,
-    part_sizes,
     runs_of_slice,
     sizes_of_runs,
     touching_pairs,
@@ -76,7 +75,7 @@ def test_objects_do_not_depend_on_blocks_and_are_numbered_by_their_first_voxel(
     np.testing.assert_array_equal(objects > 0, large[whole])
     pairs = np.unique(np.column_stack([objects[objects > 0], whole[objects > 0]]), axis=0)
     assert len(pairs) == large.sum() == objects.max()  # one to one
-    assert (np.diff(part_sizes(objects)[1]) > 0).all()
+    assert (np.diff(sizes_of_runs(label_runs(objects))[1]) > 0).all()
 
 
 @given(
@@ -88,9 +87,9 @@ def test_sizes_and_first_voxels_equal_a_plain_count(labels: NDArray[np.uint32]) 
     parts = renumber_consecutively(labels)[0]
     expected_voxels = np.bincount(parts.ravel(), minlength=1)[1:].tolist()
     expected = [np.flatnonzero(parts == number)[0] for number in range(1, parts.max() + 1)]
-    for voxels, firsts in (part_sizes(parts), sizes_of_runs(label_runs(parts))):
-        assert voxels.tolist() == expected_voxels
-        assert firsts.tolist() == expected
+    voxels, firsts = sizes_of_runs(label_runs(parts))
+    assert voxels.tolist() == expected_voxels
+    assert firsts.tolist() == expected
 
 
 @settings(max_examples=150)

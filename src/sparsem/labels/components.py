@@ -129,26 +129,6 @@ def _root(parents: Any, run: Any) -> Any:
     return run
 
 
-def part_sizes(parts: Parts) -> tuple[Ints, Ints]:
-    """Return the voxels of every part 1 to n, (n,), and the flat index of its first one, (n,)."""
-    voxels, firsts = _part_sizes(parts.reshape(-1), int(parts.max(initial=0)))
-    return voxels, firsts
-
-
-@compiled()
-def _part_sizes(parts: Any, n_parts: Any) -> Any:
-    """Return voxels and first voxels of parts (voxels,)."""
-    voxels = np.zeros(n_parts, np.int64)
-    firsts = np.zeros(n_parts, np.int64)
-    for index in range(len(parts)):
-        if parts[index]:
-            part = parts[index] - 1
-            if voxels[part] == 0:
-                firsts[part] = index
-            voxels[part] += 1
-    return voxels, firsts
-
-
 def runs_of_slice(runs: LabelRuns, z: int, pixels: int) -> LabelRuns:
     """Return the runs of slice ``z`` of a block, counted from the first of its ``pixels``."""
     first, last = np.searchsorted(runs.starts, [z * pixels, (z + 1) * pixels])

@@ -44,7 +44,6 @@ from sparsem.labels.components import (
     join_touching,
     number_components,
     number_runs,
-    part_sizes,
     part_starts,
     runs_of_slice,
     shifted_pairs,
@@ -54,7 +53,7 @@ from sparsem.labels.components import (
 )
 from sparsem.labels.fragments import HALO, climb, follow, insert_drawn_objects
 from sparsem.labels.results import require_same_pixels, result_labels
-from sparsem.labels.runs import LabelRuns
+from sparsem.labels.runs import LabelRuns, label_runs
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.names import OBJECTS, base_name, is_step
 from sparsem.store.sample import Sample
@@ -493,7 +492,7 @@ def _label_parts(block: ZBlock, _previous: None, source: _Source) -> Arrays:
     fragments, exits = follow(pointers)
     faces = faces_of_block(fragments, boundary[block.inner])
     return {
-        **_part_arrays(*part_sizes(fragments), source, block),
+        **_part_arrays(*sizes_of_runs(label_runs(fragments)), source, block),
         "bottom": fragments[0],
         "top": fragments[-1],
         "exits": exits,

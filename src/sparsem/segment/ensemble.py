@@ -104,15 +104,17 @@ def choose_engine(
         image: the image.
         settings: settings of the prediction, with the requested engine and a resolved precision.
         earlier: the engine of an earlier run of the same work, which ``auto`` keeps: its last bits
-            are not those of another one.
+            are not those of another one. Nothing is compiled then, since that run may be finished.
 
     Raises:
         SettingsError: the requested engine is not available.
     """
-    if settings.engine == "torch" or (settings.engine == "auto" and earlier == "torch"):
+    if settings.engine == "torch":
         return "torch"
+    is_requested = settings.engine == "openvino"
+    if earlier is not None and not is_requested:
+        return earlier
     is_on_cpu = choose_device(settings.device).type == "cpu"
-    is_requested = settings.engine == "openvino" or earlier == "openvino"
     if is_requested and not is_on_cpu:
         raise SettingsError("The engine openvino runs on the processor; use it with --device cpu.")
     unknown = {read_recipe(path).architecture for path in models} - set(COMPILED_ARCHITECTURES)

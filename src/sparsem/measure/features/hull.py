@@ -8,7 +8,6 @@ Labels are (z, y, x). Points are (n, 3) whole numbers z, y, x.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from sparsem.compiled import compiled
 from sparsem.labels.runs import label_runs
+from sparsem.measure.containment import contents_of
 from sparsem.measure.features.feret import feret_diameters
 
 Points = NDArray[np.int64]
@@ -97,9 +97,8 @@ def measure_hulls(
         count: number of objects.
         voxel: edges of a voxel z, y, x, µm; y and x in separate images.
     """
-    order = np.argsort(labels, kind="stable")
-    bounds = np.searchsorted(labels[order], np.arange(1, count + 2))
-    of_objects = [corners[order[start:stop]] for start, stop in pairwise(bounds)]
+    numbers = np.arange(1, count + 1, dtype=np.uint32)
+    of_objects = [corners[positions] for positions in contents_of(numbers, labels)]
     voxels = [convex_voxels(points) for points in of_objects]
     edges = np.array(voxel)
     diameters = [feret_diameters(points[:, -len(edges) :] * edges, edges) for points in of_objects]
