@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from sparsem.io.ingest import ImportSettings, import_stack
 from sparsem.preprocess.align import align
 from sparsem.preprocess.equalize import equalize
 from sparsem.store.sample import Sample
+from sparsem.workflow import execution
 from sparsem.workflow.execution import Execution, client_of
 from sparsem.workflow.interruption import SENTENCE
 from tests.conftest import files_in, kill_ten_times
@@ -207,6 +209,19 @@ def test_a_worker_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) -
     killed_files, whole_files = files_in(killed.path), files_in(whole.path)
     assert list(killed_files) == list(whole_files)
     assert [name for name in killed_files if killed_files[name] != whole_files[name]] == []
+
+
+def test_giving_up_a_stage_ends_its_workers_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker that is starting or has ended has no process; psutil takes None for this one."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    workers = [SimpleNamespace(pid=pid, auto_restart=True) for pid in (None, process.pid)]
+    cluster = SimpleNamespace(workers=dict(enumerate(workers)), close=lambda: None)
+    monkeypatch.setattr(execution, "_kept_cluster", [cluster])
+    execution._kill_kept_workers()
+    assert process.wait(60) == -signal.SIGKILL
+    assert not any(worker.auto_restart for worker in workers)
 
 
 @pytest.mark.parametrize(

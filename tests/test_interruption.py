@@ -52,30 +52,36 @@ def session_of(process: psutil.Process) -> int:
         return -1
 
 
+# A program of its own: whatever goes wrong with a signal must not end the process of the tests.
+SIGNALED_STEPS = """
+import signal
+import sys
+from sparsem.workflow.interruption import stops_after_steps
+
+def refuse(*_):
+    raise KeyboardInterrupt
+
+number = int(sys.argv[1])
+signal.signal(number, refuse)
+try:
+    with stops_after_steps() as is_to_stop:
+        for step in range(5):
+            if step == 2:
+                signal.raise_signal(number)
+            print(step)
+            if is_to_stop():
+                break
+except KeyboardInterrupt:
+    print("interrupted")
+print(signal.getsignal(number) is refuse)
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_waits_for_the_end_of_a_step(number: signal.Signals) -> None:
-    def refuse(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(number, refuse)
-    steps = []
-
-    def work() -> None:
-        with stops_after_steps() as is_to_stop:
-            for step in range(5):
-                if step == 2:
-                    signal.raise_signal(number)
-                steps.append(step)
-                if is_to_stop():
-                    break
-
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            work()
-        assert steps == [0, 1, 2]
-        assert signal.getsignal(number) is refuse
-    finally:
-        signal.signal(number, before)
+    command = [sys.executable, "-c", SIGNALED_STEPS, str(int(number))]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.split() == ["0", "1", "2", "interrupted", "True"]
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -218,7 +218,9 @@ def _kill_kept_workers() -> None:
     for cluster in _kept_cluster:
         for nanny in cluster.workers.values():
             nanny.auto_restart = False
-            with suppress(AttributeError, psutil.Error):  # a starting worker has no process yet
+            if nanny.pid is None:  # its worker is starting, or has ended
+                continue
+            with suppress(psutil.Error):
                 psutil.Process(nanny.pid).kill()
     _close_kept_workers()
 
