@@ -20,11 +20,14 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.phantom.phantom import PhantomSettings, phantom
-from sparsem.preprocess.align import AlignSettings, align
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
+from sparsem.phantom.phantom import phantom
+from sparsem.phantom.settings import PhantomSettings
+from sparsem.preprocess.align import align
 from sparsem.preprocess.detail import extract_detail
 from sparsem.preprocess.registration import register
+from sparsem.preprocess.settings import AlignSettings
 from sparsem.store.sample import Sample
 from sparsem.store.transforms import Motion, warp
 from sparsem.workflow.execution import Execution

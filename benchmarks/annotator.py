@@ -52,10 +52,12 @@ from sparsem.annotation.writing import write_annotation
 from sparsem.cells.cells import cells
 from sparsem.cells.track import track
 from sparsem.geometry import evenly_spaced
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
 from sparsem.models.architectures import default_learning_rate
 from sparsem.score.overlap import mask_overlap, pool_slices
-from sparsem.score.score import ScoreSettings, score
+from sparsem.score.score import score
+from sparsem.score.settings import ScoreSettings
 from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict
 from sparsem.segment.slice_selection import spread_slices

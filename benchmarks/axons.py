@@ -34,7 +34,8 @@ from sparsem.detect.predict import detect
 from sparsem.detect.training.train import train_detector
 from sparsem.io.ingest import import_stack
 from sparsem.labels.objects import objects
-from sparsem.score.score import ScoreSettings, score
+from sparsem.score.score import score
+from sparsem.score.settings import ScoreSettings
 from sparsem.segment.predict import predict
 from sparsem.segment.train import train
 from sparsem.store.sample import Sample

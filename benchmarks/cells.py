@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rows import peak_gb
-from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.importing import import_annotation
 from sparsem.annotation.labeled_slices import read_annotation
+from sparsem.annotation.settings import AnnotationSettings
 from sparsem.annotation.writing import write_annotation
 from sparsem.cells.cells import cells
 from sparsem.cells.disagreement import disagreement_map, largest_disagreements, nearer_front
@@ -37,17 +38,21 @@ from sparsem.cells.linking import link_slices, relabel_islands
 from sparsem.cells.propagate import ArrivalCarrier, Carrier, FlowCarrier, GridSlice, PerFrameCarrier
 from sparsem.cells.refine import number_islands, refine_labels
 from sparsem.cells.separate import Evidence, separate_cells
-from sparsem.cells.settings import CellsSettings
-from sparsem.cells.track import TrackSettings, track
-from sparsem.experiment.cells import CellMethodsSettings, compare_cell_methods
+from sparsem.cells.settings import CellsSettings, TrackSettings
+from sparsem.cells.track import track
+from sparsem.experiment.cells import compare_cell_methods
+from sparsem.experiment.settings import CellMethodsSettings
 from sparsem.geometry import VoxelSize, ZBlock, evenly_spaced
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
 from sparsem.labels.overlaps import label_sizes, resample_labels
-from sparsem.phantom.phantom import PhantomSettings, phantom
-from sparsem.score.score import ScoreSettings, score
+from sparsem.phantom.phantom import phantom
+from sparsem.phantom.settings import PhantomSettings
+from sparsem.score.score import score
+from sparsem.score.settings import ScoreSettings
 from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.settings import Settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec

@@ -18,14 +18,16 @@ import tifffile
 
 from rows import save
 from sparsem.geometry import evenly_spaced
-from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.preprocess.denoise import DenoiseSettings, denoise
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
+from sparsem.preprocess.denoise import denoise
+from sparsem.preprocess.settings import DenoiseSettings
 from sparsem.quality.image_metrics import METRICS, measure_metrics
 from sparsem.quality.resin import propose_resin
 from sparsem.score.overlap import mask_overlap, pool_slices
 from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution

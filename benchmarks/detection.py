@@ -31,7 +31,8 @@ from scipy.spatial import cKDTree
 from rows import peak_gb, save
 from sparsem.boxes.constrain import constrain_boxes
 from sparsem.boxes.geometry import Boxes, boxes_of_labels
-from sparsem.boxes.importing import BoxesSettings, import_boxes
+from sparsem.boxes.importing import import_boxes
+from sparsem.boxes.settings import BoxesSettings
 from sparsem.boxes.tables import read_annotated_boxes, read_detected_boxes
 from sparsem.detect.inference import (
     detect_in_image,
@@ -41,15 +42,17 @@ from sparsem.detect.inference import (
 )
 from sparsem.detect.masks.outline import mask_in_box
 from sparsem.detect.predict import detect
-from sparsem.detect.score import DetectScoreSettings, score_boxes
-from sparsem.detect.settings import DetectSettings, DetectTrainSettings
+from sparsem.detect.score import score_boxes
+from sparsem.detect.settings import DetectScoreSettings, DetectSettings, DetectTrainSettings
 from sparsem.detect.tiling import TileDetections, Tiling, merge_detections
 from sparsem.detect.training.recipe import load_detector
 from sparsem.detect.training.train import train_detector
-from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.labels.constrain import StructureRoles
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
+from sparsem.labels.settings import StructureRoles
 from sparsem.models.checkpoint import load_state, network_state
-from sparsem.phantom.phantom import PhantomSettings, phantom
+from sparsem.phantom.phantom import phantom
+from sparsem.phantom.settings import PhantomSettings
 from sparsem.score.boxes import BoxComparison, box_scores
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution

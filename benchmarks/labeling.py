@@ -20,15 +20,19 @@ import numpy as np
 import tifffile
 
 from rows import save
-from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.importing import import_annotation
+from sparsem.annotation.settings import AnnotationSettings
 from sparsem.geometry import evenly_spaced
-from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.preprocess.equalize import EqualizeSettings, equalize
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
+from sparsem.preprocess.equalize import equalize
+from sparsem.preprocess.settings import EqualizeSettings
 from sparsem.score.overlap import mask_overlap, pool_slices
 from sparsem.segment.cross_validation import cross_validate, fold_path
 from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict
-from sparsem.segment.suggest import SuggestSettings, suggest
+from sparsem.segment.settings import SuggestSettings
+from sparsem.segment.suggest import suggest
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings

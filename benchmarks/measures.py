@@ -36,7 +36,7 @@ from sparsem.measure.features.shape import shapes
 from sparsem.measure.features.size_zones import size_zone_features, zones
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
-from sparsem.phantom.phantom import PhantomSettings
+from sparsem.phantom.settings import PhantomSettings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, volume_spec
 from sparsem.workflow.execution import Execution

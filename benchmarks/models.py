@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from rows import peak_gb, save
-from sparsem.experiment.models import ModelsSettings, compare_models
+from sparsem.experiment.models import compare_models
+from sparsem.experiment.settings import ModelsSettings
 from sparsem.models.architectures import (
     ARCHITECTURES,
     build_network,

@@ -50,7 +50,8 @@ from sparsem.measure.features.surface_points import nearby_labels, surface_point
 from sparsem.phantom.anatomy import Anatomy
 from sparsem.phantom.draw import SliceRenderer
 from sparsem.phantom.phantom import phantom
-from sparsem.score.score import ScoreSettings, score
+from sparsem.score.score import score
+from sparsem.score.settings import ScoreSettings
 from sparsem.segment.predict import predict
 from sparsem.segment.train import train
 from sparsem.settings import Settings

@@ -29,14 +29,16 @@ import tifffile
 import zarr
 
 from rows import peak_gb
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.models.device import autocast, choose_device, keep_freed_memory, resolve_precision
 from sparsem.models.engine import compile_network
-from sparsem.phantom.phantom import PhantomSettings, phantom_slice
+from sparsem.phantom.phantom import phantom_slice
+from sparsem.phantom.settings import PhantomSettings
 from sparsem.segment.inference import plan_tiles, quantize_probability
 from sparsem.segment.predict import predict
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.segment.tiles import enlarge, shrink
 from sparsem.settings import Precision
 from sparsem.store.sample import Sample

@@ -23,12 +23,13 @@ import numpy as np
 from rows import peak_gb
 from sparsem.annotation.writing import write_annotation
 from sparsem.models.checkpoint import Recipe, save_checkpoint
-from sparsem.phantom.phantom import PhantomSettings, phantom
+from sparsem.phantom.phantom import phantom
+from sparsem.phantom.settings import PhantomSettings
 from sparsem.segment.ensemble import choose_engine, load_networks, settings_for_device
 from sparsem.segment.inference import plan_tiles
 from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
@@ -136,7 +137,8 @@ def write_noise(folder: Path, slices: int) -> None:
     """Write a stack of noise, and a network with random weights."""
     import tifffile
 
-    from sparsem.io.ingest import ImportSettings, import_stack
+    from sparsem.io.ingest import import_stack
+    from sparsem.io.settings import ImportSettings
 
     random = np.random.default_rng(0)
     plane = random.integers(0, 255, (EDGE, EDGE), np.uint8)

@@ -24,8 +24,10 @@ from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
 from rows import peak_gb, save
-from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.phantom.phantom import PhantomSettings, draw_faults, phantom, phantom_slice
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
+from sparsem.phantom.phantom import draw_faults, phantom, phantom_slice
+from sparsem.phantom.settings import PhantomSettings
 from sparsem.quality.full_reference import as_tensor
 from sparsem.quality.quality import Quality, quality
 from sparsem.store.sample import Sample

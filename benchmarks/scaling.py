@@ -25,18 +25,22 @@ import tifffile
 from rows import RESULTS, peak_gb, save
 from sparsem.annotation.writing import write_annotation
 from sparsem.cells.cells import cells
-from sparsem.cells.settings import CellsSettings
-from sparsem.cells.track import TrackSettings, track
-from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.labels.constrain import ConstrainSettings, constrain
+from sparsem.cells.settings import CellsSettings, TrackSettings
+from sparsem.cells.track import track
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
+from sparsem.labels.constrain import constrain
+from sparsem.labels.settings import ConstrainSettings
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
-from sparsem.phantom.phantom import PhantomSettings, phantom
-from sparsem.preprocess.align import AlignSettings, align
-from sparsem.preprocess.equalize import EqualizeSettings, equalize
+from sparsem.phantom.phantom import phantom
+from sparsem.phantom.settings import PhantomSettings
+from sparsem.preprocess.align import align
+from sparsem.preprocess.equalize import equalize
+from sparsem.preprocess.settings import AlignSettings, EqualizeSettings
 from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution, client_of

@@ -18,13 +18,15 @@ from pathlib import Path
 
 import torch
 
-from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.importing import import_annotation
+from sparsem.annotation.settings import AnnotationSettings
 from sparsem.geometry import evenly_spaced
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
 from sparsem.score.score import score
 from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
 

@@ -6,8 +6,10 @@
 import os
 from pathlib import Path
 
-from sparsem.annotation.importing import AnnotationSettings, import_annotation
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.annotation.importing import import_annotation
+from sparsem.annotation.settings import AnnotationSettings
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
 from sparsem.store.sample import Sample
 
 ROOT = Path(os.environ.get("SPARSEM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))

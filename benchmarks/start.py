@@ -20,7 +20,8 @@ from rows import save
 from sparsem.detect import predict as prediction
 from sparsem.detect.models.networks import build_detector
 from sparsem.detect.training.recipe import DetectorRecipe, save_detector
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 

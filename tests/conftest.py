@@ -20,7 +20,8 @@ from sparsem.annotation.writing import write_annotation
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.measure.dictionary import feature_columns
 from sparsem.models.checkpoint import Recipe, save_checkpoint
-from sparsem.phantom.phantom import PhantomSettings, phantom
+from sparsem.phantom.phantom import phantom
+from sparsem.phantom.settings import PhantomSettings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, volume_spec
 from sparsem.training.settings import TrainSettings

@@ -9,23 +9,27 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.importing import import_annotation
 from sparsem.annotation.labeled_slices import UNKNOWN, annotations_on, read_annotation
+from sparsem.annotation.settings import AnnotationSettings
 from sparsem.annotation.writing import write_annotation
 from sparsem.cli.score_format import alignment_lines
 from sparsem.errors import InputError, SampleError
 from sparsem.io.writers import write_tiff
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
-from sparsem.phantom.phantom import PhantomSettings, phantom
-from sparsem.preprocess.align import Alignment, AlignSettings, align, hardly_drifts
-from sparsem.preprocess.equalize import EqualizeSettings, equalize
+from sparsem.phantom.phantom import phantom
+from sparsem.phantom.settings import PhantomSettings
+from sparsem.preprocess.align import Alignment, align, hardly_drifts
+from sparsem.preprocess.equalize import equalize
+from sparsem.preprocess.settings import AlignSettings, EqualizeSettings
 from sparsem.report.export import export
 from sparsem.report.layers import read_layers
 from sparsem.report.notices import notices
 from sparsem.report.report import report
 from sparsem.report.settings import ReportSettings
-from sparsem.score.score import ScoreSettings, score
+from sparsem.score.score import score
+from sparsem.score.settings import ScoreSettings
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution

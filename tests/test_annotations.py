@@ -9,13 +9,16 @@ import pytest
 import tifffile
 
 from sparsem.annotation.ground_truth import read_ground_truth
-from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.importing import import_annotation
 from sparsem.annotation.label_volumes import import_labels
 from sparsem.annotation.labeled_slices import UNKNOWN, annotated_structures, read_annotation
+from sparsem.annotation.settings import AnnotationSettings
 from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
 from sparsem.geometry import ZBlock
-from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.preprocess.equalize import EqualizeSettings, equalize
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
+from sparsem.preprocess.equalize import equalize
+from sparsem.preprocess.settings import EqualizeSettings
 from sparsem.settings import parse
 from sparsem.store.sample import Sample
 from sparsem.store.snapshot import read_attributes

@@ -1,5 +1,6 @@
 """The public interface: imported lazily, with one signature for all stages, and mappings of a sample's contents."""
 
+import ast
 import doctest
 import inspect
 import subprocess
@@ -123,9 +124,14 @@ def test_an_unknown_change_names_the_nearest_field(tissue: sparsem.Sample) -> No
 
 
 def test_the_type_checkers_list_is_the_runtime_list() -> None:
-    text = (SOURCE / "__init__.py").read_text(encoding="utf-8")
-    block = text[text.index("if TYPE_CHECKING:") : text.index("# Public name -> ")]
-    names = [line.rsplit(" as ", 1)[1] for line in block.splitlines() if " as " in line]
+    tree = ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    names = []
+    for node in block.body:
+        if isinstance(node, ast.ImportFrom):  # only ``import NAME as NAME`` exports a name
+            names += [alias.name for alias in node.names if alias.asname == alias.name]
+        elif isinstance(node, ast.Assign):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
     assert sorted(names) == sparsem.__all__
 
 

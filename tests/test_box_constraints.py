@@ -12,8 +12,9 @@ from sparsem.boxes.constrain import (
     lies_in_nucleus,
     remove_constrained_boxes,
 )
-from sparsem.boxes.counts import CountSettings, count_boxes, read_metadata
+from sparsem.boxes.counts import count_boxes, read_metadata
 from sparsem.boxes.geometry import Boxes
+from sparsem.boxes.settings import CountSettings
 from sparsem.boxes.tables import (
     DETECTED_PREFIX,
     StoredBoxes,
@@ -23,9 +24,10 @@ from sparsem.boxes.tables import (
     write_annotated_boxes,
     write_detected_boxes,
 )
-from sparsem.detect.score import DetectScoreSettings, score_boxes
+from sparsem.detect.score import score_boxes
+from sparsem.detect.settings import DetectScoreSettings
 from sparsem.errors import InputError, SampleError
-from sparsem.labels.constrain import StructureRoles
+from sparsem.labels.settings import StructureRoles
 from sparsem.store.sample import Sample
 from tests.spots import sample_of
 

@@ -17,13 +17,15 @@ from typer.testing import CliRunner
 from sparsem.annotation.label_volumes import import_labels
 from sparsem.annotation.writing import write_annotation
 from sparsem.boxes.exporting import export_boxes
-from sparsem.boxes.importing import BoxesSettings, import_boxes
+from sparsem.boxes.importing import import_boxes
 from sparsem.boxes.read import read_boxes
+from sparsem.boxes.settings import BoxesSettings
 from sparsem.boxes.tables import annotated_box_structures, image_names, read_annotated_boxes
 from sparsem.cli.app import app
 from sparsem.errors import InputError, ResumeError, SampleError
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
 from sparsem.io.readers.open import open_montage
+from sparsem.io.settings import ImportSettings
 from sparsem.labels.inventory import remove_pieces
 from sparsem.measure.measure import measure
 from sparsem.report.box_layers import read_box_layers

@@ -15,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsem.boxes.coco import read_box_json
-from sparsem.boxes.importing import BoxesSettings, ImportSummary, import_boxes
+from sparsem.boxes.importing import ImportSummary, import_boxes
 from sparsem.boxes.numbers import decimal_mark, parse_number
 from sparsem.boxes.read import read_boxes
+from sparsem.boxes.settings import BoxesSettings
 from sparsem.boxes.tables import annotated_box_structures, read_annotated_boxes
 from sparsem.errors import InputError
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 

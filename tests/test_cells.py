@@ -15,24 +15,32 @@ import tifffile
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.importing import import_annotation
 from sparsem.annotation.labeled_slices import read_annotation
+from sparsem.annotation.settings import AnnotationSettings
 from sparsem.annotation.writing import write_annotation
 from sparsem.cells import cells as cells_module
 from sparsem.cells import track as track_module
 from sparsem.cells.cells import cells
 from sparsem.cells.intervals import Leg, plan_legs
 from sparsem.cells.job import SeparationJob
-from sparsem.cells.propagate import FlowCarrier, GridSlice, PropagationSettings
-from sparsem.cells.settings import CellsSettings, SeparationMethod
-from sparsem.cells.track import TrackSettings, track
+from sparsem.cells.propagate import FlowCarrier, GridSlice
+from sparsem.cells.settings import (
+    CellsSettings,
+    PropagationSettings,
+    SeparationMethod,
+    TrackSettings,
+)
+from sparsem.cells.track import track
 from sparsem.errors import InputError, ResumeError, SampleError
-from sparsem.experiment.cells import ALL_METHODS, CellMethodsSettings, compare_cell_methods
+from sparsem.experiment.cells import compare_cell_methods
+from sparsem.experiment.settings import ALL_METHODS, CellMethodsSettings
 from sparsem.geometry import VoxelSize, ZBlock
 from sparsem.labels.overlaps import overlaps
 from sparsem.phantom.phantom import phantom
 from sparsem.score.instances import dice_of_cells, remove_small_objects
-from sparsem.score.score import ScoreSettings, score
+from sparsem.score.score import score
+from sparsem.score.settings import ScoreSettings
 from sparsem.segment.targets import interior_and_boundary
 from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample

@@ -14,10 +14,11 @@ from scipy import stats
 from sparsem.cli.app import run_command_line
 from sparsem.errors import InputError, SettingsError
 from sparsem.experiment.protocols import compare_protocols
-from sparsem.phantom.phantom import PhantomSettings, phantom_slice
+from sparsem.phantom.phantom import phantom_slice
+from sparsem.phantom.settings import PhantomSettings
 from sparsem.quality.compare import ProtocolComparison
-from sparsem.quality.comparison_settings import read_comparison
 from sparsem.quality.comparison_tables import comparison_tables
+from sparsem.quality.settings import read_comparison
 from sparsem.quality.statistics import (
     group_difference,
     holm_correction,

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from sparsem.errors import ResumeError, SampleError
 from sparsem.labels.constrain import (
-    ConstrainSettings,
     constrain,
     count_conflicts,
     most_probable_masks,
     remove_constrained,
 )
 from sparsem.labels.results import result_labels
+from sparsem.labels.settings import ConstrainSettings
 from sparsem.measure.measure import measure
 from sparsem.settings import changed
 from sparsem.store.sample import Sample

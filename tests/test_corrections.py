@@ -23,7 +23,7 @@ from sparsem.annotation.precedence import apply_precedence, is_precedence_curren
 from sparsem.annotation.writing import write_annotation, write_slice
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock
-from sparsem.io.ingest import ImportSettings
+from sparsem.io.settings import ImportSettings
 from sparsem.labels import edit
 from sparsem.labels.constrain import constrain
 from sparsem.labels.correct import correct

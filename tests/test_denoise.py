@@ -15,10 +15,11 @@ from skimage.metrics import peak_signal_noise_ratio as psnr
 
 from sparsem.errors import InputError, ResumeError, SettingsError
 from sparsem.image.black_areas import black_areas
-from sparsem.phantom.phantom import PhantomSettings, phantom_slice
+from sparsem.phantom.phantom import phantom_slice
+from sparsem.phantom.settings import PhantomSettings
 from sparsem.preprocess import denoise as stage
 from sparsem.preprocess import noise2void
-from sparsem.preprocess.denoise import DenoiseSettings, denoise
+from sparsem.preprocess.denoise import denoise
 from sparsem.preprocess.noise2void import (
     DenoiserTraining,
     denoise_slice,
@@ -28,6 +29,7 @@ from sparsem.preprocess.noise2void import (
     train_part,
 )
 from sparsem.preprocess.nonlocal_means import denoise_nonlocal_means
+from sparsem.preprocess.settings import DenoiseSettings
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution

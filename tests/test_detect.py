@@ -32,8 +32,8 @@ from sparsem.detect.models.deformable_detr import COCO_DETR
 from sparsem.detect.models.detector import MIN_SCORE, DetectionTarget
 from sparsem.detect.models.networks import DETECTORS, build_detector, load_initial_weights
 from sparsem.detect.predict import detect
-from sparsem.detect.score import DetectScoreSettings, score_boxes
-from sparsem.detect.settings import DetectSettings, DetectTrainSettings
+from sparsem.detect.score import score_boxes
+from sparsem.detect.settings import DetectScoreSettings, DetectSettings, DetectTrainSettings
 from sparsem.detect.training.recipe import (
     DetectorRecipe,
     load_detector,
@@ -49,7 +49,8 @@ from sparsem.detect.training.tiles import (
 )
 from sparsem.detect.training.train import train_detector
 from sparsem.errors import InputError, ResumeError, SampleError, SettingsError
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
 from sparsem.models.architectures import count_parameters
 from sparsem.models.checkpoint import load_state, network_state
 from sparsem.settings import changed

@@ -22,7 +22,7 @@ from sparsem.models.engine import (
 from sparsem.segment import ensemble as ensemble_module
 from sparsem.segment.inference import make_forward, predict_slices
 from sparsem.segment.predict import predict
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, voxels
@@ -146,6 +146,31 @@ def test_openvino_reports_nothing_to_its_maker(model: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+SIGNAL_AFTER_PREDICTION = """
+import gc, signal, sys
+from pathlib import Path
+from sparsem.models.checkpoint import load_checkpoint
+from sparsem.models.engine import compile_network
+
+network, _ = load_checkpoint(Path(sys.argv[1]))
+for precision in ("bfloat16", "float32", "bfloat16"):
+    forward = compile_network(network, (2, 1, 32, 32), precision)
+    del forward
+    gc.collect()
+    handled = []
+    signal.signal(signal.SIGINT, lambda *_: handled.append(precision))
+    signal.raise_signal(signal.SIGINT)
+    print(*handled)
+"""
+
+
+def test_signals_are_handled_after_prediction(model: Path) -> None:
+    """OpenVINO exchanges the stack of signal handlers."""
+    command = [sys.executable, "-c", SIGNAL_AFTER_PREDICTION, str(model)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.stdout.split() == ["bfloat16", "float32", "bfloat16"], run.stderr
 
 
 def test_tiles_without_content_are_computed_once(model: Path) -> None:

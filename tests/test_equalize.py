@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sparsem.errors import InputError, ResumeError
 from sparsem.image.running_median import running_median
 from sparsem.preprocess.clahe import equalize_locally
-from sparsem.preprocess.equalize import EqualizeMethod, EqualizeSettings, equalize
+from sparsem.preprocess.equalize import equalize
 from sparsem.preprocess.gray_curves import (
     apply_curve,
     build_equalization_curve,
@@ -19,6 +19,7 @@ from sparsem.preprocess.gray_curves import (
     gray_histogram,
     gray_quantiles,
 )
+from sparsem.preprocess.settings import EqualizeMethod, EqualizeSettings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, kill_ten_times, put, voxels

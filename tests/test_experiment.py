@@ -12,8 +12,9 @@ import pytest
 
 from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError, SettingsError
-from sparsem.experiment.models import ModelsSettings, NetworkRun, compare_models
-from sparsem.experiment.slices import SlicesSettings, compare_slice_counts, select_slices
+from sparsem.experiment.models import NetworkRun, compare_models
+from sparsem.experiment.settings import ModelsSettings, SlicesSettings
+from sparsem.experiment.slices import compare_slice_counts, select_slices
 from sparsem.report.report import report
 from sparsem.report.settings import ReportSettings
 from sparsem.settings import changed

@@ -18,7 +18,8 @@ import tifffile
 
 from sparsem.cli.app import describe_os_error
 from sparsem.errors import SampleError
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
 from sparsem.preprocess.align import align
 from sparsem.preprocess.equalize import equalize
 from sparsem.store.sample import Sample

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsem.errors import InputError
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
 from sparsem.io.readers.file_names import distinct_names, natural_key
 from sparsem.io.readers.file_order import NameFault, possible_slice_numbers, series_order
 from sparsem.io.readers.gaps import missing_numbers
 from sparsem.io.readers.name_faults import name_fault_message
 from sparsem.io.readers.open import open_source
 from sparsem.io.readers.patterns import files_of_pattern
+from sparsem.io.settings import ImportSettings
 from sparsem.workflow.execution import Execution
 
 TRUTH = dict[str, float]  # the z of every file

@@ -8,7 +8,6 @@ import pytest
 from numpy.typing import NDArray
 
 from sparsem.cells.flow import (
-    FlowSettings,
     compact_labels,
     compose_flow,
     flow_between,
@@ -19,6 +18,7 @@ from sparsem.cells.flow import (
     target_positions,
     warp_labels,
 )
+from sparsem.cells.settings import FlowSettings
 from tests.conftest import drawn
 
 

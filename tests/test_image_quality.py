@@ -22,7 +22,8 @@ from torchvision.models import vgg16
 
 from sparsem.cli.app import run_command_line
 from sparsem.errors import InputError, SettingsError
-from sparsem.phantom.phantom import PhantomSettings, phantom_slice
+from sparsem.phantom.phantom import phantom_slice
+from sparsem.phantom.settings import PhantomSettings
 from sparsem.quality.full_reference import (
     as_tensor,
     full_reference_metrics,
@@ -30,11 +31,11 @@ from sparsem.quality.full_reference import (
     psnr_from_error,
 )
 from sparsem.quality.image_metrics import METRICS, MeasuredImage, measure_metrics, quality_tables
-from sparsem.quality.image_series import ImagesSettings
 from sparsem.quality.images import measure_image_quality as measure_image_quality_stage
 from sparsem.quality.images import write_quality_tables
 from sparsem.quality.learned_metrics import brisque, dists, find_weight_files
 from sparsem.quality.resin import Resin, propose_resin
+from sparsem.quality.settings import ImagesSettings
 from sparsem.settings import changed, parse
 from sparsem.workflow.execution import Execution
 

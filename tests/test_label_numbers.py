@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.importing import import_annotation
 from sparsem.annotation.label_numbers import UNLABELED, SpecialNumbers, integer_labels, is_any_of
 from sparsem.annotation.label_volumes import import_labels
 from sparsem.annotation.labeled_slices import UNKNOWN, read_annotation, read_renumbering
@@ -24,11 +24,14 @@ from sparsem.annotation.renumbering import (
     identity_renumbering,
     make_renumbering,
 )
+from sparsem.annotation.settings import AnnotationSettings
 from sparsem.errors import InputError, SettingsError
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
 from sparsem.io.readers.open import open_source
+from sparsem.io.settings import ImportSettings
 from sparsem.labels.objects import objects
-from sparsem.score.score import ScoreSettings, score
+from sparsem.score.score import score
+from sparsem.score.settings import ScoreSettings
 from sparsem.settings import parse
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution

@@ -22,16 +22,19 @@ from sparsem.boxes.tables import (
     write_detected_boxes,
 )
 from sparsem.detect.inference import sample_gray_statistics
-from sparsem.detect.masks.masks import MasksSettings, box_masks, paint_masks
+from sparsem.detect.masks.masks import box_masks, paint_masks
 from sparsem.detect.masks.outline import mask_in_box
 from sparsem.detect.masks.outliner import BoxOutliner
 from sparsem.detect.masks.sam import Sam, load_sam
 from sparsem.detect.masks.sam_masks import sam_masks, sam_tiles
+from sparsem.detect.settings import MasksSettings
 from sparsem.errors import ResumeError, SampleError, SettingsError
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
-from sparsem.preprocess.equalize import EqualizeSettings, equalize
+from sparsem.preprocess.equalize import equalize
+from sparsem.preprocess.settings import EqualizeSettings
 from sparsem.report.notices import notices
 from sparsem.settings import changed
 from sparsem.store.sample import Sample

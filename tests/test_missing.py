@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from sparsem.annotation.label_volumes import import_labels
 from sparsem.errors import InputError
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
 from sparsem.io.readers.missing import describe_slices
 from sparsem.io.readers.open import open_source
+from sparsem.io.settings import ImportSettings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 

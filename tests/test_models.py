@@ -41,7 +41,8 @@ from sparsem.models.device import autocast, choose_device, resolve_precision
 from sparsem.models.fractal import fractal_tanimoto
 from sparsem.models.memory import MemoryCounter, prediction_bytes, training_bytes
 from sparsem.models.resunet import ResidualBlock
-from sparsem.phantom.phantom import PhantomSettings, phantom
+from sparsem.phantom.phantom import phantom
+from sparsem.phantom.settings import PhantomSettings
 from sparsem.segment.losses import cross_entropy_loss, dice_loss, tanimoto_loss
 from sparsem.segment.supervised import (
     build_sampler,

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
 from sparsem.io.readers.open import open_source
+from sparsem.io.settings import ImportSettings
 from sparsem.settings import changed
 from sparsem.workflow.execution import Execution
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from skimage.measure import regionprops
 
 from sparsem.geometry import z_blocks
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
 from sparsem.measure.dictionary import describe_column
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings

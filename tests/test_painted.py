@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from sparsem.annotation.labeled_slices import read_annotation
 from sparsem.annotation.painted import BACKGROUND, PaintedAnnotation
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
 from sparsem.store.cached import CachedArray, ChunkCache, cached_levels
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution

@@ -21,7 +21,8 @@ from sparsem.annotation.painted import PaintedAnnotation
 from sparsem.annotation.unsaved import unsaved_names
 from sparsem.annotation.writing import write_annotation, write_slice
 from sparsem.errors import InputError, SampleError
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
 from sparsem.labels import edit
 from sparsem.labels.correct import correct
 from sparsem.labels.object_index import object_index, stored_index

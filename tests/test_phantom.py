@@ -9,8 +9,9 @@ from scipy import ndimage
 
 from sparsem.errors import ResumeError, SettingsError
 from sparsem.geometry import VoxelSize
-from sparsem.phantom.phantom import PhantomSettings, draw_faults, phantom, phantom_slice
+from sparsem.phantom.phantom import draw_faults, phantom, phantom_slice
 from sparsem.phantom.random_fields import SmoothField, spline_weights
+from sparsem.phantom.settings import PhantomSettings
 from sparsem.phantom.true_contacts import contacts_table
 from sparsem.settings import changed, parse
 from sparsem.store.sample import Sample

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.importing import import_annotation
 from sparsem.annotation.label_volumes import import_labels
 from sparsem.annotation.labeled_slices import read_annotation, stored_labels
+from sparsem.annotation.settings import AnnotationSettings
 from sparsem.errors import InputError
-from sparsem.io.ingest import ImportSettings
 from sparsem.io.readers.open import open_source
 from sparsem.io.readers.placement import uncrop_segmentation
-from sparsem.score.score import ScoreSettings, score
+from sparsem.io.settings import ImportSettings
+from sparsem.score.score import score
+from sparsem.score.settings import ScoreSettings
 from sparsem.store.sample import Sample
 
 SLICER: dict[str, Any] = {

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError, ResourceError, ResumeError
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
-from sparsem.phantom.phantom import PhantomSettings, phantom
+from sparsem.phantom.phantom import phantom
+from sparsem.phantom.settings import PhantomSettings
 from sparsem.segment.inference import (
     average_over_flips,
     make_forward,
@@ -25,7 +26,7 @@ from sparsem.segment.inference import (
 )
 from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict, predict_slice
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.segment.tiles import Probability, TileGrid, enlarge, scaled_shape, shrink, tile_starts
 from sparsem.settings import changed
 from sparsem.store.sample import Sample

@@ -18,8 +18,10 @@ from sparsem.image.noise import autocorrelation, measure_signal_and_noise, sharp
 from sparsem.image.spectrum import power_spectrum
 from sparsem.image.stripes import stripes_by_direction
 from sparsem.labels.inventory import describe
-from sparsem.phantom.phantom import PhantomSettings, phantom, phantom_slice
-from sparsem.preprocess.equalize import EqualizeSettings, equalize
+from sparsem.phantom.phantom import phantom, phantom_slice
+from sparsem.phantom.settings import PhantomSettings
+from sparsem.preprocess.equalize import equalize
+from sparsem.preprocess.settings import EqualizeSettings
 from sparsem.quality.flags import Light, flag_slices, stack_light, unlike_neighbors
 from sparsem.quality.fourier_ring import resolution_px, ring_correlation
 from sparsem.quality.neighbors import charging, compare_slices, spacing, summarize_slice

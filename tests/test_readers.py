@@ -18,8 +18,9 @@ import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import InputError, ResumeError, SampleError
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
 from sparsem.io.readers.open import open_source
+from sparsem.io.settings import ImportSettings
 from sparsem.io.writers import write_tiff
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from sparsem.preprocess.common_rectangle import common_rectangle
 from sparsem.preprocess.detail import extract_detail
 from sparsem.preprocess.registration import (
-    MotionKind,
     coarse_shift,
     nearest_rotation,
     register,
     shift_correlations,
 )
+from sparsem.preprocess.settings import MotionKind
 from sparsem.preprocess.slice_positions import (
     RegisteredPair,
     connected_groups,

@@ -17,13 +17,12 @@ from sparsem.errors import InputError, SampleError
 from sparsem.measure.measure import measure
 from sparsem.measure.settings import MeasureSettings
 from sparsem.report.export import export as export_stage
-from sparsem.report.export_settings import ExportSettings
 from sparsem.report.layers import read_layers
 from sparsem.report.mesh import Mesh, mesh_from_mask, simplify
-from sparsem.report.scene3d.render import RenderSettings
 from sparsem.report.scene3d.render import render as render_stage
 from sparsem.report.scene3d.single_object import SingleObject, select_object_layers
 from sparsem.report.scene3d.solids import Cut, solids_of, volume_box
+from sparsem.report.settings import ExportSettings, RenderSettings
 from sparsem.report.viewers import NEUROGLANCER, neuroglancer_state, viewers
 from sparsem.settings import changed
 from sparsem.store.sample import Sample

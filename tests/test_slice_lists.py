@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 
-from sparsem.annotation.importing import AnnotationSettings
+from sparsem.annotation.settings import AnnotationSettings
 from sparsem.errors import SettingsError
-from sparsem.experiment.models import ModelsSettings
-from sparsem.quality.image_series import ImagesSettings
-from sparsem.report.export_settings import ExportSettings
-from sparsem.report.settings import ReportSettings
-from sparsem.score.score import ScoreSettings
+from sparsem.experiment.settings import ModelsSettings
+from sparsem.quality.settings import ImagesSettings
+from sparsem.report.settings import ExportSettings, ReportSettings
+from sparsem.score.settings import ScoreSettings
 from sparsem.settings import Settings, parse, parsed_slices, read_toml
 from sparsem.training.settings import TrainSettings
 

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsem.annotation.ground_truth import GroundTruthSettings, parse_box, read_ground_truth
+from sparsem.annotation.ground_truth import read_ground_truth
+from sparsem.annotation.settings import GroundTruthSettings, parse_box
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize
 from sparsem.score.overlap import OutlineCount, outline_count
-from sparsem.score.score import Scores, ScoreSettings, score
+from sparsem.score.score import Scores, score
+from sparsem.score.settings import ScoreSettings
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import SliceUse, combined, matched_use, slice_digest
 from tests.conftest import put

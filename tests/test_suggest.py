@@ -18,9 +18,9 @@ from sparsem.segment.cross_validation import (
 )
 from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict, predict_slice
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.settings import PredictSettings, SuggestSettings
 from sparsem.segment.slice_selection import select_uncertain_slices, spread_slices
-from sparsem.segment.suggest import SuggestSettings, suggest
+from sparsem.segment.suggest import suggest
 from sparsem.segment.train import train
 from sparsem.segment.uncertainty import combine_predictions, entropy
 from sparsem.settings import changed

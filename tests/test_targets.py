@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsem.annotation.importing import AnnotationSettings
 from sparsem.annotation.labeled_slices import UNKNOWN, read_annotation
+from sparsem.annotation.settings import AnnotationSettings
 from sparsem.annotation.writing import write_annotation
 from sparsem.errors import SettingsError
 from sparsem.segment.network_training import train_network

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sparsem.cells.linking import link_slices, relabel_islands, remove_fragments, resolve_tracks
-from sparsem.phantom.phantom import PhantomSettings, phantom_slice
+from sparsem.phantom.phantom import phantom_slice
+from sparsem.phantom.settings import PhantomSettings
 from tests.conftest import drawn
 
 Labels = NDArray[Any]

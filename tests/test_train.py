@@ -16,11 +16,13 @@ from filelock import FileLock
 import sparsem.segment.network_training
 import sparsem.segment.supervised
 import sparsem.segment.training_memory
-from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.importing import import_annotation
 from sparsem.annotation.labeled_slices import UNKNOWN
+from sparsem.annotation.settings import AnnotationSettings
 from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError, ResourceError, ResumeError, SampleError, SettingsError
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
 from sparsem.models.checkpoint import load_checkpoint, load_tensors, read_recipe
 from sparsem.segment.live import Target, train_live
 from sparsem.segment.live_folder import LiveFolder

@@ -15,7 +15,7 @@ from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.segment import views as views_module
 from sparsem.segment.inference import make_forward, predict_slices, quantize_probability
 from sparsem.segment.predict import predict
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.segment.views import combine_views, side_strips
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution

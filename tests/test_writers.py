@@ -9,16 +9,18 @@ import pytest
 import scipy.io
 import tifffile
 
-from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.importing import import_annotation
 from sparsem.annotation.labeled_slices import read_annotation
+from sparsem.annotation.settings import AnnotationSettings
 from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError, SampleError
 from sparsem.io import writers
 from sparsem.io.readers.open import open_source
 from sparsem.io.writers import ExportVolume, LabelStack, atomic_output, write_volume
-from sparsem.preprocess.align import AlignSettings, align
+from sparsem.preprocess.align import align
+from sparsem.preprocess.settings import AlignSettings
 from sparsem.report.export import export as export_stage
-from sparsem.report.export_settings import ExportSettings
+from sparsem.report.settings import ExportSettings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, put

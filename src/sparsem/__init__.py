@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sparsem.labels import edit as edit
     from sparsem.labels.constrain import constrain as constrain
     from sparsem.labels.correct import correct as correct
-    from sparsem.labels.inventory import remove_pieces as remove
+    from sparsem.labels.inventory import remove_pieces
     from sparsem.labels.objects import objects as objects
     from sparsem.measure.comparison import compare as compare
     from sparsem.measure.contacts import contacts as contacts
@@ -57,10 +57,13 @@ if TYPE_CHECKING:
     from sparsem.segment.suggest import suggest as suggest
     from sparsem.segment.train import train as train
     from sparsem.store.sample import Sample as Sample
-    from sparsem.store.sample import open_sample as open
+    from sparsem.store.sample import open_sample
     from sparsem.study.demo import demo as demo
     from sparsem.study.study import run as run
     from sparsem.workflow.execution import Execution as Execution
+
+    open = open_sample  # noqa: A001
+    remove = remove_pieces
 
 # Public name -> the module that defines it, and its name there if that differs; a module that ends
 # with a colon is public itself.

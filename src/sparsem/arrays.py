@@ -20,7 +20,8 @@ from sparsem.annotation.label_volumes import import_labels
 from sparsem.annotation.writing import write_annotation
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
-from sparsem.io.ingest import ImportSettings, import_stack
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
 from sparsem.settings import Settings
 from sparsem.store.names import BOUNDARY, INTERIOR
 from sparsem.store.sample import Sample

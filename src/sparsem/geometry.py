@@ -9,6 +9,8 @@ from typing import NamedTuple, Self
 
 from sparsem.errors import InputError
 
+Box = tuple[slice, slice, slice]  # a part of a stack (z, y, x)
+
 
 class VoxelSize(NamedTuple):
     """Edge lengths of one voxel in nm, (z, y, x)."""

@@ -1,7 +1,8 @@
 """Settings: frozen models that reject unknown keys and name the nearest known one.
 
-Every stage declares one subclass next to its function. TOML files, the command line and the viewer
-are generated from it, so a default, its range and its help text exist once.
+Every stage has one subclass, in the module ``settings`` of its room, which imports nothing that
+takes long. TOML files, the command line and the viewer are generated from it, so a default, its
+range and its help text exist once.
 """
 
 import difflib
@@ -55,6 +56,7 @@ S = TypeVar("S", bound=Settings)
 
 Precision = Literal["auto", "float32", "bfloat16"]  # of a network on its device
 Engine = Literal["auto", "openvino", "torch"]  # what computes networks on a processor
+Interpolation = Literal["nearest", "linear", "cubic"]  # between the pixels of an image
 
 
 def named_values(value: Any, example: str) -> Any:

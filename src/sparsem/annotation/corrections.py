@@ -26,7 +26,8 @@ from zarr.codecs import ZstdCodec
 
 from sparsem.annotation.label_numbers import UNLABELED
 from sparsem.errors import SampleError
-from sparsem.store.patches import Box, ChunkIndex, Patch, link_tree
+from sparsem.geometry import Box
+from sparsem.store.patches import ChunkIndex, Patch, link_tree
 from sparsem.store.sample import Sample
 from sparsem.store.snapshot import read_attributes
 from sparsem.store.transforms import Motion, WarpedStack

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sparsem.annotation.label_numbers import (
+    LabelMeaning,
     Labels,
     Numbers,
     SpecialNumbers,
@@ -16,7 +17,6 @@ from sparsem.annotation.label_numbers import (
     refuse_interpolated_mask,
 )
 from sparsem.annotation.labeled_slices import (
-    LabelMeaning,
     Origin,
     annotation_attributes,
     meaning_in_file,

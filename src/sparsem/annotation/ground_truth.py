@@ -10,80 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, field_validator
 
 from sparsem.annotation.label_numbers import UNLABELED
 from sparsem.annotation.label_volumes import WIDE_BYTES
 from sparsem.annotation.renumbering import Renumbering, identity_renumbering
+from sparsem.annotation.settings import GroundTruthSettings, parse_box
 from sparsem.annotation.slice_numbers import match_planes_to_slices, slice_numbering
-from sparsem.annotation.sparse_stack import WHOLE, Box, Shape, SparseStack
+from sparsem.annotation.sparse_stack import WHOLE, Shape, SparseStack
 from sparsem.errors import InputError
-from sparsem.geometry import axes_hint
+from sparsem.geometry import Box, axes_hint
 from sparsem.io.readers.file_names import Number
 from sparsem.io.readers.open import open_source
 from sparsem.io.readers.placement import uncrop_segmentation
-from sparsem.io.readers.selection import MinIsWhite
 from sparsem.io.readers.series import SLICE_FILE_ENDINGS
 from sparsem.io.readers.source import Source, Stack
-from sparsem.settings import Settings, SliceChoice
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 
 MAX_LISTED = 6  # slices in a message
-BOX_EXAMPLE = "0:24,100:400,200:600 (z, y, x; the end is exclusive; an empty part is all)"
-
-
-class GroundTruthSettings(Settings):
-    """Labeled slices, and labeled parts of slices, in a file of ground truth."""
-
-    dataset: str | None = Field(
-        None,
-        description="key of the ground truth inside a Zarr group, an HDF5 or a MATLAB file; "
-        "number of the image in a TIFF with several",
-    )
-    slices: SliceChoice | None = Field(
-        None,
-        description="the slices that the ground truth labels: 3,10,17 or 10-20, or 'non-empty', "
-        "or 'all' (slices without a label are background); not needed where file "
-        "names carry the number, or every slice holds a label",
-    )
-    first_slice_number: int | None = Field(
-        None,
-        ge=0,
-        description="number of the first slice in file names; if not given, that of the stack's "
-        "own files, or 0",
-    )
-    box: str | None = Field(
-        None,
-        description=f"the part of the stack that the ground truth labels, as {BOX_EXAMPLE}; the "
-        "file holds that part, or the whole stack",
-    )
-    ids: tuple[int, ...] = Field(
-        (),
-        description="numbers of the structure in the ground truth; every number except 0 if not "
-        "given",
-    )
-    ignore: int | None = Field(
-        None,
-        description="number of unlabeled pixels in the ground truth, such as 255 or -1",
-    )
-    min_is_white: MinIsWhite | None = Field(
-        None,
-        description="which numbers of a 'min is white' ground truth count: stored (as napari and "
-        "scikit-image read them) or displayed (as in Fiji)",
-    )
-
-    @field_validator("slices", mode="before")
-    @classmethod
-    def _as_text(cls, value: object) -> object:
-        return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
-
-    @field_validator("box")
-    @classmethod
-    def _is_a_box(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_box(value)
-        return value
 
 
 @dataclass(frozen=True)
@@ -204,27 +148,6 @@ def _move_to_target(sample: Sample, stack: SparseStack, target: Volume) -> Stack
             f"{target.shape}{axes_hint(shape, target.shape)}."
         )
     return moved
-
-
-def parse_box(text: str) -> Box:
-    """Return a box as slices (z, y, x).
-
-    Raises:
-        ValueError: it is not ``z0:z1,y0:y1,x0:x1``.
-    """
-    try:
-        z, y, x = (_parse_range(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"a box is given as {BOX_EXAMPLE}") from None
-    return z, y, x
-
-
-def _parse_range(text: str) -> slice:
-    start, stop = text.strip().split(":")
-    return slice(
-        int(start) if start.strip() else None,
-        int(stop) if stop.strip() else None,
-    )
 
 
 def _match_shape(

@@ -4,9 +4,9 @@ Label files hold numbers of any type. They must be integers, and those of a gray
 probability map or of an interpolated mask are refused.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,20 @@ MARKS = (2**8 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1)
 
 Numbers = NDArray[np.integer[Any]]
 Labels = NDArray[np.unsignedinteger[Any]]
+
+
+class LabelMeaning(NamedTuple):
+    """Meaning of the numbers in labels.
+
+    Attributes:
+        classes: structure -> its numbers; empty: every number except 0 is the structure.
+        ignore: number of unlabeled pixels; None if there is none.
+        background: number of background pixels in addition to 0; None if there is none.
+    """
+
+    classes: Mapping[str, list[int]]
+    ignore: int | None
+    background: int | None
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ from sparsem.annotation.renumbering import (
 )
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize, ZBlock, axes_hint, z_blocks
-from sparsem.io.ingest import ImportSettings, open_import_source, report_reading, stated_voxel_size
+from sparsem.io.ingest import open_import_source, report_reading, stated_voxel_size
 from sparsem.io.readers.placement import uncrop_segmentation
 from sparsem.io.readers.source import Source, Stack
+from sparsem.io.settings import ImportSettings
 from sparsem.progress import print_note
 from sparsem.settings import resolve_settings
 from sparsem.store.names import checked_structure

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotation.ground_truth import BOX_EXAMPLE, parse_box
+from sparsem.annotation.settings import BOX_EXAMPLE, parse_box
 from sparsem.errors import InputError
 from sparsem.io.readers.open import open_source
 from sparsem.io.readers.source import Source, Stack

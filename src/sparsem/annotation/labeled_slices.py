@@ -9,14 +9,14 @@ are unlabeled as well. Masks made from labels are uint8: 0 background, 1 structu
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import cc3d
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from sparsem.annotation.label_numbers import UNLABELED, Labels, SpecialNumbers
+from sparsem.annotation.label_numbers import UNLABELED, LabelMeaning, Labels, SpecialNumbers
 from sparsem.annotation.renumbering import Renumbering, identity_renumbering
 from sparsem.errors import InputError, SampleError
 from sparsem.settings import nearest
@@ -35,20 +35,6 @@ Mask = NDArray[np.uint8]
 # How the labels of a slice came about.
 Origin = Literal["manual", "corrected prediction", "unknown"]
 Attributes = dict[str, Any]
-
-
-class LabelMeaning(NamedTuple):
-    """Meaning of the numbers in labels.
-
-    Attributes:
-        classes: structure -> its numbers; empty: every number except 0 is the structure.
-        ignore: number of unlabeled pixels; None if there is none.
-        background: number of background pixels in addition to 0; None if there is none.
-    """
-
-    classes: Mapping[str, list[int]]
-    ignore: int | None
-    background: int | None
 
 
 @dataclass(frozen=True)

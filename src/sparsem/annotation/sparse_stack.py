@@ -17,9 +17,9 @@ from sparsem.annotation.label_numbers import (
     refuse_interpolated_mask,
 )
 from sparsem.annotation.renumbering import Renumbering, make_renumbering
+from sparsem.geometry import Box
 
 Shape = tuple[int, int, int]
-Box = tuple[slice, slice, slice]
 
 WHOLE: Box = (slice(None), slice(None), slice(None))
 

@@ -28,7 +28,7 @@ from sparsem.boxes.tables import (
     write_detected_boxes,
 )
 from sparsem.errors import SampleError
-from sparsem.labels.constrain import StructureRoles
+from sparsem.labels.settings import StructureRoles
 from sparsem.settings import resolve_settings
 from sparsem.store.names import CONSTRAINED
 from sparsem.store.sample import Sample, now

@@ -14,32 +14,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.boxes.geometry import box_sizes
+from sparsem.boxes.settings import CountSettings
 from sparsem.boxes.table_files import column_separator, read_text
 from sparsem.boxes.tables import StoredBoxes, detected_box_structures, read_detected_boxes
 from sparsem.errors import InputError, SampleError
-from sparsem.settings import Settings, StructureNames, resolve_settings
+from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample, as_samples, sample_names_of
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import StageResult
 
 SAMPLE_COLUMN = "sample"  # column of a table of metadata that names the samples
-
-
-class CountSettings(Settings):
-    """Settings of counting: structures, and metadata of the samples."""
-
-    structures: StructureNames = Field(
-        (),
-        description="structure to count; repeat it for several; all detected ones if not given",
-    )
-    metadata: str | None = Field(
-        None,
-        description="a .csv with a column 'sample' and others, such as subtype, tissue, grade",
-    )
 
 
 def read_metadata(path: str | Path) -> dict[str, dict[str, str]]:

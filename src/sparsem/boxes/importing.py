@@ -3,20 +3,20 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field, field_validator
 
 from sparsem.boxes.box_file import NOT_LISTED, BoxFile
 from sparsem.boxes.from_labels import ImportedBoxes, boxes_around_labels, drop_small_boxes
 from sparsem.boxes.geometry import Boxes
 from sparsem.boxes.image_slices import SliceOfImage, match_images_to_slices
 from sparsem.boxes.read import read_boxes
+from sparsem.boxes.settings import BoxesSettings
 from sparsem.boxes.tables import check_annotated_boxes, write_annotated_boxes
 from sparsem.errors import InputError
 from sparsem.progress import print_note
-from sparsem.settings import Settings, named_values, nearest, resolve_settings
+from sparsem.settings import nearest, resolve_settings
 from sparsem.store.names import checked_structure
 from sparsem.store.sample import Sample, as_samples
 from sparsem.workflow.execution import HERE, Execution
@@ -25,48 +25,6 @@ from sparsem.workflow.result import StageResult
 # Fraction of small boxes above which they are reported: accidental clicks are fewer.
 MANY_SMALL = 0.1
 MAX_LISTED_FAULTS = 200  # faults that are printed one by one
-
-
-class BoxesSettings(Settings):
-    """Settings of the import of boxes."""
-
-    source: str | None = Field(
-        None, description="annotated boxes: a COCO .json, a .csv, or a folder of YOLO labels"
-    )
-    from_labels: tuple[str, ...] = Field(
-        (),
-        description="instead of a file: draw boxes around the objects of an annotation, of labels "
-        "or of a ground truth with this NAME; repeat it for several",
-    )
-    classes: dict[str, str] = Field(
-        {},
-        description="CLASS=NAME, the structure that a class of the file stands for, such as "
-        "0=mitochondrion; repeat it for several",
-    )
-    min_px: float = Field(
-        20,
-        ge=0,
-        description="minimum width and height of a box in pixels; smaller boxes are dropped as "
-        "accidental clicks (20 in the thesis)",
-    )
-    on_invalid: Literal["refuse", "skip", "clip"] = Field(
-        "refuse",
-        description="what to do with invalid boxes: refuse the file; skip them, so that their "
-        "images are not completely annotated; clip: like skip, but cut boxes at the border of "
-        "their image",
-    )
-    unlisted_images: Literal["unknown", "empty"] = Field(
-        "unknown",
-        description="images that the file does not list: unknown, or annotated and empty",
-    )
-    image: str | None = Field(
-        None, description="image that the boxes were drawn on; the raw image if not given"
-    )
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        return named_values(value, "0=mitochondrion")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from sparsem.cells.flow import (
     ComposedFlow,
     Flow,
-    FlowSettings,
     Labels,
     compose_flow,
     flow_between,
@@ -24,6 +23,7 @@ from sparsem.cells.flow import (
     reduce_to_grid,
     warp_labels,
 )
+from sparsem.cells.settings import FlowSettings
 from sparsem.labels.overlaps import label_sizes
 
 MARGIN_PX = 2  # around the pixels of an object in which distances are computed

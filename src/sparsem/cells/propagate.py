@@ -12,13 +12,11 @@ from typing import Any, NamedTuple, Protocol
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 from scipy.ndimage import map_coordinates
 
 from sparsem.cells.flow import (
     ComposedFlow,
     Flow,
-    FlowSettings,
     compose_flow,
     flow_between,
     identity_flow,
@@ -40,11 +38,11 @@ from sparsem.cells.separate import (
     Labels,
     Mask,
     Probability,
-    SeedPoint,
     Seeds,
     place_seeds,
     separate_per_frame,
 )
+from sparsem.cells.settings import FlowSettings, PropagationSettings
 
 State = Mapping[str, NDArray[Any]]
 
@@ -53,16 +51,6 @@ COST_PER_SLICE = 0.2
 # An undecided pixel of a labeled slice joins the cells around it below this cost: above, a boundary
 # lies between them.
 MAX_FILL_COST = 1.0
-
-
-class PropagationSettings(FlowSettings):
-    """Settings of the propagation of labels."""
-
-    seed_point: SeedPoint = Field(
-        "deepest",
-        description="position of the seed in a cell: deepest (the point farthest from the edge), "
-        "or centroid as in the paper",
-    )
 
 
 class GridSlice(NamedTuple):

@@ -7,7 +7,7 @@ cell.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import cc3d
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from skimage.segmentation import watershed
 
 from sparsem.cells.flow import compact_labels
+from sparsem.cells.settings import SeedPoint
 from sparsem.labels.distance_transform import distances_inside
 from sparsem.labels.overlaps import Overlaps, overlaps
 
@@ -27,7 +28,6 @@ UNASSIGNED = 2**32 - 2**20
 Labels = NDArray[Any]
 Mask = NDArray[np.bool_]
 Probability = NDArray[np.float32]
-SeedPoint = Literal["deepest", "centroid"]
 
 
 class Seeds(NamedTuple):

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.annotation.precedence import apply_precedence
 from sparsem.cells.linking import (
@@ -24,12 +23,13 @@ from sparsem.cells.linking import (
     resolve_tracks,
 )
 from sparsem.cells.review import disagreement_places, largest_area_jumps
+from sparsem.cells.settings import TrackSettings
 from sparsem.cells.tables import concatenate, link_table, track_table
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
 from sparsem.labels.overlaps import label_sizes
 from sparsem.review.places import ReviewPlace, review_table
-from sparsem.settings import Settings, resolve_settings
+from sparsem.settings import resolve_settings
 from sparsem.store.names import REGIONS
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume, VolumeSpec
@@ -41,26 +41,6 @@ from sparsem.workflow.stage import Arrays, BlockResult, Stage, finished, link_ar
 MAX_PLACES = 100
 # Places that are jumps of an area: each of them is located in two slices.
 MAX_JUMPS = 20
-
-
-class TrackSettings(Settings):
-    """Settings of tracking islands."""
-
-    cells: str = Field(
-        "cells", description="name of the result of cells, and of the result of track"
-    )
-    min_volume_um3: float = Field(
-        0.02,
-        ge=0,
-        description="minimum volume of an object that never meets an annotated cell; "
-        "smaller ones are left out of the result",
-    )
-    window_px: int = Field(
-        512,
-        ge=8,
-        description="edge of the square around an island in which its IoU with other regions is "
-        "computed",
-    )
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,22 @@
 """The commands that import hand-labeled slices, and suggest which to label next."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
-from sparsem.annotation.importing import AnnotationSettings, import_annotation
-from sparsem.annotation.labeled_slices import (
-    annotated_structures,
-    read_annotation,
-    read_renumbering,
-)
+import sparsem
+from sparsem.annotation.settings import AnnotationSettings
 from sparsem.cli.format import in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.geometry import evenly_spaced
-from sparsem.segment.suggest import SuggestSettings, suggest
+from sparsem.segment.settings import SuggestSettings
 from sparsem.store.names import REGIONS
-from sparsem.store.sample import Sample
-from sparsem.store.snapshot import read_attributes
 from sparsem.workflow.execution import Execution
+
+if TYPE_CHECKING:
+    from sparsem.store.sample import Sample
 
 CELLS = "cells"  # the usual name of an annotation of cells
 MAX_COVER = 0.6  # fraction of a slice above which a mask may be inverted
@@ -53,8 +50,11 @@ def annotate_import_command(
     sparsem annotate import liver.zarr nucleus masks/nuclei
     sparsem annotate import liver.zarr set set.tif --slices 0,40 --classes nucleus=1 --classes er=2
     """
-    sample = Sample.open(path)
-    result = import_annotation(sample, name, source, settings, on=on)
+    from sparsem.annotation.labeled_slices import read_renumbering
+    from sparsem.store.snapshot import read_attributes
+
+    sample = sparsem.Sample.open(path)
+    result = sparsem.import_annotation(sample, name, source, settings, on=on)
     record = read_attributes(sample.path / "annotations" / name)["sparsem"]
     slices, structures = result.slices, result.structures
     lines = [_structure_line(sample, structure, slices, record) for structure in structures]
@@ -81,7 +81,7 @@ def annotate_import_command(
     )
 
 
-def _next_command(sample: Sample, path: str, name: str) -> str:
+def _next_command(sample: "Sample", path: str, name: str) -> str:
     if f"{name}{REGIONS}" in sample.names("labels"):
         return f"sparsem cells {path} --overwrite"
     cells_option = f" --cells {name}" if name == CELLS else ""
@@ -108,8 +108,10 @@ def annotate_suggest_command(
     sparsem annotate suggest liver.zarr -n 7
     sparsem annotate suggest liver.zarr nucleus -n 4 --model a.safetensors --model b.safetensors
     """
-    sample = Sample.open(path)
-    suggestion = suggest(sample, name, settings, on=on)
+    from sparsem.annotation.labeled_slices import annotated_structures
+
+    sample = sparsem.Sample.open(path)
+    suggestion = sparsem.suggest(sample, name, settings, on=on)
     is_annotated = any(name in (None, structure) for structure in annotated_structures(sample))
     add = " --add" if is_annotated else ""
     return Outcome(
@@ -120,20 +122,20 @@ def annotate_suggest_command(
 
 
 def _structure_line(
-    sample: Sample, structure: str, slices: Sequence[int], record: Mapping[str, Any]
+    sample: "Sample", structure: str, slices: Sequence[int], record: Mapping[str, Any]
 ) -> str:
     cover = _cover_in_words(sample, structure)
     listed = _slices_with_files(sample, slices)
     return f"{structure}: {listed}, {cover}{_empty_in_words(record, structure)}"
 
 
-def _has_file_numbers(sample: Sample, slices: Sequence[int]) -> bool:
+def _has_file_numbers(sample: "Sample", slices: Sequence[int]) -> bool:
     """Return whether the stack's files have other numbers than the slices."""
     numbers = sample.image("raw").numbers
     return any(z < len(numbers) and numbers[z] != z for z in slices)
 
 
-def _slices_with_files(sample: Sample, slices: Sequence[int]) -> str:
+def _slices_with_files(sample: "Sample", slices: Sequence[int]) -> str:
     """Return slice numbers, and the numbers in the names of their files where these differ."""
     files = ""
     if _has_file_numbers(sample, slices):
@@ -148,11 +150,13 @@ def _listed(slices: Sequence[int]) -> str:
     return f"{noun} {', '.join(map(str, slices))}"
 
 
-def _cover_in_words(sample: Sample, structure: str) -> str:
+def _cover_in_words(sample: "Sample", structure: str) -> str:
     """Return the fraction of the labeled slices that a structure covers, in words.
 
     It shows an inverted mask.
     """
+    from sparsem.annotation.labeled_slices import read_annotation
+
     annotation = read_annotation(sample, structure)
     n_labeled = len(annotation.z)
     covers = []

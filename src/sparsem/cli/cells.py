@@ -1,13 +1,16 @@
 """The commands that separate cells and follow their protrusions."""
 
-from sparsem.cells.cells import cells
-from sparsem.cells.settings import CellsSettings
-from sparsem.cells.track import TrackResult, TrackSettings, track
+from typing import TYPE_CHECKING
+
+import sparsem
+from sparsem.cells.settings import CellsSettings, TrackSettings
 from sparsem.cli.format import in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.review import MAX_PLACES, place_line
-from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
+
+if TYPE_CHECKING:
+    from sparsem.cells.track import TrackResult
 
 
 @command(CellsSettings, spread=True)
@@ -20,7 +23,7 @@ def cells_command(path: SamplePath, *, settings: CellsSettings, on: Execution) -
 
     sparsem cells tumor.zarr
     """
-    volumes = cells(Sample.open(path), settings, on=on).written
+    volumes = sparsem.cells(sparsem.Sample.open(path), settings, on=on).written
     is_default = settings.name == TrackSettings().cells
     cells_option = "" if is_default else f" --cells {settings.name}"
     return Outcome(
@@ -37,7 +40,7 @@ def track_command(path: SamplePath, *, settings: TrackSettings, on: Execution) -
 
     sparsem track tumor.zarr
     """
-    tracking = track(Sample.open(path), settings, on=on)
+    tracking = sparsem.track(sparsem.Sample.open(path), settings, on=on)
     name = settings.cells
     tables = ", ".join(f"tables/{kind}_{name}" for kind in ("tracks", "links", "review"))
     lines = [
@@ -60,7 +63,7 @@ def track_command(path: SamplePath, *, settings: TrackSettings, on: Execution) -
     return Outcome(lines, f"sparsem export {in_shell(path)} {name} {name}.tif", data)
 
 
-def _unassigned_lines(tracking: TrackResult) -> list[str]:
+def _unassigned_lines(tracking: "TrackResult") -> list[str]:
     """Return lines about objects that meet no annotated cell.
 
     They may be cells that were not annotated.

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsem.annotation.label_volumes import import_labels
+import sparsem
 from sparsem.cli.format import in_shell, lengths_in_words, size_in_words
 from sparsem.cli.options import Outcome, command
-from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.phantom.phantom import PhantomSettings, phantom
+from sparsem.io.settings import ImportSettings
+from sparsem.phantom.settings import PhantomSettings
 from sparsem.workflow.execution import Execution
 
 N_SUGGESTED = 7  # slices to label first, as in the papers
@@ -23,7 +23,7 @@ def phantom_command(out: Output, *, settings: PhantomSettings, on: Execution) ->
 
     sparsem phantom toy.zarr --shape 48 512 512 --voxel-nm 8 8 8 --cells 6 --seed 1
     """
-    sample = phantom(out, settings, on=on)
+    sample = sparsem.phantom(out, settings, on=on)
     truth = [f"truth/{name}" for name in sample.names("truth")]
     return Outcome(
         [f"Wrote {out} with {', '.join(truth)} and tables/phantom_slices"],
@@ -65,7 +65,7 @@ def import_command(
     """
     if labels:
         return _import_labels(source, out, labels, settings, on)
-    sample = import_stack(source, out, settings, on=on)
+    sample = sparsem.import_stack(source, out, settings, on=on)
     image = sample.image("raw")
     data: dict[str, Any] = {"sample": sample.path, "voxel_nm": list(image.voxel_size)}
     if image.sizes:
@@ -89,7 +89,7 @@ def import_command(
 def _import_labels(
     source: str, out: Path, name: str, settings: ImportSettings, on: Execution
 ) -> Outcome:
-    sample = import_labels(out, name, source, settings, on=on)
+    sample = sparsem.import_labels(out, name, source, settings, on=on)
     kind = sample.last_settings(f"import-{name}")["input reading"]
     position = ""
     if sample.has_image:

@@ -1,36 +1,35 @@
 """The commands of boxes: import, train, predict, mask, constrain, score, count, export."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsem.boxes.constrain import constrain_boxes, remove_constrained_boxes
-from sparsem.boxes.counts import CountSettings, count_boxes
-from sparsem.boxes.exporting import export_boxes
-from sparsem.boxes.importing import BoxesSettings, import_boxes
+import sparsem
+from sparsem.boxes.settings import BoxesSettings, CountSettings
 from sparsem.cli.format import in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.score_format import box_data, box_lines
-from sparsem.detect.masks.masks import MasksSettings, box_masks
-from sparsem.detect.predict import detect
-from sparsem.detect.score import DetectScoreSettings, can_be_scored, score_boxes
-from sparsem.detect.settings import DetectSettings, DetectTrainSettings
-from sparsem.detect.training.train import train_detector
+from sparsem.detect.settings import (
+    DetectScoreSettings,
+    DetectSettings,
+    DetectTrainSettings,
+    MasksSettings,
+)
 from sparsem.errors import InputError
-from sparsem.io.writers import atomic_output
-from sparsem.labels.constrain import StructureRoles
-from sparsem.store.sample import Sample, save_table
-from sparsem.training.files import log_path
+from sparsem.labels.settings import StructureRoles
 from sparsem.workflow.execution import Execution
+
+if TYPE_CHECKING:
+    from sparsem.store.sample import Sample
 
 Samples = Annotated[
     list[Path], typer.Argument(metavar="SAMPLE...", help="one or more samples, NAME.zarr")
 ]
 
 
-def _open_all(paths: list[Path]) -> list[Sample]:
-    return [Sample.open(path) for path in paths]
+def _open_all(paths: list[Path]) -> "list[Sample]":
+    return [sparsem.Sample.open(path) for path in paths]
 
 
 @command(BoxesSettings)
@@ -41,7 +40,7 @@ def detect_import_command(samples: Samples, *, settings: BoxesSettings, on: Exec
     sparsem detect import S01.zarr S02.zarr --source boxes.json
     sparsem detect import liver.zarr --from-labels mitochondrion
     """
-    summary = import_boxes(_open_all(samples), settings, on=on)
+    summary = sparsem.import_boxes(_open_all(samples), settings, on=on)
     lines = [f"{count} boxes of {name}" for name, count in summary.boxes.items()]
     line = f"in {summary.images} annotated images"
     if summary.small:
@@ -81,7 +80,9 @@ def detect_train_command(
     sparsem detect train S*.zarr --structure mitochondrion --out mitochondria.safetensors
     sparsem detect train liver.zarr --split image --out liver.safetensors
     """
-    recipe = train_detector(_open_all(samples), out, settings, on=on).recipe
+    from sparsem.training.files import log_path
+
+    recipe = sparsem.train_detector(_open_all(samples), out, settings, on=on).recipe
     held_out = recipe.training.get("validation_ap50", {})
     scores = "".join(
         f"; AP50 of {name} {value:.3f} on held-out images" for name, value in held_out.items()
@@ -114,8 +115,10 @@ def detect_predict_command(
 
     sparsem detect predict S01.zarr mitochondria.safetensors
     """
-    sample = Sample.open(path)
-    detected = detect(sample, model, settings, on=on).boxes
+    from sparsem.detect.score import can_be_scored
+
+    sample = sparsem.Sample.open(path)
+    detected = sparsem.detect(sample, model, settings, on=on).boxes
     objects = {name: int(boxes.counts.sum()) for name, boxes in detected.items()}
     lines = []
     for name, boxes in detected.items():
@@ -143,7 +146,7 @@ def detect_score_command(
 
     sparsem detect score S*.zarr
     """
-    evaluation = score_boxes(_open_all(samples), settings, on=on)
+    evaluation = sparsem.score_boxes(_open_all(samples), settings, on=on)
     lines = box_lines(evaluation)
     lines += [f"Wrote {path}/tables/box_scores.parquet and .csv" for path in samples]
     return Outcome(lines, data=box_data(evaluation))
@@ -157,7 +160,7 @@ def detect_masks_command(path: SamplePath, *, settings: MasksSettings, on: Execu
     sparsem detect masks S01.zarr
     sparsem detect masks S01.zarr --sam facebook/sam-vit-large
     """
-    masks = box_masks(Sample.open(path), settings, on=on)
+    masks = sparsem.box_masks(sparsem.Sample.open(path), settings, on=on)
     method = f"by {settings.sam}" if settings.sam else "outlines: no model was given, --sam"
     lines = []
     for volume, name in zip(masks.volumes, masks.boxes, strict=True):
@@ -194,7 +197,9 @@ def detect_constrain_command(
 
     sparsem detect constrain S01.zarr
     """
-    sample = Sample.open(path)
+    from sparsem.boxes.constrain import constrain_boxes, remove_constrained_boxes
+
+    sample = sparsem.Sample.open(path)
     if undo:
         removed = remove_constrained_boxes(sample)
         lines = [f"Removed tables/{name}" for name in removed]
@@ -223,9 +228,12 @@ def detect_count_command(
 
     sparsem detect count S*.zarr --metadata samples.csv --out counts.csv
     """
+    from sparsem.io.writers import atomic_output
+    from sparsem.store.sample import save_table
+
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"A table is written as .csv or .parquet; got {out}.")
-    table = count_boxes(_open_all(samples), settings, on=on).counts
+    table = sparsem.count_boxes(_open_all(samples), settings, on=on).counts
     with atomic_output(out, on.overwrite) as unfinished:
         save_table(table, unfinished)
     rows = table.to_pylist()
@@ -252,5 +260,7 @@ def detect_export_command(
 
     sparsem detect export S01.zarr boxes.json
     """
-    count = export_boxes(Sample.open(path), out, annotated, on.overwrite)
+    from sparsem.boxes.exporting import export_boxes
+
+    count = export_boxes(sparsem.Sample.open(path), out, annotated, on.overwrite)
     return Outcome([f"Wrote {out}: {count} boxes"], data={"file": out, "boxes": count})

@@ -2,30 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import sparsem
 from sparsem.cli.format import in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.errors import InputError
-from sparsem.labels.correct import CorrectSettings, correct
-from sparsem.labels.edit import (
-    EditResult,
-    FillSettings,
-    SplitSettings,
-    clear,
-    delete,
-    fill,
-    keep,
-    merge,
-    relabel,
-    split,
-    undo,
-)
-from sparsem.store.sample import Sample
+from sparsem.labels.settings import CorrectSettings, FillSettings, SplitSettings
 from sparsem.store.summary import list_first
 from sparsem.workflow.execution import Execution
+
+if TYPE_CHECKING:
+    from sparsem.labels.edit import EditResult
 
 ResultName = Annotated[str, typer.Argument(metavar="NAME", help="the result, such as cells")]
 ObjectIds = Annotated[list[int], typer.Argument(metavar="ID...", help="numbers of objects")]
@@ -54,7 +44,7 @@ def correct_command(
     sparsem correct tumor.zarr cells corrected.tif --slices 10,11
     sparsem correct tumor.zarr nucleus crop.tif --box 0:24,100:400,200:600
     """
-    result = correct(Sample.open(path), name, source, settings, on=on)
+    result = sparsem.correct(sparsem.Sample.open(path), name, source, settings, on=on)
     lines = [f"Wrote {path}/{volume}" for volume in result.written]
     if result.voxels:
         slices = list_first(result.slices)
@@ -69,7 +59,7 @@ def correct_command(
     return Outcome(lines, f"sparsem measure {in_shell(path)} --overwrite", data)
 
 
-def _outcome(path: Path, name: str, result: EditResult) -> Outcome:
+def _outcome(path: Path, name: str, result: "EditResult") -> Outcome:
     """Return what an edit changed."""
     lines = [f"{result.title}: {result.voxels} voxels changed"] if result.voxels else [result.title]
     if result.ids:
@@ -94,7 +84,7 @@ def edit_merge_command(
 
     sparsem edit merge tumor.zarr cells 3 7
     """
-    return _outcome(path, name, merge(Sample.open(path), name, ids, on=on))
+    return _outcome(path, name, sparsem.edit.merge(sparsem.Sample.open(path), name, ids, on=on))
 
 
 @command(SplitSettings)
@@ -121,7 +111,9 @@ def edit_split_command(
     sparsem edit split tumor.zarr cells 3 --first 10,200,310 --second 14,260,330
     """
     seeds = [[_position(text) for text in part] for part in (first, second)]
-    result = split(Sample.open(path), name, object_id, seeds[0], seeds[1], settings, on=on)
+    result = sparsem.edit.split(
+        sparsem.Sample.open(path), name, object_id, seeds[0], seeds[1], settings, on=on
+    )
     return _outcome(path, name, result)
 
 
@@ -145,7 +137,7 @@ def edit_delete_command(
 
     sparsem edit delete tumor.zarr cells 12 40
     """
-    return _outcome(path, name, delete(Sample.open(path), name, ids, on=on))
+    return _outcome(path, name, sparsem.edit.delete(sparsem.Sample.open(path), name, ids, on=on))
 
 
 @command()
@@ -156,7 +148,7 @@ def edit_keep_command(
 
     sparsem edit keep tumor.zarr cells 1 2 3
     """
-    return _outcome(path, name, keep(Sample.open(path), name, ids, on=on))
+    return _outcome(path, name, sparsem.edit.keep(sparsem.Sample.open(path), name, ids, on=on))
 
 
 @command()
@@ -172,7 +164,9 @@ def edit_relabel_command(
 
     sparsem edit relabel tumor.zarr cells 65540 12
     """
-    return _outcome(path, name, relabel(Sample.open(path), name, old, new, on=on))
+    return _outcome(
+        path, name, sparsem.edit.relabel(sparsem.Sample.open(path), name, old, new, on=on)
+    )
 
 
 @command(FillSettings)
@@ -183,7 +177,9 @@ def edit_fill_command(
 
     sparsem edit fill tumor.zarr cells 3 --slice-by-slice
     """
-    return _outcome(path, name, fill(Sample.open(path), name, ids, settings, on=on))
+    return _outcome(
+        path, name, sparsem.edit.fill(sparsem.Sample.open(path), name, ids, settings, on=on)
+    )
 
 
 @command()
@@ -194,7 +190,7 @@ def edit_undo_command(path: SamplePath, name: ResultName, *, on: Execution) -> O
 
     sparsem edit undo tumor.zarr cells
     """
-    return _outcome(path, name, undo(Sample.open(path), name, on=on))
+    return _outcome(path, name, sparsem.edit.undo(sparsem.Sample.open(path), name, on=on))
 
 
 @command()
@@ -205,4 +201,4 @@ def edit_clear_command(path: SamplePath, name: ResultName, *, on: Execution) -> 
 
     sparsem edit clear tumor.zarr cells
     """
-    return _outcome(path, name, clear(Sample.open(path), name, on=on))
+    return _outcome(path, name, sparsem.edit.clear(sparsem.Sample.open(path), name, on=on))

@@ -6,11 +6,9 @@ from typing import Annotated
 
 import typer
 
+import sparsem
 from sparsem.cli.options import Outcome, SamplePath, command
-from sparsem.experiment.cells import CellMethodsSettings, compare_cell_methods
-from sparsem.experiment.models import ModelsSettings, compare_models, markdown
-from sparsem.experiment.slices import SlicesSettings, compare_slice_counts
-from sparsem.store.sample import Sample
+from sparsem.experiment.settings import CellMethodsSettings, ModelsSettings, SlicesSettings
 from sparsem.workflow.execution import Execution
 
 MISSING = "--"
@@ -56,7 +54,9 @@ def experiment_cells_command(
 
     sparsem experiment cells tumor.zarr all_cells.tif --min-voxels 5000
     """
-    rows = compare_cell_methods(Sample.open(path), truth, settings, on=on)
+    from sparsem.experiment.cells import compare_cell_methods
+
+    rows = compare_cell_methods(sparsem.Sample.open(path), truth, settings, on=on)
     headings = ("method", *METHOD_COLUMNS)
     lines = ["  ".join(f"{heading:>{WIDTH}}" for heading in headings)]
     for method, scores in rows.items():
@@ -83,7 +83,9 @@ def experiment_slices_command(
 
     sparsem experiment slices liver.zarr nucleus --n-slices 7 --n-slices 15 --repeats 3
     """
-    curve = compare_slice_counts(Sample.open(path), name, folder, truth, settings, on=on)
+    from sparsem.experiment.slices import compare_slice_counts
+
+    curve = compare_slice_counts(sparsem.Sample.open(path), name, folder, truth, settings, on=on)
     lines = [f"{'labeled':>9}{'tile px':>9}{'mean Dice':>11}{'spread':>9}"]
     for (n_slices, tile_px), (mean, spread) in curve.summary().items():
         lines.append(f"{n_slices:>9}{tile_px:>9}{mean:>11.3f}{_three_digits(spread):>9}")
@@ -116,7 +118,9 @@ def experiment_models_command(
 
     sparsem experiment models liver.zarr nucleus --networks resunet --networks unet --minutes 10
     """
-    comparison = compare_models(Sample.open(path), name, folder, truth, settings, on=on)
+    from sparsem.experiment.models import compare_models, markdown
+
+    comparison = compare_models(sparsem.Sample.open(path), name, folder, truth, settings, on=on)
     lines = [*markdown(comparison).splitlines(), *(f"Wrote {file}" for file in comparison.files)]
     lines.append(f"Wrote {path}/tables/experiment_models_{name}.parquet and .csv")
     rows = [

@@ -1,10 +1,11 @@
 """The commands that run a whole study."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import sparsem
 from sparsem.cli.format import in_shell
 from sparsem.cli.options import Outcome, command
 from sparsem.cli.score_format import (
@@ -15,9 +16,10 @@ from sparsem.cli.score_format import (
     score_data,
     score_lines,
 )
-from sparsem.study.demo import demo
-from sparsem.study.study import StudyResult, run
 from sparsem.workflow.execution import Execution
+
+if TYPE_CHECKING:
+    from sparsem.study.study import StudyResult
 
 
 @command(spread=True)
@@ -35,7 +37,7 @@ def demo_command(
 
     sparsem demo
     """
-    result = demo(folder, on=on)
+    result = sparsem.demo(folder, on=on)
     lines = [
         *score_lines(result.scores),
         "",
@@ -60,7 +62,7 @@ def run_command(
 
     sparsem run study.toml
     """
-    result = run(study, on=on)
+    result = sparsem.run(study, on=on)
     lines = alignment_lines(result.alignment) if result.alignment else []
     lines += map(cross_validation_line, result.validations)
     lines += score_lines(result.scores)
@@ -77,7 +79,7 @@ def run_command(
     return Outcome(lines, following, _study_data(result))
 
 
-def _study_data(result: StudyResult) -> dict[str, Any]:
+def _study_data(result: "StudyResult") -> dict[str, Any]:
     data: dict[str, Any] = {
         "sample": result.sample.path,
         "model": result.model,

@@ -1,13 +1,16 @@
 """The commands that improve an image before structures are predicted."""
 
+from typing import TYPE_CHECKING
+
+import sparsem
 from sparsem.cli.format import in_shell, size_in_words
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.score_format import alignment_lines
-from sparsem.preprocess.align import AlignSettings, align
-from sparsem.preprocess.denoise import DenoiseSettings, denoise
-from sparsem.preprocess.equalize import EqualizeSettings, equalize
-from sparsem.store.sample import Sample
+from sparsem.preprocess.settings import AlignSettings, DenoiseSettings, EqualizeSettings
 from sparsem.workflow.execution import Execution
+
+if TYPE_CHECKING:
+    from sparsem.store.sample import Sample
 
 
 @command(AlignSettings, spread=True)
@@ -17,8 +20,8 @@ def align_command(path: SamplePath, *, settings: AlignSettings, on: Execution) -
 
     sparsem align liver.zarr
     """
-    sample = Sample.open(path)
-    alignment = align(sample, settings, on=on)
+    sample = sparsem.Sample.open(path)
+    alignment = sparsem.align(sample, settings, on=on)
     shape = sample.image(alignment.image).shape
     lines = [
         f"Wrote {path}/images/{alignment.image}: {size_in_words(shape)} voxels",
@@ -44,8 +47,8 @@ def equalize_command(path: SamplePath, *, settings: EqualizeSettings, on: Execut
     sparsem equalize liver.zarr
     sparsem equalize liver.zarr --method clahe --image raw --out clahe
     """
-    sample = Sample.open(path)
-    image = equalize(sample, settings, on=on).image
+    sample = sparsem.Sample.open(path)
+    image = sparsem.equalize(sample, settings, on=on).image
     following = f"sparsem annotate import {in_shell(path)} NAME MASKS"
     return _image_outcome(path, sample, image, following)
 
@@ -58,12 +61,12 @@ def denoise_command(path: SamplePath, *, settings: DenoiseSettings, on: Executio
     sparsem denoise liver.zarr
     sparsem denoise liver.zarr --method nlm --image raw --out smooth
     """
-    sample = Sample.open(path)
-    image = denoise(sample, settings, on=on).image
+    sample = sparsem.Sample.open(path)
+    image = sparsem.denoise(sample, settings, on=on).image
     following = f"sparsem quality {in_shell(path)} --image {image}"
     return _image_outcome(path, sample, image, following)
 
 
-def _image_outcome(path: SamplePath, sample: Sample, image: str, following: str) -> Outcome:
+def _image_outcome(path: SamplePath, sample: "Sample", image: str, following: str) -> Outcome:
     data = {"sample": sample.path, "image": image}
     return Outcome([f"Wrote {path}/images/{image}"], following, data)

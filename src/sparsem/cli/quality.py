@@ -4,24 +4,22 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
+import sparsem
 from sparsem.cli.format import MAX_LISTED, in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
-from sparsem.experiment.protocols import compare_protocols
-from sparsem.quality.compare import ProtocolComparison
-from sparsem.quality.comparison_tests import SIGNIFICANCE
-from sparsem.quality.image_metrics import METRICS, MeasuredImage
-from sparsem.quality.image_series import ImagesSettings
-from sparsem.quality.images import measure_image_quality
-from sparsem.quality.learned_metrics import TRAINED_METRICS
-from sparsem.quality.quality import Quality, QualitySettings, quality
-from sparsem.store.sample import Sample
+from sparsem.quality.settings import ImagesSettings, QualitySettings
 from sparsem.workflow.execution import Execution
+
+if TYPE_CHECKING:
+    from sparsem.quality.compare import ProtocolComparison
+    from sparsem.quality.image_metrics import MeasuredImage
+    from sparsem.quality.quality import Quality
 
 FINEST_PX = 4.05  # a resolution of two pixels a period is the finest that a spectrum shows
 MAX_UNKNOWN_SPACING = 0.5  # fraction of slices
@@ -44,8 +42,8 @@ def quality_sample_command(
 
     sparsem quality liver.zarr
     """
-    sample = Sample.open(path)
-    stack = quality(sample, settings, on=on)
+    sample = sparsem.Sample.open(path)
+    stack = sparsem.quality(sample, settings, on=on)
     review = [
         {"z": z, "light": flag.light, "remarks": flag.remarks}
         for z, flag in stack.slices_to_review()
@@ -64,7 +62,7 @@ def quality_sample_command(
     return Outcome(lines, f"sparsem report {in_shell(path)}", data)
 
 
-def medians(stack: Quality) -> dict[str, float]:
+def medians(stack: "Quality") -> dict[str, float]:
     """Return the median of each measure over all slices; NaN if it is not known of any."""
     return {name: _median(values) for name, values in stack.columns.items()}
 
@@ -73,7 +71,7 @@ def _median(values: NDArray[np.float64]) -> float:
     return float(np.nanmedian(values)) if np.isfinite(values).any() else math.nan
 
 
-def quality_lines(stack: Quality) -> list[str]:
+def quality_lines(stack: "Quality") -> list[str]:
     """Return the light of a stack, its median slice, and the slices to review."""
     typical = medians(stack)
     limit = ", the finest that can be measured" if typical["resolution_px"] < FINEST_PX else ""
@@ -104,7 +102,7 @@ def quality_lines(stack: Quality) -> list[str]:
     return lines
 
 
-def _light_line(stack: Quality) -> str:
+def _light_line(stack: "Quality") -> str:
     review = stack.slices_to_review()
     n_slices = len(stack.flags)
     if not review:
@@ -133,7 +131,9 @@ def quality_images_command(
     sparsem quality images bench.tif asp.tif --resin bench_resin.tif --resin asp_resin.tif
     sparsem quality images bench.tif asp.tif --denoise nlm
     """
-    result = measure_image_quality(sources, folder, settings, on=on)
+    from sparsem.quality.image_metrics import METRICS
+
+    result = sparsem.measure_image_quality(sources, folder, settings, on=on)
     images = result.images
     known = [
         name for name in METRICS if any(not math.isnan(image.values[name]) for image in images)
@@ -151,7 +151,7 @@ def quality_images_command(
     return Outcome(lines, data={"images": rows, "files": result.files})
 
 
-def _metric_table(images: Sequence[MeasuredImage], metrics: Sequence[str]) -> list[str]:
+def _metric_table(images: "Sequence[MeasuredImage]", metrics: Sequence[str]) -> list[str]:
     """Return a line for each image, and a heading."""
     width = max(len(image.name) for image in images)
     headings = [f"{_heading(name):>{MIN_WIDTH}}" for name in metrics]
@@ -162,7 +162,7 @@ def _metric_table(images: Sequence[MeasuredImage], metrics: Sequence[str]) -> li
     return lines
 
 
-def _resin_lines(images: Sequence[MeasuredImage], folder: Path) -> list[str]:
+def _resin_lines(images: "Sequence[MeasuredImage]", folder: Path) -> list[str]:
     lines = []
     proposed = [image for image in images if image.resin == "proposed"]
     if proposed:
@@ -186,6 +186,8 @@ def _resin_lines(images: Sequence[MeasuredImage], folder: Path) -> list[str]:
 
 
 def _missing_lines(known: Sequence[str]) -> list[str]:
+    from sparsem.quality.learned_metrics import TRAINED_METRICS
+
     missing = [metric.name for name, metric in TRAINED_METRICS.items() if name not in known]
     if not missing:
         return []
@@ -195,6 +197,8 @@ def _missing_lines(known: Sequence[str]) -> list[str]:
 
 def _heading(metric: str) -> str:
     """Return the name of a metric with its unit."""
+    from sparsem.quality.image_metrics import METRICS
+
     return f"{METRICS[metric].name} {METRICS[metric].unit}".strip()
 
 
@@ -216,6 +220,10 @@ def quality_compare_command(
 
     sparsem quality compare protocols.toml
     """
+    from sparsem.experiment.protocols import compare_protocols
+    from sparsem.quality.comparison_tests import SIGNIFICANCE
+    from sparsem.quality.image_metrics import METRICS
+
     page = compare_protocols(study, on)
     comparison = page.comparison
     significant = [test for test in comparison.tests if test.corrected < SIGNIFICANCE]
@@ -239,7 +247,7 @@ def quality_compare_command(
     return Outcome(lines, data=data)
 
 
-def _group_table(comparison: ProtocolComparison) -> list[str]:
+def _group_table(comparison: "ProtocolComparison") -> list[str]:
     """Return the medians of each group, and a heading."""
     width = max(map(len, comparison.groups))
     headings = [f"{_heading(metric):>{MIN_WIDTH}}" for metric in comparison.values]

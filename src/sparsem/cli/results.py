@@ -1,36 +1,24 @@
 """The commands that compute numbers, pages and renderings from labels."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import sparsem
 from sparsem.cli.format import MAX_LISTED, in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.cli.score_format import score_data, score_lines
-from sparsem.labels.constrain import (
-    ConstrainSettings,
-    ConstrainSummary,
-    constrain,
-    remove_constrained,
-)
-from sparsem.labels.objects import ObjectSettings, objects
-from sparsem.measure.comparison import MeasureTest, compare
-from sparsem.measure.contacts import ContactSettings, contacts
-from sparsem.measure.measure import measure
-from sparsem.measure.object_checks import object_warnings
-from sparsem.measure.settings import MeasureSettings
-from sparsem.measure.skeletons import SkeletonSettings, skeletons
-from sparsem.quality.comparison_tests import SIGNIFICANCE
-from sparsem.report.export import export
-from sparsem.report.export_settings import ExportSettings
-from sparsem.report.report import report
-from sparsem.report.scene3d.render import RenderSettings, render
-from sparsem.report.settings import ReportSettings
-from sparsem.report.viewers import viewers
-from sparsem.score.score import ScoreSettings, score
-from sparsem.store.sample import Sample
+from sparsem.labels.settings import ConstrainSettings, ObjectSettings
+from sparsem.measure.settings import ContactSettings, MeasureSettings, SkeletonSettings
+from sparsem.report.settings import ExportSettings, RenderSettings, ReportSettings
+from sparsem.score.settings import ScoreSettings
 from sparsem.workflow.execution import Execution
+
+if TYPE_CHECKING:
+    from sparsem.labels.constrain import ConstrainSummary
+    from sparsem.measure.comparison import MeasureTest
+    from sparsem.store.sample import Sample
 
 
 @command(ScoreSettings, spread=True)
@@ -52,7 +40,7 @@ def score_command(
 
     sparsem score liver.zarr nucleus all_nuclei.tif
     """
-    scores = score(Sample.open(path), name, truth, settings, on=on)
+    scores = sparsem.score(sparsem.Sample.open(path), name, truth, settings, on=on)
     lines = [*score_lines({name: scores}), f"Wrote {path}/tables/scores_{name}.parquet and .csv"]
     if scores.cells:
         lines.append(f"Wrote {path}/tables/dice_{name}.parquet and .csv")
@@ -76,12 +64,14 @@ def constrain_command(
     sparsem constrain liver.zarr
     sparsem constrain liver.zarr --undo
     """
-    sample = Sample.open(path)
+    from sparsem.labels.constrain import remove_constrained
+
+    sample = sparsem.Sample.open(path)
     if undo:
         removed = remove_constrained(sample)
         lines = [f"Removed {path}/{name}; the predicted labels count again" for name in removed]
         return Outcome(lines or ["There was nothing to remove."], data={"removed": removed})
-    summary = constrain(sample, settings, on=on)
+    summary = sparsem.constrain(sample, settings, on=on)
     lines = _constraint_lines(sample, summary, settings)
     lines += [f"Wrote {path}/labels/{name}-constrained" for name in summary.before]
     lines.append(f"Wrote {path}/tables/constrained")
@@ -94,7 +84,7 @@ def constrain_command(
 
 
 def _constraint_lines(
-    sample: Sample, summary: ConstrainSummary, settings: ConstrainSettings
+    sample: "Sample", summary: "ConstrainSummary", settings: ConstrainSettings
 ) -> list[str]:
     names = {*summary.before, *sample.names("labels")}
     if settings.cells not in names and settings.nucleus not in names:
@@ -126,7 +116,7 @@ def objects_command(
     sparsem objects liver.zarr mitochondrion
     sparsem objects liver.zarr nucleus --method components
     """
-    result = objects(Sample.open(path), name, settings, on=on)
+    result = sparsem.objects(sparsem.Sample.open(path), name, settings, on=on)
     line = f"{name}: {result.objects} objects ({result.settings.method})"
     if result.small_objects:
         line += f"; {result.small_objects} smaller than the minimum were left out"
@@ -153,7 +143,9 @@ def compare_command(
 
     sparsem compare groups.toml
     """
-    result = compare(path, on=on)
+    from sparsem.quality.comparison_tests import SIGNIFICANCE
+
+    result = sparsem.compare(path, on=on)
     significant = [test for test in result.tests if test.corrected < SIGNIFICANCE]
     lines = [_test_line(test) for test in significant[:MAX_LISTED]]
     if len(significant) > MAX_LISTED:
@@ -165,7 +157,7 @@ def compare_command(
     return Outcome(lines, data={**data, "notices": result.notices})
 
 
-def _test_line(test: MeasureTest) -> str:
+def _test_line(test: "MeasureTest") -> str:
     """Return a significant difference as a sentence."""
     first, second = (f"{value:.3g}" for value in test.difference.medians)
     effect = f"Cliff's delta {test.difference.delta:+.2f}, p = {test.corrected:.2g}, corrected"
@@ -191,7 +183,7 @@ def contacts_command(
     sparsem contacts liver.zarr mitochondrion mitochondrion --distance-nm 20
     sparsem contacts liver.zarr mitochondrion cells
     """
-    result = contacts(Sample.open(path), first, second, settings, on=on)
+    result = sparsem.contacts(sparsem.Sample.open(path), first, second, settings, on=on)
     pairs, sites, area = result.pairs, result.sites, result.area_um2
     data = {"pairs": pairs, "sites": sites, "area_um2": area}
     numbers = f"{pairs} pairs in contact, {sites} sites, {area:.4g} um2"
@@ -212,7 +204,7 @@ def skeletons_command(
 
     sparsem skeletons liver.zarr mitochondrion
     """
-    result = skeletons(Sample.open(path), name, settings, on=on)
+    result = sparsem.skeletons(sparsem.Sample.open(path), name, settings, on=on)
     line = f"{name}: {result.objects} objects, center lines of {result.length_um:.4g} um"
     if result.level:
         line += f", thinned at level {result.level} of the pyramid"
@@ -230,8 +222,10 @@ def measure_command(path: SamplePath, *, settings: MeasureSettings, on: Executio
 
     sparsem measure liver.zarr
     """
-    sample = Sample.open(path)
-    measurements = measure(sample, settings, on=on)
+    from sparsem.measure.object_checks import object_warnings
+
+    sample = sparsem.Sample.open(path)
+    measurements = sparsem.measure(sample, settings, on=on)
     lines = []
     for row in measurements.summary.to_pylist():
         lines.append(_measured_line(row))
@@ -278,7 +272,7 @@ def report_command(
 
     sparsem report biopsy1.zarr biopsy2.zarr -o biopsies.html
     """
-    page = report(list(samples), out, settings, on=on)
+    page = sparsem.report(list(samples), out, settings, on=on)
     warnings = [
         f"{name}: {notice.text}"
         for name, notices in page.notices.items()
@@ -305,7 +299,7 @@ def render_command(
     sparsem render liver.zarr liver.png
     sparsem render liver.zarr inside.png --structure nucleus,nucleolus --object nucleus=3 --cut z
     """
-    result = render(Sample.open(path), out, settings, on=on)
+    result = sparsem.render(sparsem.Sample.open(path), out, settings, on=on)
     return Outcome([f"Wrote {file}" for file in result.written], data={"file": out})
 
 
@@ -342,14 +336,16 @@ def export_command(
     sparsem export liver.zarr mitochondrion -o one.glb --object 17
     sparsem export liver.zarr nucleus nucleolus -o liver.model
     """
-    sample = Sample.open(path)
+    from sparsem.report.viewers import viewers
+
+    sample = sparsem.Sample.open(path)
     pieces = list(names or [])
     if not pieces and out is None:
         programs = viewers(sample)
         lines = [f"{program}: {instruction}" for program, instruction in programs.items()]
         return Outcome(lines, data=programs)
     target = out or Path(pieces.pop())
-    result = export(sample, pieces, target, settings, on=on)
+    result = sparsem.export(sample, pieces, target, settings, on=on)
     lines = [result.simplification] if result.simplification else []
     lines += [f"Wrote {file}" for file in result.written]
     data = {"file": target, "meshes": result.meshes, "triangles": result.triangles}

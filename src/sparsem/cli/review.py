@@ -1,15 +1,17 @@
 """The command that lists the places to review, and how such a place is printed."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import sparsem
 from sparsem.cli.format import in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
-from sparsem.review.places import ReviewPlace
-from sparsem.review.review import ReviewSettings, review
-from sparsem.store.sample import Sample
+from sparsem.review.settings import ReviewSettings
 from sparsem.workflow.execution import Execution
+
+if TYPE_CHECKING:
+    from sparsem.review.places import ReviewPlace
 
 MAX_PLACES = 10  # places to review that are printed; the table has all
 
@@ -29,7 +31,7 @@ def review_command(
 
     sparsem review liver.zarr nucleus
     """
-    result = review(Sample.open(path), name, settings, on=on)
+    result = sparsem.review(sparsem.Sample.open(path), name, settings, on=on)
     accepted = f", {result.accepted} accepted" if result.accepted else ""
     lines = [
         f"{len(result.places)} places to review{accepted} (tables/review_{name}.csv)",
@@ -42,13 +44,13 @@ def review_command(
     return Outcome(lines, f"sparsem open {in_shell(path)}", data)
 
 
-def place_line(review_place: ReviewPlace) -> str:
+def place_line(review_place: "ReviewPlace") -> str:
     """Return a place to review as a line."""
     position = f"slice {review_place.z}, y {review_place.y}, x {review_place.x}"
     return f"  {position}: {_reason(review_place)} ({review_place.area_um2:.3g} um2)"
 
 
-def _reason(review_place: ReviewPlace) -> str:
+def _reason(review_place: "ReviewPlace") -> str:
     if review_place.kind == "uncertain":
         predicted = "the structure" if review_place.first else "background"
         return f"the prediction, {predicted}, is uncertain"

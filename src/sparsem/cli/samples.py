@@ -5,10 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+import sparsem
 from sparsem.cli.format import in_shell, lengths_in_words, size_in_words
 from sparsem.cli.options import Outcome, SamplePath, command
-from sparsem.labels.inventory import describe, remove_pieces
-from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 
 
@@ -18,7 +17,9 @@ def info_command(path: SamplePath, *, on: Execution) -> Outcome:
 
     sparsem info liver.zarr
     """
-    data = describe(Sample.open(path))
+    from sparsem.labels.inventory import describe
+
+    data = describe(sparsem.Sample.open(path))
     lines = [
         *_size_lines(path, data),
         *_image_lines(data),
@@ -115,6 +116,6 @@ def remove_command(
 
     sparsem remove liver.zarr annotations/nucelus
     """
-    remove_pieces(Sample.open(path), pieces)
+    sparsem.remove(sparsem.Sample.open(path), pieces)
     lines = [f"Removed {path}/{piece}" for piece in pieces]
     return Outcome(lines, f"sparsem info {in_shell(path)}", {"removed": pieces})

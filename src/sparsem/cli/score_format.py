@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsem.score.instances import INSTANCE_COUNTS, INSTANCE_SCORES
-from sparsem.score.score import Scores
-from sparsem.store.slice_use import Role
 from sparsem.store.summary import list_first
+
+if TYPE_CHECKING:
+    from sparsem.score.score import Scores
+    from sparsem.store.slice_use import Role
 
 if TYPE_CHECKING:  # these load torch and numba
     from sparsem.detect.score import BoxEvaluation
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # these load torch and numba
     from sparsem.preprocess.align import Alignment
     from sparsem.segment.cross_validation import CrossValidation
 
-GROUP_NAMES: dict[Role | None, str] = {
+GROUP_NAMES: "dict[Role | None, str]" = {
     "unseen": "unseen slices",
     "validated": "validation slices",
     "trained": "training slices",
@@ -30,7 +31,7 @@ MISSING = "--"
 WIDTH = 15  # characters of a column
 
 
-def score_lines(scores: dict[str, Scores]) -> list[str]:
+def score_lines(scores: "dict[str, Scores]") -> list[str]:
     """Return the scores of each structure, by use of the slices in training and of all slices."""
     width = max((len(name) for name in scores), default=0)
     lines = []
@@ -61,7 +62,7 @@ def _three_digits(value: float | None) -> str:
     return MISSING if value is None or math.isnan(value) else f"{value:.3f}"
 
 
-def _score_notes(name: str, scores: Scores) -> list[str]:
+def _score_notes(name: str, scores: "Scores") -> list[str]:
     """Return what a reader of the scores needs to know."""
     notes = []
     n_compared = len(scores.compared)
@@ -121,6 +122,8 @@ def _cell_lines(scores: dict[str, float | None], title: str) -> list[str]:
 
 def _instance_words(scores: dict[str, float | None], dimensions: str) -> str:
     """Return scores and numbers of objects, in 3D or slice by slice."""
+    from sparsem.score.instances import INSTANCE_COUNTS, INSTANCE_SCORES
+
     values = [_three_digits(scores[f"{key}_{dimensions}"]) for key in INSTANCE_SCORES]
     arand, split, merge, panoptic, ap50, mean_ap, f1_50, f1_75 = values
     errors = f"adapted Rand error {arand}, VOI {split} split + {merge} merge"
@@ -131,7 +134,7 @@ def _instance_words(scores: dict[str, float | None], dimensions: str) -> str:
     return f"{dimensions.upper()}: {errors}, {matches}; {counts}"
 
 
-def score_data(scores: Scores) -> dict[str, Any]:
+def score_data(scores: "Scores") -> dict[str, Any]:
     """Return scores for scripts, by group, with the compared slices.
 
     They also say if the ground truth looks like a copy of the labels.

@@ -13,7 +13,7 @@ import sparsem
 from sparsem.cli.format import in_shell
 from sparsem.cli.options import Outcome, SamplePath, command
 from sparsem.extras import require
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.store.names import BOUNDARY
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution

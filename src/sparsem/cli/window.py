@@ -1,7 +1,7 @@
 """The command that opens the window."""
 
+import sparsem
 from sparsem.cli.options import Outcome, SamplePath, command
-from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 
 
@@ -11,7 +11,7 @@ def open_command(path: SamplePath, *, on: Execution) -> Outcome:
 
     sparsem open liver.zarr
     """
-    sample = Sample.open(path)
+    sample = sparsem.Sample.open(path)
     from sparsem.viewer.window import open_window
 
     open_window(sample)

@@ -12,14 +12,15 @@ from sparsem.boxes.constrain import (
     remove_constrained_boxes,
     structures_with_roles,
 )
-from sparsem.boxes.importing import BoxesSettings, import_boxes
+from sparsem.boxes.importing import import_boxes
+from sparsem.boxes.settings import BoxesSettings
 from sparsem.boxes.tables import annotated_box_structures, read_annotated_boxes
-from sparsem.detect.masks.masks import MasksSettings, box_masks
+from sparsem.detect.masks.masks import box_masks
 from sparsem.detect.predict import detect
 from sparsem.detect.score import BoxEvaluation, can_be_scored, score_boxes
-from sparsem.detect.settings import DetectSettings, DetectTrainSettings
+from sparsem.detect.settings import DetectSettings, DetectTrainSettings, MasksSettings
 from sparsem.detect.training.train import train_detector
-from sparsem.labels.constrain import StructureRoles
+from sparsem.labels.settings import StructureRoles
 from sparsem.progress import print_note
 from sparsem.settings import Settings, changed
 from sparsem.store.sample import Sample

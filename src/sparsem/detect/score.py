@@ -6,12 +6,11 @@ Images that the detector was trained on are left out.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.boxes.geometry import concatenate_boxes
 from sparsem.boxes.tables import (
@@ -22,6 +21,7 @@ from sparsem.boxes.tables import (
     read_annotated_boxes,
     read_detected_boxes,
 )
+from sparsem.detect.settings import DetectScoreSettings
 from sparsem.errors import SampleError
 from sparsem.score.boxes import (
     RECALLS,
@@ -32,28 +32,13 @@ from sparsem.score.boxes import (
     confusion_matrix,
     object_counts,
 )
-from sparsem.settings import Settings, StructureNames, nearest, resolve_settings
+from sparsem.settings import nearest, resolve_settings
 from sparsem.store.sample import Sample, as_samples, sample_names_of
 from sparsem.store.slice_use import slice_digest
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import StageResult
 
 Rows = list[dict[str, Any]]
-
-
-class DetectScoreSettings(Settings):
-    """Settings of scoring boxes."""
-
-    structures: StructureNames = Field(
-        (),
-        description="structure to score; repeat it for several; all annotated and detected ones if "
-        "not given",
-    )
-    images: Literal["unseen", "all"] = Field(
-        "unseen",
-        description="unseen: images that were not used for training or validation and not "
-        "excluded; all: all annotated images",
-    )
 
 
 @dataclass(frozen=True)

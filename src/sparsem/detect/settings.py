@@ -1,4 +1,4 @@
-"""Settings of training a detector and of detection, with their defaults."""
+"""Settings of detectors, of their boxes, masks and scores."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
@@ -109,3 +109,44 @@ class DetectSettings(Settings):
     batch: int = Field(4, ge=1, description="tiles in a batch")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     image: str | None = Field(None, description="image to search; the newest image if not given")
+
+
+class DetectScoreSettings(Settings):
+    """Settings of scoring boxes."""
+
+    structures: StructureNames = Field(
+        (),
+        description="structure to score; repeat it for several; all annotated and detected ones if "
+        "not given",
+    )
+    images: Literal["unseen", "all"] = Field(
+        "unseen",
+        description="unseen: images that were not used for training or validation and not "
+        "excluded; all: all annotated images",
+    )
+
+
+class MasksSettings(Settings):
+    """Settings of masks in boxes."""
+
+    structures: StructureNames = Field(
+        (),
+        description="structure to make masks of; repeat it for several; all detected ones if not "
+        "given",
+    )
+    sam: str | None = Field(
+        None,
+        description="Segment Anything Model: a folder with SAM, SAM-HQ, SAM 2 or SAM 3, or its "
+        "name on the Hugging Face hub, such as facebook/sam-vit-base; outlines from gray levels if "
+        "not given",
+    )
+    connectivity: Literal["2d", "3d"] = Field(
+        "2d",
+        description="2d: every box is an object; 3d: one mask for a stack, in which masks that "
+        "touch across slices are one object",
+    )
+    keep_embeddings: bool = Field(
+        False,
+        description="keep the model's embeddings of tiles on disk, for masks of other boxes later",
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")

@@ -1,41 +1,20 @@
 """Comparison of the methods of separating cells, on a sample with ground truth (paper, Table 2)."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow as pa
-from pydantic import Field
 
 from sparsem.cells.cells import cells
-from sparsem.cells.settings import CellsSettings, SeparationMethod
-from sparsem.cells.track import TrackSettings, track
-from sparsem.score.score import ScoreSettings, score
-from sparsem.settings import Settings, SliceChoice, resolve_settings
+from sparsem.cells.settings import CellsSettings, SeparationMethod, TrackSettings
+from sparsem.cells.track import track
+from sparsem.experiment.settings import CellMethodsSettings
+from sparsem.score.score import score
+from sparsem.score.settings import ScoreSettings
+from sparsem.settings import resolve_settings
 from sparsem.store.names import METHOD
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution
-
-ALL_METHODS: tuple[SeparationMethod, ...] = get_args(SeparationMethod)[::-1]
-
-
-class CellMethodsSettings(Settings):
-    """Settings of a comparison of methods of separating cells."""
-
-    cells: str = Field("cells", description="the annotation of cells")
-    method: tuple[SeparationMethod, ...] = Field(
-        ALL_METHODS,
-        description="method of separating cells; repeat it for several; all if not given",
-    )
-    min_voxels: int = Field(
-        0,
-        ge=0,
-        description="minimum size of a cell of the ground truth; smaller ones do not count in the "
-        "mean Dice of cells",
-    )
-    dataset: str | None = Field(None, description="key of the ground truth inside a Zarr group")
-    truth_slices: SliceChoice | None = Field(
-        None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'"
-    )
 
 
 def compare_cell_methods(

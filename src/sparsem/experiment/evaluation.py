@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotation.ground_truth import GroundTruth, GroundTruthSettings, read_ground_truth
+from sparsem.annotation.ground_truth import GroundTruth, read_ground_truth
 from sparsem.annotation.label_numbers import UNLABELED
 from sparsem.annotation.labeled_slices import LabeledSlices, annotations_on
+from sparsem.annotation.settings import GroundTruthSettings
 from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import file_digest
 from sparsem.score.overlap import MaskOverlap, mask_overlap, pool_slices
 from sparsem.segment.ensemble import settings_for_device
 from sparsem.segment.predict import predict_slice
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import Execution, Needs

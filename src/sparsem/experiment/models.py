@@ -6,17 +6,16 @@ Several networks, with and without unlabeled slices, are trained on the same lab
 import csv
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
-from sparsem.annotation.ground_truth import GroundTruthSettings
+from sparsem.annotation.settings import GroundTruthSettings
 from sparsem.errors import InputError, SettingsError
 from sparsem.experiment.evaluation import (
     Evaluation,
@@ -24,6 +23,7 @@ from sparsem.experiment.evaluation import (
     evaluate_model,
     evaluation_reference,
 )
+from sparsem.experiment.settings import ModelsSettings
 from sparsem.experiment.slices import select_slices
 from sparsem.models.architectures import architecture_class, count_parameters
 from sparsem.progress import print_note
@@ -32,7 +32,7 @@ from sparsem.score.overlap import average_dice
 from sparsem.segment.network_training import run_training, start_networks, training_updates
 from sparsem.segment.training_job import TrainingJob, prepare_training
 from sparsem.segment.training_memory import training_needs
-from sparsem.settings import SliceChoice, changed, resolve_settings
+from sparsem.settings import changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import write_atomically
 from sparsem.training.files import log_path
@@ -45,37 +45,6 @@ TIMED_UPDATES = 4
 
 # Semi-supervised methods that a network's name may end with, after a plus sign.
 SEMI_SUPERVISED = ("cps", "mean-teacher")
-
-
-class ModelsSettings(NetworkTrainingSettings):
-    """Settings of the comparison of networks, and of their trainings."""
-
-    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
-        "Experiment": ("networks", "n_slices", "minutes", "dataset", "truth_slices", "image"),
-    }
-
-    networks: tuple[str, ...] = Field(
-        ("resunet", "unet", "unet++", "resunet+cps"),
-        min_length=1,
-        description="a network, with +cps or +mean-teacher for training on unlabeled slices too; "
-        "repeat it for several",
-    )
-    n_slices: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (7, 10, 15, 25),
-        min_length=1,
-        description="number of labeled slices to train on; repeat it for several",
-    )
-    minutes: float | None = Field(
-        None,
-        gt=0,
-        description="duration of every training on this machine; if not given, --updates each",
-    )
-    dataset: str | None = Field(
-        None, description="key of the ground truth inside a Zarr group or an HDF5 file"
-    )
-    truth_slices: SliceChoice | None = Field(
-        None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

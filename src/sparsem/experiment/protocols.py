@@ -11,10 +11,10 @@ from pathlib import Path
 from sparsem.errors import InputError
 from sparsem.io.patterns import find_files
 from sparsem.quality.compare import ProtocolComparison, compare_groups
-from sparsem.quality.comparison_settings import CompareSettings, GroupStep, read_comparison
 from sparsem.quality.comparison_tables import comparison_tables
-from sparsem.quality.image_series import ImageSeries, ImagesSettings, open_images
+from sparsem.quality.image_series import ImageSeries, open_images
 from sparsem.quality.images import available_weights, measure_series
+from sparsem.quality.settings import CompareSettings, GroupStep, ImagesSettings, read_comparison
 from sparsem.report.comparison import comparison_page
 from sparsem.store.sample import save_table
 from sparsem.store.volume import write_atomically

@@ -4,17 +4,16 @@ Training is repeated over numbers of labeled slices and tile sizes.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 
-from sparsem.annotation.ground_truth import GroundTruthSettings
+from sparsem.annotation.settings import GroundTruthSettings
 from sparsem.errors import InputError
 from sparsem.experiment.evaluation import (
     Evaluation,
@@ -22,48 +21,18 @@ from sparsem.experiment.evaluation import (
     evaluate_model,
     evaluation_reference,
 )
+from sparsem.experiment.settings import SlicesSettings
 from sparsem.progress import print_note
 from sparsem.report.plots.figures import write_dice_along_z, write_dice_by_labeled
 from sparsem.score.overlap import average_dice, pool_slices
 from sparsem.segment.network_training import train_network
-from sparsem.settings import SliceChoice, resolve_settings
+from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.training.settings import NetworkTrainingSettings, TrainSettings
 from sparsem.workflow.execution import HERE, Execution
 
 # Golden section of a step: no two repetitions select the same slices.
 REPEAT_SHIFT = 0.381966
-
-
-class SlicesSettings(NetworkTrainingSettings):
-    """Settings of the experiment on numbers of slices and tile sizes, and of its trainings."""
-
-    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
-        "Experiment": ("n_slices", "contexts_px", "repeats", "dataset", "truth_slices", "image"),
-    }
-
-    n_slices: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (7, 10, 15, 25, 50),
-        min_length=1,
-        description="number of labeled slices to train on; repeat it for several",
-    )
-    contexts_px: tuple[Annotated[int, Field(ge=16)], ...] = Field(
-        (),
-        description="edge of a tile in the image, px; repeat it for several; "
-        "--context-px if not given",
-    )
-    repeats: int = Field(
-        3,
-        ge=1,
-        description="trainings for each number of slices and tile size, with other seeds and other "
-        "slices",
-    )
-    dataset: str | None = Field(
-        None, description="key of the ground truth inside a Zarr group or an HDF5 file"
-    )
-    truth_slices: SliceChoice | None = Field(
-        None, description="slices that the ground truth labels: 3,10,17, 'non-empty', or 'all'"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

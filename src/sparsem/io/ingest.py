@@ -1,23 +1,22 @@
 """Import: a stack in any format that has a reader -> the raw image of a sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.io.gray_levels import GrayMapping, gray_mapping, refuse_non_finite
 from sparsem.io.readers.gaps import missing_numbers
 from sparsem.io.readers.open import open_montage, open_source
-from sparsem.io.readers.selection import MinIsWhite, MrcBytes
 from sparsem.io.readers.series import repeat_missing_slices
 from sparsem.io.readers.source import Source, Stack
+from sparsem.io.settings import ImportSettings
 from sparsem.progress import print_note
-from sparsem.settings import Range, Settings, VoxelNm, resolve_settings
+from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, VolumeSpec, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -27,79 +26,6 @@ SQUARE_TOLERANCE = 0.05  # fraction by which y and x of square pixels may differ
 SAME_TOLERANCE = 0.02  # fraction by which two equal voxel lengths may differ
 PLAUSIBLE_NM = (0.5, 1000)  # usual edges of a voxel in electron microscopy
 MAX_LISTED_SLICES = 6  # missing slices that a message names
-
-
-class ImportSettings(Settings):
-    """Settings of the import of a stack."""
-
-    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
-        "Reading": ("dataset", "channel", "time", "mrc_bytes", "min_is_white", "bits"),
-        "Gray levels and labels": ("intensity_range", "label_type", "background"),
-    }
-
-    voxel_nm: VoxelNm | None = Field(
-        None,
-        description="voxel size in nm, in the order z y x, such as 50 4 4; "
-        "required if the file does not state it",
-    )
-    non_square_pixels: bool = Field(
-        False, description="accept a voxel size whose y and x differ; the order is z y x"
-    )
-    dataset: str | None = Field(
-        None,
-        description="key of the array in a Zarr group, an HDF5 or a MATLAB file; "
-        "number of the image in a TIFF that holds several",
-    )
-    channel: int | None = Field(
-        None, ge=0, description="number of the channel, in a stack with several; the first is 0"
-    )
-    time: int | None = Field(
-        None, ge=0, description="number of the time point, in a series of stacks; the first is 0"
-    )
-    missing: Literal["refuse", "repeat", "join", "fill"] = Field(
-        "refuse",
-        description="how to handle missing data. Slices that a series of files lacks: repeat puts "
-        "a copy of the slice before in their place, join closes the gap. Chunks, pages or files "
-        "that a stack lacks: fill reads them as their fill value, mostly black",
-    )
-    mrc_bytes: MrcBytes | None = Field(
-        None,
-        description="signedness of the bytes of an MRC file (mode 0); "
-        "needed only where its header does not state it",
-    )
-    montage: bool = Field(
-        False,
-        description="import images of any size that form no stack (a montage); "
-        "each is a slice of its own, and detect searches them tile by tile",
-    )
-    intensity_range: Range | None = Field(
-        None,
-        description="numbers that become black and white; not needed for 8 and 16 bit unsigned; "
-        "by default, 0.1 % of the pixels lie beyond each",
-    )
-    min_is_white: MinIsWhite | None = Field(
-        None,
-        description="numbers to read from a 'min is white' TIFF: stored (as napari reads them) or "
-        "displayed (as Fiji shows them); images are read as displayed by default",
-    )
-    label_type: Literal["mask", "objects"] | None = Field(
-        None,
-        description="with --as-labels: mask (every number but 0 is the structure) or objects "
-        "(each number is one object); by default, labels with one number are a mask",
-    )
-    background: int | None = Field(
-        None,
-        description="with --as-labels: a number that is background in addition to 0, such as -1",
-    )
-    bits: Literal[8, 16] | None = Field(
-        None,
-        description="bits per voxel of the image; by default, 8 for one-byte numbers, else 16",
-    )
-    block_depth: int = Field(
-        16,
-        ge=1,
-        description="slices per z-block, the unit of work, of resuming, and of chunks on disk",
-    )
 
 
 def import_stack(

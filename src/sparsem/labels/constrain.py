@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.annotation.precedence import apply_to_structures
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
 from sparsem.labels.results import require_same_pixels
-from sparsem.settings import Settings, resolve_settings
+from sparsem.labels.settings import ConstrainSettings
+from sparsem.settings import resolve_settings
 from sparsem.store.names import CONSTRAINED, OBJECTS
 from sparsem.store.sample import Sample, now
 from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
@@ -32,32 +32,6 @@ from sparsem.workflow.stage import BlockResult, Stage, finished, forget
 
 Mask = NDArray[np.bool_]
 Probability = NDArray[np.uint8]
-
-
-class StructureRoles(Settings):
-    """Names of the structures that constraints apply to."""
-
-    nucleus: str = Field("nucleus", description="name of the nuclei")
-    nucleolus: str = Field("nucleolus", description="name of the nucleoli, which are inside nuclei")
-    cytoplasm: tuple[str, ...] = Field(
-        ("mitochondrion", "endosome", "lysosome"),
-        description="name of a structure that is outside nuclei and inside cells; repeat it for "
-        "each",
-    )
-
-    @property
-    def structures(self) -> tuple[str, ...]:
-        """Names of all structures that constraints apply to."""
-        return (self.nucleus, self.nucleolus, *self.cytoplasm)
-
-
-class ConstrainSettings(StructureRoles):
-    """Names of structures, and the constraints that apply."""
-
-    cells: str = Field("cells", description="name of the cells")
-    inside_cells: bool = Field(
-        True, description="remove structures outside cells; needs labels of cells"
-    )
 
 
 class ConstraintCounts(NamedTuple):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from sparsem.annotation.corrections import (
     UNCORRECTED,
@@ -18,51 +17,20 @@ from sparsem.annotation.corrections import (
     read_corrections,
     write_corrections,
 )
-from sparsem.annotation.ground_truth import (
-    BOX_EXAMPLE,
-    GroundTruth,
-    GroundTruthSettings,
-    read_ground_truth,
-)
+from sparsem.annotation.ground_truth import GroundTruth, read_ground_truth
 from sparsem.annotation.precedence import restore_labels, structures_while_locked
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
 from sparsem.labels.object_index import renewed_index, stored_index
+from sparsem.labels.settings import CorrectSettings
 from sparsem.progress import Meter, print_note
-from sparsem.settings import SliceChoice, resolve_settings
+from sparsem.settings import resolve_settings
 from sparsem.store.names import CONSTRAINED
 from sparsem.store.patches import Patch, chunk_box, chunk_grid
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import StageResult
-
-
-class CorrectSettings(GroundTruthSettings):
-    """Corrected slices, and corrected parts of slices, in a file."""
-
-    dataset: str | None = Field(
-        None,
-        description="key of the labels inside a Zarr group, an HDF5 or a MATLAB file; number of "
-        "the image in a TIFF with several",
-    )
-    slices: SliceChoice | None = Field(
-        None,
-        description="the corrected slices: 3,10,17 or 10-20, 'all', or 'non-empty' (those that "
-        "hold a label); not needed where file names carry the number, or every slice holds a label",
-    )
-    box: str | None = Field(None, description=f"the corrected part of the stack, as {BOX_EXAMPLE}")
-    ids: tuple[int, ...] = Field(
-        (), description="numbers of the structure in the file; every number except 0 if not given"
-    )
-    ignore: int | None = Field(
-        None, description="number of pixels in the file that are not corrected, such as 255"
-    )
-    image: str | None = Field(
-        None,
-        description="the image whose pixels the file has, if it is not the one that the labels "
-        "were made on: raw",
-    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.annotation.corrections import (
     UNCORRECTED,
@@ -26,6 +25,7 @@ from sparsem.annotation.corrections import (
 )
 from sparsem.annotation.precedence import apply_while_locked, restore_labels
 from sparsem.errors import InputError, SampleError
+from sparsem.geometry import Box
 from sparsem.labels.editing import Positions, fill_objects, replace_ids
 from sparsem.labels.object_index import (
     ObjectIndex,
@@ -35,17 +35,11 @@ from sparsem.labels.object_index import (
 )
 from sparsem.labels.objects import current_objects
 from sparsem.labels.results import result_labels
+from sparsem.labels.settings import FillSettings, SplitSettings
 from sparsem.labels.splitting import level_for, split_at_level, voxels_in
-from sparsem.settings import Settings, resolve_settings
+from sparsem.settings import resolve_settings
 from sparsem.store.names import CONSTRAINED, INTERIOR, OBJECTS, base_name
-from sparsem.store.patches import (
-    Box,
-    ChunkIndex,
-    Patch,
-    chunk_box,
-    chunk_grid,
-    chunks_in,
-)
+from sparsem.store.patches import ChunkIndex, Patch, chunk_box, chunk_grid, chunks_in
 from sparsem.store.sample import Sample
 from sparsem.store.summary import list_first
 from sparsem.store.volume import Volume
@@ -73,31 +67,6 @@ class EditResult(StageResult):
     title: str
     ids: tuple[int, ...] = ()
     voxels: int = 0
-
-
-class FillSettings(Settings):
-    """Settings of filling objects."""
-
-    slice_by_slice: bool = Field(
-        False, description="also fill holes that are enclosed in a slice, and open above or below"
-    )
-
-
-class SplitSettings(Settings):
-    """Settings of splitting an object."""
-
-    probability: str | None = Field(
-        None,
-        description="probabilities along whose weakest voxels an object is split; if not given, "
-        "those of the structure or of the interior of cells; without any, the object is split "
-        "where it is narrowest",
-    )
-    max_mvoxels: float = Field(
-        64,
-        gt=0,
-        description="million voxels in which an object is split; the boundary of a larger one is "
-        "found at a coarser level",
-    )
 
 
 class _Target(NamedTuple):

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from sparsem.compiled import compiled
 from sparsem.errors import InputError
+from sparsem.geometry import Box
 from sparsem.progress import Meter
-from sparsem.store.patches import Box, ChunkIndex, chunk_box, chunk_grid
+from sparsem.store.patches import ChunkIndex, chunk_box, chunk_grid
 from sparsem.store.sample import Sample, save_table
 from sparsem.store.summary import list_first
 from sparsem.store.volume import Volume

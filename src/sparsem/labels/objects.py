@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.annotation.labeled_slices import LabeledSlices, boundary_of_objects
 from sparsem.annotation.precedence import apply_precedence, read_drawing
@@ -54,7 +53,8 @@ from sparsem.labels.components import (
 from sparsem.labels.fragments import HALO, climb, follow, insert_drawn_objects
 from sparsem.labels.results import require_same_pixels, result_labels
 from sparsem.labels.runs import LabelRuns, label_runs
-from sparsem.settings import Settings, changed, resolve_settings
+from sparsem.labels.settings import ObjectSettings
+from sparsem.settings import changed, resolve_settings
 from sparsem.store.names import OBJECTS, base_name, is_step
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
@@ -64,33 +64,6 @@ from sparsem.workflow.stage import Arrays, BlockResult, Stage, fingerprint_of, r
 
 # Slices farther apart than this multiple of a pixel are cut into fragments one by one.
 MAX_ELONGATION = 2.0
-Method = Literal["agglomeration", "components"]
-
-
-class ObjectSettings(Settings):
-    """Method by which the objects of a structure are separated, and their minimum size."""
-
-    method: Method | None = Field(
-        None,
-        description="agglomeration: objects that touch are separated where the boundary between "
-        "them is predicted; components: connected components of the mask (default: agglomeration "
-        "where that boundary was predicted, see 'train --objects')",
-    )
-    boundary_threshold: float = Field(
-        0.5,
-        gt=0,
-        le=1,
-        description="agglomeration: mean probability of a boundary from which on two parts stay "
-        "separate; a smaller one separates more",
-    )
-    min_voxels: int = Field(
-        27,
-        ge=1,
-        description="minimum object size in voxels; smaller objects are counted and left out",
-    )
-    min_volume_um3: float = Field(
-        0, ge=0, description="minimum object size in cubic micrometers, in addition to voxels"
-    )
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from sparsem.geometry import Box
 from sparsem.labels.editing import Positions, split_mask
-from sparsem.store.patches import Box
 from sparsem.store.volume import Volume
 
 

@@ -9,17 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.errors import InputError, SettingsError
 from sparsem.io.patterns import find_files
 from sparsem.measure.dictionary import TEXTURE_DESCRIPTIONS, describe_column, feature_columns
 from sparsem.measure.joined_columns import joined_table
+from sparsem.measure.settings import ComparisonSettings
 from sparsem.measure.statistics import cut_columns, cut_objects, medians_of_cells
 from sparsem.quality.comparison_notices import notices_on_power
 from sparsem.quality.statistics import (
@@ -28,7 +28,7 @@ from sparsem.quality.statistics import (
     group_difference,
     holm_correction,
 )
-from sparsem.settings import Settings, StructureNames, parse, read_toml
+from sparsem.settings import parse, read_toml
 from sparsem.store.sample import Sample, names_of_paths, refuse_repeated_samples, save_table
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import StageResult
@@ -38,40 +38,6 @@ Measure = tuple[str, str]  # structure, and column of its table
 Samples = Mapping[tuple[str, str], Sample]  # (group, name of the sample) -> sample
 
 OBJECTS = "objects"  # the number of objects in a sample, next to the columns of its table
-
-
-class SampleGroup(Settings):
-    """Samples that are one group. Paths are relative to the file."""
-
-    name: str = Field(min_length=1, description="name of the group, such as control")
-    samples: tuple[str, ...] = Field(
-        min_length=1, description="measured samples, or patterns such as control/*.zarr"
-    )
-
-
-class ComparisonSettings(Settings):
-    """Groups of samples to compare."""
-
-    group: tuple[SampleGroup, ...] = Field(
-        min_length=2, description="samples of one kind; one [[group]] for each"
-    )
-    out: str = Field("compared", description="folder for the tables")
-    by: Literal["sample", "cell"] = Field(
-        "sample",
-        description="unit of statistics: each sample, or each cell, is one value, the median of "
-        "its objects; cells of one sample are not independent",
-    )
-    structures: StructureNames = Field(
-        (), description="structures to compare; if not given, all that every sample has"
-    )
-    measures: tuple[str, ...] = Field(
-        (),
-        description="columns to compare, such as volume_um3; if not given, all. Name few: p is "
-        "corrected for all tests",
-    )
-    cut: bool = Field(
-        False, description="use objects that the border cuts, too, although their numbers are wrong"
-    )
 
 
 class MeasureTest(NamedTuple):

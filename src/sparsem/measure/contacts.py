@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
@@ -36,7 +35,8 @@ from sparsem.measure.features.surface_points import (
 )
 from sparsem.measure.joined_columns import SIDES, renew_statistics
 from sparsem.measure.links import LinkResults, run_links
-from sparsem.settings import Settings, resolve_settings
+from sparsem.measure.settings import ContactSettings
+from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -51,14 +51,6 @@ Ints = NDArray[np.int64]
 Ids = NDArray[np.uint32]
 # Pairs of objects (n, 2), and the area of one side, area times distance, and smallest distance.
 PairSums = tuple[Ints, Floats]
-
-
-class ContactSettings(Settings):
-    """Settings of the stage ``contacts``."""
-
-    distance_nm: float = Field(
-        30, gt=0, description="largest distance of two surfaces that are in contact"
-    )
 
 
 @dataclass(frozen=True)

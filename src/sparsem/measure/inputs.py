@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from sparsem.errors import SampleError, SettingsError
-from sparsem.labels.objects import ObjectSettings, objects, recorded_object_settings
+from sparsem.labels.objects import objects, recorded_object_settings
 from sparsem.labels.results import require_same_pixels, result_labels, result_names
+from sparsem.labels.settings import ObjectSettings
 from sparsem.measure.settings import MeasureSettings
 from sparsem.measure.structures import SmallComponents
 from sparsem.settings import changed, nearest

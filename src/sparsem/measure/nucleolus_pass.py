@@ -18,9 +18,9 @@ from sparsem.measure.crops import (
 )
 from sparsem.measure.features.distances import depths_at, half_edge
 from sparsem.measure.features.moments import Moments
-from sparsem.measure.features.nucleolus import Fill, fill_cavities, proximity_to_membrane
+from sparsem.measure.features.nucleolus import fill_cavities, proximity_to_membrane
 from sparsem.measure.links import run_links
-from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.settings import Fill, MeasureSettings
 from sparsem.measure.structures import MeasuredStructure, level_in_budget
 from sparsem.store.volume import Volume
 from sparsem.workflow.stage import Arrays, Stage

@@ -1,13 +1,14 @@
-"""Settings of ``measure``."""
+"""Settings of the stages that measure, and of the comparison of groups."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from sparsem.measure.features.nucleolus import Fill
-from sparsem.measure.features.pattern_spectrum import Element
 from sparsem.settings import Range, Settings, StructureNames, named_values
+
+Fill = Literal["3d", "2d"]
+Element = Literal["box", "ball"]
 
 
 class MeasureSettings(Settings):
@@ -101,3 +102,56 @@ class MeasureSettings(Settings):
         if limits and limits[0] >= limits[1]:
             raise ValueError("the first number must be smaller than the second")
         return limits
+
+
+class ContactSettings(Settings):
+    """Settings of the stage ``contacts``."""
+
+    distance_nm: float = Field(
+        30, gt=0, description="largest distance of two surfaces that are in contact"
+    )
+
+
+class SkeletonSettings(Settings):
+    """Settings of the stage ``skeletons``."""
+
+    max_mvoxels: float = Field(
+        16,
+        gt=0,
+        description="maximum size in million voxels of the largest object; larger objects are "
+        "thinned at a coarser level",
+    )
+
+
+class SampleGroup(Settings):
+    """Samples that are one group. Paths are relative to the file."""
+
+    name: str = Field(min_length=1, description="name of the group, such as control")
+    samples: tuple[str, ...] = Field(
+        min_length=1, description="measured samples, or patterns such as control/*.zarr"
+    )
+
+
+class ComparisonSettings(Settings):
+    """Groups of samples to compare."""
+
+    group: tuple[SampleGroup, ...] = Field(
+        min_length=2, description="samples of one kind; one [[group]] for each"
+    )
+    out: str = Field("compared", description="folder for the tables")
+    by: Literal["sample", "cell"] = Field(
+        "sample",
+        description="unit of statistics: each sample, or each cell, is one value, the median of "
+        "its objects; cells of one sample are not independent",
+    )
+    structures: StructureNames = Field(
+        (), description="structures to compare; if not given, all that every sample has"
+    )
+    measures: tuple[str, ...] = Field(
+        (),
+        description="columns to compare, such as volume_um3; if not given, all. Name few: p is "
+        "corrected for all tests",
+    )
+    cut: bool = Field(
+        False, description="use objects that the border cuts, too, although their numbers are wrong"
+    )

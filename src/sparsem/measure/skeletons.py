@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.errors import SampleError
 from sparsem.labels.objects import numbered_objects
@@ -25,10 +24,10 @@ from sparsem.measure.features.skeleton import (
 from sparsem.measure.joined_columns import renew_statistics
 from sparsem.measure.links import LinkResults, run_links
 from sparsem.measure.moments_pass import sum_voxels
-from sparsem.measure.settings import MeasureSettings
+from sparsem.measure.settings import MeasureSettings, SkeletonSettings
 from sparsem.measure.structures import MeasuredStructure, level_in_budget
 from sparsem.measure.tables import with_nulls
-from sparsem.settings import Settings, resolve_settings
+from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -41,17 +40,6 @@ Floats = NDArray[np.float64]
 
 OBJECT_COLUMNS = ("object", *SKELETON_COLUMNS)
 LINE_COLUMNS = ("object", "branch", "z_um", "y_um", "x_um", "radius_um")
-
-
-class SkeletonSettings(Settings):
-    """Settings of the stage ``skeletons``."""
-
-    max_mvoxels: float = Field(
-        16,
-        gt=0,
-        description="maximum size in million voxels of the largest object; larger objects are "
-        "thinned at a coarser level",
-    )
 
 
 @dataclass(frozen=True)

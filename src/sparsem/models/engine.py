@@ -9,6 +9,7 @@ for it.
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -120,9 +121,20 @@ def _converted(network: nn.Module, examples: Tiles) -> Any:
     return model
 
 
+@cache
+def _core() -> Any:
+    """Return OpenVINO's core, one for the life of the process.
+
+    Each core gives signal handlers a stack of its own, and at its end puts back the stack that it
+    had met. Of two cores the later one thus leaves a stack that is freed, and the next Ctrl+C
+    crashes.
+    """
+    return _import_openvino().Core()
+
+
 def _compiled(model: Any, precision: Precision) -> Callable[[Tiles], Tiles]:
     """Return a model as a function; its result is an array of its own."""
-    compiled = _import_openvino().Core().compile_model(model, "CPU", _options(precision))
+    compiled = _core().compile_model(model, "CPU", _options(precision))
     request = compiled.create_infer_request()
 
     def forward(tiles: Tiles) -> Tiles:

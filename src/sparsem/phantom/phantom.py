@@ -8,24 +8,24 @@ the same settings, whatever the block depth.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
 
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.phantom.anatomy import Anatomy, plan_anatomy
 from sparsem.phantom.draw import STRUCTURES, Labels, SliceRenderer
 from sparsem.phantom.random_fields import SmoothField, generator
+from sparsem.phantom.settings import PhantomSettings
 from sparsem.phantom.touching import view_margin, with_touching_mitochondria
 from sparsem.phantom.true_contacts import contacts_table
-from sparsem.settings import Metavar, Settings, VoxelNm, changed, resolve_settings
+from sparsem.settings import changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, VolumeSpec, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -46,76 +46,10 @@ DRIFT_RETURN = 0.97  # fraction of the drift that is left in the next slice: dri
 FLICKER_JUMP_FRACTION = 0.04  # of the slices, whose brightness changes more
 FLICKER_JUMP = 4.0  # by which factor
 GRAY_PER_GAIN = 150  # gray levels of flicker that go with a contrast changed by a factor e
-MIN_EDGE = 32  # px
 MITOCHONDRION = "mitochondrion"
 
 Gray = NDArray[np.float32]
 Floats = NDArray[np.float64]
-
-
-class PhantomSettings(Settings):
-    """Settings of the tissue and of the microscope's faults. A fault of 0 is switched off."""
-
-    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
-        "Artifacts": (
-            "noise",
-            "drift_nm",
-            "flicker",
-            "curtaining",
-            "charging",
-            "defocus",
-            "jump_nm",
-            "bad_slices",
-        ),
-    }
-
-    shape: Annotated[tuple[int, int, int], Metavar("Z Y X")] = Field(
-        (48, 512, 512), description="voxels z y x"
-    )
-    voxel_nm: VoxelNm = Field((8, 8, 8), description="voxel size z y x in nm")
-    cells: int = Field(6, ge=1, description="approximate number of whole cells in the volume")
-    touching: bool = Field(
-        False,
-        description="mitochondria touch and form networks; truth/mitochondrion numbers them",
-    )
-    seed: int = Field(1, ge=0, lt=2**32, description="same seed, same volume")
-    noise: float = Field(9.0, ge=0, description="detector noise, standard deviation in gray levels")
-    drift_nm: float = Field(
-        2.0, ge=0, description="stage drift from slice to slice, standard deviation in nm"
-    )
-    flicker: float = Field(
-        3.0,
-        ge=0,
-        description="brightness change from slice to slice, standard deviation in gray levels",
-    )
-    curtaining: float = Field(
-        2.5, ge=0, description="vertical stripes of the ion beam, standard deviation in gray levels"
-    )
-    charging: float = Field(
-        0.0,
-        ge=0,
-        description="charged slices: bright and dark patches, maximum standard deviation in gray "
-        "levels",
-    )
-    defocus: float = Field(
-        0.0, ge=0, description="slices out of focus: blur, maximum standard deviation in px"
-    )
-    jump_nm: float = Field(
-        0.0, ge=0, description="one jump of the stage, in the middle of the stack, in nm"
-    )
-    bad_slices: int = Field(
-        0, ge=0, description="number of slices that charging has ruined: they show no tissue"
-    )
-    block_depth: int = Field(
-        16, ge=1, description="slices in a z-block; does not change the volume"
-    )
-
-    @field_validator("shape")
-    @classmethod
-    def _is_large_enough(cls, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        if min(shape) < 1 or min(shape[1:]) < MIN_EDGE:
-            raise ValueError(f"at least 1 slice of {MIN_EDGE} x {MIN_EDGE} voxels is needed")
-        return shape
 
 
 class Faults(NamedTuple):

@@ -6,23 +6,19 @@ The motion of every slice is stored, so that annotations follow and results can 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.annotation.corrections import corrections_made_on
 from sparsem.annotation.labeled_slices import annotations_drawn_on
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
 from sparsem.preprocess.common_rectangle import common_rectangle
-from sparsem.preprocess.pair_registration import (
-    RegisterSettings,
-    register_across_gaps,
-    register_neighbors,
-)
+from sparsem.preprocess.pair_registration import register_across_gaps, register_neighbors
+from sparsem.preprocess.settings import AlignSettings, RegisterSettings
 from sparsem.preprocess.slice_positions import (
     RegisteredPair,
     SlicePositions,
@@ -30,9 +26,9 @@ from sparsem.preprocess.slice_positions import (
     reliable_pairs,
     solve_slice_positions,
 )
-from sparsem.settings import changed, resolve_settings
+from sparsem.settings import Interpolation, changed, resolve_settings
 from sparsem.store.sample import Sample
-from sparsem.store.transforms import Interpolation, Motion, compose, invert, round_motion, warp
+from sparsem.store.transforms import Motion, compose, invert, round_motion, warp
 from sparsem.store.volume import Kind, Volume, VolumeSpec, volume_spec
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.result import StageResult
@@ -44,39 +40,6 @@ MIN_COMMON_FRACTION = 0.25  # of a slice's area that all slices must have in com
 JUMP_FACTOR = 10  # steps of so many median steps, and of so many pixels, are reported as jumps
 
 Floats = NDArray[np.float64]
-
-
-class AlignSettings(RegisterSettings):
-    """Settings of the alignment of a stack."""
-
-    max_shift_nm: float | None = Field(
-        None,
-        gt=0,
-        description="registrations with a larger shift are rejected; no limit by default",
-    )
-    min_similarity: float = Field(
-        0.4,
-        ge=0,
-        le=1,
-        description="slices whose similarity to their neighbors is below this fraction of the "
-        "median are bad",
-    )
-    report_jump_nm: float | None = Field(
-        None,
-        gt=0,
-        description="report larger steps between slices as jumps; default: ten median steps, at "
-        "least 10 px",
-    )
-    canvas: Literal["common", "whole"] = Field(
-        "common",
-        description="common: crop to the area that all slices show; whole: keep every slice as a "
-        "whole, with black around it",
-    )
-    interpolation: Interpolation = Field(
-        "cubic",
-        description="cubic, linear, or nearest: shift by whole pixels, gray levels stay unchanged",
-    )
-    out: str = Field("aligned", description="name of the aligned image")
 
 
 @dataclass(frozen=True)

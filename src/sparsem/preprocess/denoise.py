@@ -8,15 +8,15 @@ not image, and stays black.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.geometry import ZBlock
 from sparsem.preprocess.nonlocal_means import denoise_nonlocal_means
-from sparsem.settings import Precision, Settings, changed, resolve_settings
+from sparsem.preprocess.settings import DenoiseSettings
+from sparsem.settings import changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import CHUNK_YX, Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -36,39 +36,10 @@ NETWORK_BYTES = 1_500_000_000
 GPU_BYTES = 1_000_000_000  # the same without the libraries
 NONLOCAL_MEANS_BYTES_PER_PIXEL = 60  # of the slice that is denoised
 
-DenoiseMethod = Literal["n2v", "nlm"]
 
 # Settings that have an effect with one method only.
 NLM_FIELDS = ("strength",)
 N2V_FIELDS = ("updates", "batch", "learning_rate", "seed", "precision", "device")
-
-
-class DenoiseSettings(Settings):
-    """Settings of denoising."""
-
-    method: DenoiseMethod = Field(
-        "n2v",
-        description="n2v: Noise2Void, a network that is trained on the sample itself; "
-        "nlm: non-local means, without training",
-    )
-    updates: int = Field(1000, ge=1, description="n2v: number of weight updates")
-    batch: int = Field(16, ge=1, description="n2v: patches for each update")
-    learning_rate: float = Field(1e-3, gt=0, description="n2v: highest learning rate, of Adam")
-    seed: int = Field(
-        0, ge=0, lt=2**31, description="n2v: seed of weights, patches and masked pixels"
-    )
-    strength: float = Field(
-        0.7,
-        gt=0,
-        description="nlm: how much patches may differ that are averaged, in standard deviations of "
-        "the noise",
-    )
-    precision: Precision = Field(
-        "auto", description="n2v: auto: bfloat16 where the processor computes it fast"
-    )
-    device: str = Field("auto", description="n2v: auto, cpu, cuda, cuda:1, mps")
-    image: str | None = Field(None, description="image to denoise; default: the newest image")
-    out: str = Field("denoised", description="name of the denoised image")
 
 
 @dataclass(frozen=True)

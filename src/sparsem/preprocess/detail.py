@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.preprocess.settings import WORKING_MPX
+
 Image = NDArray[np.float32]
 
 # The band of detail: standard deviations of two Gaussians.
@@ -21,9 +23,6 @@ FINE_PX = 1.0
 COARSE_PX = 3.0
 LOCAL_PX = 32.0  # standard deviation of the Gaussian over which contrast is made even
 MAX_CONTRAST = 0.5  # standard deviations at which contrast is clipped
-# Larger slices are shrunk first: a fiftieth of a pixel of the smaller slice is less than a tenth of
-# a pixel of the larger one.
-WORKING_MPX = 2.0
 OUTLINE_EDGE = 200  # maximum edge of the image in which a shift of any size is searched, px
 MIN_LEVEL_EDGE = 48  # minimum edge of a level of the pyramid, px
 

@@ -5,11 +5,10 @@ Every slice's gray levels go through a curve of their own (paper 3.2), or throug
 that alignment leaves): it is left out and stays black.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
@@ -23,52 +22,19 @@ from sparsem.preprocess.gray_curves import (
     gray_level_count,
     gray_quantiles,
 )
-from sparsem.settings import Settings, changed, resolve_settings
+from sparsem.preprocess.settings import EqualizeSettings
+from sparsem.settings import changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.result import ImageResult
 from sparsem.workflow.stage import BlockResult, Stage, fingerprint_of
 
-EqualizeMethod = Literal["flicker", "histogram", "clahe", "reference", "standard"]
 Floats = NDArray[np.float64]
 
 # Method standard: mean and standard deviation, as fractions of the range of gray levels.
 STANDARD_MEAN = 0.5
 STANDARD_DEVIATION = 1 / 6
-
-
-class EqualizeSettings(Settings):
-    """Settings of the equalization of gray levels."""
-
-    method: EqualizeMethod = Field(
-        "flicker",
-        description="flicker: match each slice to the running median of the slices around it; "
-        "histogram: make all gray levels of a slice equally frequent (the paper); clahe: the same "
-        "locally; reference: match every slice to one slice; standard: bring the whole stack to a "
-        "fixed mean and standard deviation",
-    )
-    window: int = Field(
-        25,
-        ge=3,
-        description="flicker: number of slices of the running median; an even number counts as the "
-        "next odd one",
-    )
-    reference: int | None = Field(
-        None,
-        ge=0,
-        description="reference: number of the slice to match; default: the middle slice",
-    )
-    clip_limit: float = Field(
-        2.0,
-        gt=0,
-        description="clahe: maximum frequency of a gray level, as a multiple of the mean frequency",
-    )
-    tile_nm: float = Field(
-        2_000, gt=0, description="clahe: edge of the squares that are equalized separately"
-    )
-    image: str | None = Field(None, description="image to equalize; default: the newest image")
-    out: str = Field("equalized", description="name of the equalized image")
 
 
 def equalize(

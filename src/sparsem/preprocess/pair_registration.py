@@ -8,42 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from sparsem.geometry import ZBlock, z_blocks
-from sparsem.preprocess.detail import WORKING_MPX, Detail, extract_detail
-from sparsem.preprocess.registration import MotionKind, Registration, register
+from sparsem.preprocess.detail import Detail, extract_detail
+from sparsem.preprocess.registration import Registration, register
+from sparsem.preprocess.settings import RegisterSettings
 from sparsem.preprocess.slice_positions import RegisteredPair
-from sparsem.settings import Settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import Execution, Needs
 from sparsem.workflow.stage import BlockResult, Stage
-
-
-class RegisterSettings(Settings):
-    """Settings of the registration of pairs of slices."""
-
-    motion: MotionKind = Field(
-        "translation",
-        description="motions of a slice: translation, rigid (also rotation), "
-        "affine (also shear and scale)",
-    )
-    reference_slices: int = Field(
-        2,
-        ge=1,
-        le=16,
-        description="number of preceding slices to which each slice is registered; registrations "
-        "that contradict the others are ignored",
-    )
-    working_mpx: float = Field(
-        WORKING_MPX,
-        gt=0.01,
-        description="slices of more megapixels are shrunk to this size for registration",
-    )
-    image: str | None = Field(
-        None, description="image to align; default: the newest image that was not aligned"
-    )
 
 
 def register_neighbors(

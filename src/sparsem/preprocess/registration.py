@@ -7,17 +7,17 @@ detail (see ``preprocess.detail``).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.signal
 from numpy.typing import NDArray
 
 from sparsem.preprocess.detail import Detail, Image
+from sparsem.preprocess.settings import MotionKind
 from sparsem.preprocess.tile_sums import TILE, tile_sums
 from sparsem.store.transforms import UNMOVED, Motion, compose, invert, round_motion
 
-MotionKind = Literal["translation", "rigid", "affine"]
 Floats = NDArray[np.float64]
 
 MIN_SHARED_SIMILARITY = 0.15  # detail of less similarity has nothing in common

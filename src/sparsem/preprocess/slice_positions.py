@@ -16,7 +16,8 @@ import scipy.sparse.csgraph
 import scipy.sparse.linalg
 from numpy.typing import NDArray
 
-from sparsem.preprocess.registration import MotionKind, nearest_rotation
+from sparsem.preprocess.registration import nearest_rotation
+from sparsem.preprocess.settings import MotionKind
 from sparsem.store.transforms import UNMOVED, Motion
 
 REWEIGHTING_ROUNDS = 20

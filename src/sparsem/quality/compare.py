@@ -6,7 +6,6 @@ Images are grouped; groups that differ in one factor are tested, and all metrics
 from dataclasses import dataclass
 
 from sparsem.quality.comparison_notices import comparison_notices
-from sparsem.quality.comparison_settings import CompareSettings
 from sparsem.quality.comparison_tests import (
     GroupImages,
     GroupTest,
@@ -16,6 +15,7 @@ from sparsem.quality.comparison_tests import (
     measurements_by_group,
     run_tests,
 )
+from sparsem.quality.settings import CompareSettings
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from sparsem.quality.comparison_settings import CompareSettings
 from sparsem.quality.comparison_tests import (
     SIGNIFICANCE,
     GroupImages,
@@ -13,6 +12,7 @@ from sparsem.quality.comparison_tests import (
 )
 from sparsem.quality.full_reference import REFERENCE_METRICS
 from sparsem.quality.image_metrics import METRICS
+from sparsem.quality.settings import CompareSettings
 from sparsem.quality.statistics import Difference, smallest_p
 
 

@@ -7,8 +7,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.quality.comparison_settings import GroupStep
 from sparsem.quality.image_metrics import METRICS, MeasuredImage
+from sparsem.quality.settings import GroupStep
 from sparsem.quality.statistics import (
     Correlation,
     Difference,

@@ -8,7 +8,8 @@ import numpy as np
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.io.gray_levels import GrayMapping, gray_mapping
 from sparsem.io.readers.open import open_source
-from sparsem.preprocess.denoise import DenoiseMethod, DenoiseSettings, denoise
+from sparsem.preprocess.denoise import denoise
+from sparsem.preprocess.settings import DenoiseMethod, DenoiseSettings
 from sparsem.quality.image_series import ImageSeries, read_gray, source_identity
 from sparsem.settings import Settings
 from sparsem.store.sample import Sample

@@ -7,52 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
 
 from sparsem.errors import InputError
 from sparsem.io.gray_levels import GrayMapping, refuse_non_finite
 from sparsem.io.readers.open import open_source
 from sparsem.io.readers.source import Source
-from sparsem.preprocess.denoise import DenoiseMethod
 from sparsem.quality.resin import Box, mask_from_boxes
-from sparsem.settings import Settings, SliceNumbers
-
-
-class ImagesSettings(Settings):
-    """Settings of the quality of single images: references and resin."""
-
-    reference: tuple[str, ...] = Field(
-        (), description="image or stack to compare with, one for each image; repeat the option"
-    )
-    denoise: DenoiseMethod | None = Field(
-        None,
-        description="compare each image with its denoised version: nlm (non-local means) or n2v "
-        "(Noise2Void)",
-    )
-    resin: tuple[str, ...] = Field(
-        (), description="mask of resin, one for each image; repeat the option"
-    )
-    box: tuple[int, int, int, int] | None = Field(
-        None, description="rows and columns of resin: top left bottom right"
-    )
-    polygon: tuple[float, ...] = Field((), description="corners of resin: y,x,y,x,...")
-    slices: SliceNumbers = Field(
-        (), description="slices of stacks to measure, such as 0,9 or 10-20; default: all"
-    )
-    tile: int = Field(1024, ge=64, description="edge of the tiles, px")
-    weights: str | None = Field(
-        None,
-        description="folder with the weights of BRISQUE and DISTS; default: the folder of torch",
-    )
-
-    @field_validator("polygon")
-    @classmethod
-    def _has_three_corners(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if len(value) % 2 or 0 < len(value) < 6:
-            raise ValueError(
-                "expected at least three corners, each y and x, such as 10,10,10,200,180,90"
-            )
-        return value
+from sparsem.quality.settings import ImagesSettings
 
 
 @dataclass(frozen=True)

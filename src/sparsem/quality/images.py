@@ -19,7 +19,7 @@ from sparsem.annotation.label_numbers import integer_labels
 from sparsem.errors import InputError
 from sparsem.io.gray_levels import GrayMapping, gray_mapping
 from sparsem.io.readers.source import Source
-from sparsem.preprocess.denoise import DenoiseMethod
+from sparsem.preprocess.settings import DenoiseMethod
 from sparsem.progress import Meter, print_note
 from sparsem.quality.denoised_reference import denoise_series
 from sparsem.quality.image_metrics import (
@@ -29,13 +29,7 @@ from sparsem.quality.image_metrics import (
     measure_metrics,
     quality_tables,
 )
-from sparsem.quality.image_series import (
-    ImageSeries,
-    ImagesSettings,
-    open_images,
-    read_gray,
-    source_identity,
-)
+from sparsem.quality.image_series import ImageSeries, open_images, read_gray, source_identity
 from sparsem.quality.learned_metrics import find_weight_files
 from sparsem.quality.resin import (
     Box,
@@ -45,6 +39,7 @@ from sparsem.quality.resin import (
     propose_resin,
     resin_overlay,
 )
+from sparsem.quality.settings import ImagesSettings
 from sparsem.settings import resolve_settings
 from sparsem.store.sample import save_table
 from sparsem.store.volume import write_atomically

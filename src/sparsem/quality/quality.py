@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
@@ -26,7 +25,8 @@ from sparsem.quality.neighbors import (
     spacing,
     summarize_slice,
 )
-from sparsem.settings import Settings, changed, resolve_settings
+from sparsem.quality.settings import QualitySettings
+from sparsem.settings import changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -56,12 +56,6 @@ STRIPE_KEYS = ("stripe_variance", "stripe_score")
 
 Floats = NDArray[np.float64]
 Measures = dict[str, float | Floats]
-
-
-class QualitySettings(Settings):
-    """Settings of the quality of a stack."""
-
-    image: str | None = Field(None, description="image to measure; default: the raw image")
 
 
 @dataclass(frozen=True)

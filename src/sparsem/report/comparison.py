@@ -11,9 +11,9 @@ from PIL import Image
 
 from sparsem import __version__
 from sparsem.quality.compare import ProtocolComparison
-from sparsem.quality.comparison_settings import CompareSettings, GroupStep
 from sparsem.quality.comparison_tests import SIGNIFICANCE, GroupTest
 from sparsem.quality.image_metrics import METRICS
+from sparsem.quality.settings import CompareSettings, GroupStep
 from sparsem.report.encode import rgb_image_uri
 from sparsem.report.page import template_environment
 from sparsem.report.plots.colors import series_color

@@ -9,9 +9,9 @@ import pyarrow.parquet
 
 from sparsem.errors import InputError
 from sparsem.io.writers import WRITERS, atomic_output, write_volume
-from sparsem.report.export_meshes import write_meshes
-from sparsem.report.export_settings import ExportResult, ExportSettings
+from sparsem.report.export_meshes import ExportResult, write_meshes
 from sparsem.report.export_voxels import exportable_names, voxels_to_export
+from sparsem.report.settings import ExportSettings
 from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import HERE, Execution

@@ -1,6 +1,7 @@
 """Surfaces of structures as meshes in one file: GLB, STL or OBJ."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 from sparsem.errors import SampleError
 from sparsem.labels.object_index import object_index
 from sparsem.progress import Meter
-from sparsem.report.export_settings import ExportResult, ExportSettings
 from sparsem.report.layers import (
     StructureLayer,
     read_layers,
@@ -20,14 +20,31 @@ from sparsem.report.layers import (
 )
 from sparsem.report.mesh_file import MeshFile
 from sparsem.report.scene3d.solids import Solid, full_solids, solids_of, volume_box
+from sparsem.report.settings import ExportSettings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import Execution
+from sparsem.workflow.result import FileResult
 
 # A file of meshes can be sent by mail. What a mesh and a triangle take in a GLB file:
 MAX_BYTES = 4_900_000
 MESH_BYTES = 900
 TRIANGLE_BYTES = 18.5
+
+
+@dataclass(frozen=True)
+class ExportResult(FileResult):
+    """The result of ``export``.
+
+    Attributes:
+        meshes: number of meshes; 0 for voxels and tables.
+        triangles: triangles of all meshes.
+        simplification: how meshes were simplified, as a sentence; empty if they were not.
+    """
+
+    meshes: int = 0
+    triangles: int = 0
+    simplification: str = ""
 
 
 def write_meshes(

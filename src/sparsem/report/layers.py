@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sparsem.annotation.ground_truth import GroundTruth, GroundTruthSettings, read_ground_truth
+from sparsem.annotation.ground_truth import GroundTruth, read_ground_truth
+from sparsem.annotation.settings import GroundTruthSettings
 from sparsem.errors import SampleError, SparsemError
 from sparsem.labels.results import object_labels, result_labels, result_names
 from sparsem.report.plots.colors import RGB, STRUCTURE_COLORS, css_color, structure_color

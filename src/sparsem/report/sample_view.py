@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from sparsem.annotation.ground_truth import GroundTruthSettings
 from sparsem.annotation.labeled_slices import annotated_structures
+from sparsem.annotation.settings import GroundTruthSettings
 from sparsem.boxes.tables import (
     annotated_box_structures,
     are_scores_outdated,

@@ -5,26 +5,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.annotation.precedence import Drawing, known_voxels, read_drawing
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
 from sparsem.review.accepted import review_places
 from sparsem.review.places import ReviewPlace, review_table
+from sparsem.review.settings import ReviewSettings
 from sparsem.review.uncertain import CubeGrid, step_sums, uncertain_places
-from sparsem.settings import Settings, nearest, resolve_settings
+from sparsem.settings import nearest, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import Arrays, Stage, fingerprint_of, forget, link_arrays
-
-
-class ReviewSettings(Settings):
-    """Settings of the stage ``review``."""
-
-    n: int = Field(100, ge=1, description="maximum number of places")
 
 
 @dataclass(frozen=True)

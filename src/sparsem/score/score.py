@@ -6,20 +6,15 @@ a result is.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, field_validator
 
-from sparsem.annotation.ground_truth import (
-    GroundTruth,
-    GroundTruthSettings,
-    read_ground_truth,
-)
+from sparsem.annotation.ground_truth import GroundTruth, read_ground_truth
 from sparsem.annotation.label_numbers import UNLABELED
 from sparsem.annotation.labeled_slices import corrected_slices
 from sparsem.annotation.renumbering import write_renumbering_table
@@ -49,7 +44,8 @@ from sparsem.score.overlap import (
     outline_count,
     pool_slices,
 )
-from sparsem.settings import SliceChoice, parsed_slices, resolve_settings
+from sparsem.score.settings import ScoreSettings
+from sparsem.settings import parsed_slices, resolve_settings
 from sparsem.store.names import is_step
 from sparsem.store.sample import Sample
 from sparsem.store.slice_use import ROLES, Role, SliceUse
@@ -61,54 +57,6 @@ from sparsem.workflow.stage import BlockResult, Stage
 # Ground truth seems to be drawn from a prediction if more than this fraction of its outline is the
 # same to the pixel; drawings of two people have a third in common (measured).
 COPIED_OUTLINE = 0.8
-
-
-class ScoreSettings(GroundTruthSettings):
-    """Labels and ground truth that are compared."""
-
-    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
-        "Objects": ("instances", "matching", "min_voxels"),
-    }
-
-    labels: str | None = Field(
-        None,
-        description="the labels to compare; if not given, NAME-constrained where they exist, "
-        "else NAME",
-    )
-    trained_slices: SliceChoice | None = Field(
-        None,
-        description="slices that the labels were trained on, as 3,10,17 or 'none', where the "
-        "sample does not know them: imported labels",
-    )
-    with_drawn: bool = Field(
-        False,
-        description="compare the labels with the slices and corrections that a person drew in "
-        "them; these score too high, so if not given they are left out",
-    )
-    instances: bool = Field(
-        False,
-        description="compare object by object too: Dice per cell, adapted Rand error, VOI, PQ, AP, "
-        "F1, splits, mergers, counts; of a mask its numbered objects, see 'sparsem objects'",
-    )
-    matching: Literal["2d", "3d"] | None = Field(
-        None,
-        description="with --instances: match objects in 3d, or in 2d slice by slice, where the "
-        "numbers of the ground truth do not agree between slices (default: what the ground truth "
-        "shows)",
-    )
-    min_voxels: int = Field(
-        0,
-        ge=0,
-        description="with --instances: smaller objects count as background, in labels and ground "
-        "truth; pixels of a slice with --matching 2d",
-    )
-
-    @field_validator("trained_slices")
-    @classmethod
-    def _is_a_list(cls, value: str | None) -> str | None:
-        if value not in (None, "", "none"):
-            parsed_slices(value)
-        return value
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from sparsem.segment.inference import (
     plan_tiles,
     predict_slices,
 )
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.segment.tiles import Probability, TileGrid
 from sparsem.segment.uncertainty import EnsemblePrediction, combine_predictions
 from sparsem.settings import Engine, Precision, changed

@@ -25,8 +25,9 @@ from sparsem.errors import InputError, SampleError, SparsemError
 from sparsem.models.checkpoint import Recipe, save_checkpoint
 from sparsem.models.device import choose_device
 from sparsem.segment.inference import make_forward, predict_slices, quantize_probability
-from sparsem.segment.live_folder import HINT, LiveFolder, LiveSettings, LiveStatus
+from sparsem.segment.live_folder import HINT, LiveFolder, LiveStatus
 from sparsem.segment.network_training import start_networks, training_updates
+from sparsem.segment.settings import LiveSettings
 from sparsem.segment.supervised import validation_dice
 from sparsem.segment.training_job import TrainingJob, prepare_training
 from sparsem.settings import changed, resolve_settings

@@ -4,34 +4,18 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.store.sample import Sample
 from sparsem.store.volume import json_bytes, write_atomically
-from sparsem.training.settings import NetworkTrainingSettings
 
 MAX_LOSSES = 2000  # losses in the status, the last ones
 HINT = (
     "Paint some of the structure and some of the background in the annotation; training starts by "
     "itself."
 )
-
-
-class LiveSettings(NetworkTrainingSettings):
-    """Settings of live training: those of a training that never ends by itself."""
-
-    updates: int = Field(1_000_000, ge=1, description="updates after which training ends")
-    schedule: Literal["cosine", "constant"] = Field(
-        "constant", description="the learning rate does not fall"
-    )
-    warmup: int = Field(10, ge=0, description="updates until the highest learning rate")
-    round_updates: int = Field(
-        25, ge=1, description="updates between two looks for new labels, and two previews"
-    )
 
 
 @dataclass

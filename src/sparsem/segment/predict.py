@@ -23,7 +23,7 @@ from sparsem.progress import print_note
 from sparsem.segment.ensemble import choose_engine, load_networks, predict_voxels
 from sparsem.segment.gray_levels import gray_level_note
 from sparsem.segment.inference import quantize_probability
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.segment.tiles import scaled_shape
 from sparsem.segment.uncertainty import EnsemblePrediction
 from sparsem.segment.views import (

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.annotation.labeled_slices import (
     annotated_structures,
@@ -23,9 +22,10 @@ from sparsem.annotation.labeled_slices import (
 )
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock
+from sparsem.segment.settings import SuggestSettings
 from sparsem.segment.slice_selection import select_uncertain_slices, spread_slices
 from sparsem.segment.uncertainty import entropy
-from sparsem.settings import Settings, changed, resolve_settings
+from sparsem.settings import changed, resolve_settings
 from sparsem.store.names import UNCERTAINTY
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -34,7 +34,7 @@ from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import BlockResult, Stage
 
 if TYPE_CHECKING:
-    from sparsem.segment.predict_settings import PredictSettings
+    from sparsem.segment.settings import PredictSettings
 
 LEVELS = np.arange(256) / 255.0  # probabilities or bits of the 256 values on disk
 MAX_EXAMINED = 96  # slices that models predict if ``every`` is not given, about
@@ -44,23 +44,6 @@ MAX_EXAMINED = 96  # slices that models predict if ``every`` is not given, about
 def stored_entropies() -> NDArray[np.float32]:
     """Return the bits of entropy of each of the probabilities on disk, (256,)."""
     return entropy(LEVELS)
-
-
-class SuggestSettings(Settings):
-    """Settings of the stage ``suggest``."""
-
-    n: int = Field(7, ge=1, description="number of slices to label next")
-    model: tuple[str, ...] = Field(
-        (),
-        description=(
-            "model to predict with; repeat it for several: slices where they contradict each "
-            "other are suggested"
-        ),
-    )
-    every: int | None = Field(
-        None, ge=1, description="models predict every n-th slice only (default: about 96 slices)"
-    )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.models.checkpoint import Recipe
 from sparsem.segment.ensemble import predict_voxels
 from sparsem.segment.inference import quantize_probability
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.stage import Arrays, Stage, link_arrays

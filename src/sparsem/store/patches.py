@@ -14,11 +14,11 @@ from typing import Any
 import zarr
 from numpy.typing import NDArray
 
+from sparsem.geometry import Box
 from sparsem.store.pyramid import coarser
 from sparsem.store.volume import Volume
 
 ChunkIndex = tuple[int, int, int]
-Box = tuple[slice, slice, slice]
 Patch = tuple[ChunkIndex, NDArray[Any]]
 
 

@@ -7,14 +7,15 @@ positions in the raw image that they show.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.settings import Interpolation
+
 Motion = NDArray[np.float64]
-Interpolation = Literal["nearest", "linear", "cubic"]
 
 UNMOVED = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 PIECE_PX = 8192  # edge of a piece that is warped at once: OpenCV counts pixels in 16 bit

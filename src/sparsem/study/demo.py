@@ -12,7 +12,8 @@ import numpy as np
 from sparsem.annotation.labeled_slices import UNKNOWN
 from sparsem.geometry import evenly_spaced
 from sparsem.io.writers import write_tiff
-from sparsem.phantom.phantom import PhantomSettings, phantom
+from sparsem.phantom.phantom import phantom
+from sparsem.phantom.settings import PhantomSettings
 from sparsem.report.plots.figures import (
     ComparedCells,
     ComparedSlice,

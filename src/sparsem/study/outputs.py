@@ -13,10 +13,9 @@ from sparsem import __version__
 from sparsem.errors import ResumeError
 from sparsem.labels.results import result_labels
 from sparsem.report.export import export
-from sparsem.report.export_settings import ExportSettings
 from sparsem.report.report import report
-from sparsem.report.scene3d.render import RenderSettings, render
-from sparsem.report.settings import ReportSettings
+from sparsem.report.scene3d.render import render
+from sparsem.report.settings import ExportSettings, RenderSettings, ReportSettings
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.store.volume import json_bytes, write_atomically

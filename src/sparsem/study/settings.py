@@ -5,26 +5,19 @@ from typing import TypeVar
 
 from pydantic import ConfigDict, Field
 
-from sparsem.annotation.importing import AnnotationSettings
 from sparsem.annotation.labeled_slices import outputs_of_cells
-from sparsem.cells.settings import CellsSettings
-from sparsem.cells.track import TrackSettings
+from sparsem.annotation.settings import AnnotationSettings
+from sparsem.cells.settings import CellsSettings, TrackSettings
 from sparsem.detect.pipeline import DetectStep
 from sparsem.errors import SettingsError
-from sparsem.io.ingest import ImportSettings
-from sparsem.labels.constrain import ConstrainSettings
-from sparsem.labels.objects import ObjectSettings
-from sparsem.measure.contacts import ContactSettings
-from sparsem.measure.settings import MeasureSettings
-from sparsem.measure.skeletons import SkeletonSettings
-from sparsem.preprocess.align import AlignSettings
-from sparsem.preprocess.denoise import DenoiseSettings
-from sparsem.preprocess.equalize import EqualizeSettings
-from sparsem.quality.quality import QualitySettings
-from sparsem.report.scene3d.render import RenderSettings
-from sparsem.report.settings import ReportSettings
-from sparsem.score.score import ScoreSettings
-from sparsem.segment.predict_settings import PredictSettings
+from sparsem.io.settings import ImportSettings
+from sparsem.labels.settings import ConstrainSettings, ObjectSettings
+from sparsem.measure.settings import ContactSettings, MeasureSettings, SkeletonSettings
+from sparsem.preprocess.settings import AlignSettings, DenoiseSettings, EqualizeSettings
+from sparsem.quality.settings import QualitySettings
+from sparsem.report.settings import RenderSettings, ReportSettings
+from sparsem.score.settings import ScoreSettings
+from sparsem.segment.settings import PredictSettings
 from sparsem.settings import Settings, StructureNames, nearest, parse, read_toml
 from sparsem.training.settings import TrainSettings
 

@@ -9,23 +9,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparsem.annotation.ground_truth import read_ground_truth
-from sparsem.annotation.importing import AnnotationSettings, import_annotation
+from sparsem.annotation.importing import import_annotation
 from sparsem.annotation.labeled_slices import boundary_of_objects, outputs_of_cells
+from sparsem.annotation.settings import AnnotationSettings
 from sparsem.cells.cells import cells
-from sparsem.cells.track import TrackResult, TrackSettings, track
+from sparsem.cells.settings import TrackSettings
+from sparsem.cells.track import TrackResult, track
 from sparsem.detect.pipeline import run_detection
 from sparsem.detect.score import BoxEvaluation
-from sparsem.io.ingest import ImportSettings, import_stack
-from sparsem.labels.constrain import StructureRoles, constrain, remove_constrained
-from sparsem.labels.objects import ObjectSettings, objects
-from sparsem.measure.contacts import ContactSettings, contacts
+from sparsem.io.ingest import import_stack
+from sparsem.io.settings import ImportSettings
+from sparsem.labels.constrain import constrain, remove_constrained
+from sparsem.labels.objects import objects
+from sparsem.labels.settings import ObjectSettings, StructureRoles
+from sparsem.measure.contacts import contacts
 from sparsem.measure.measure import measure
-from sparsem.measure.skeletons import SkeletonSettings, skeletons
+from sparsem.measure.settings import ContactSettings, SkeletonSettings
+from sparsem.measure.skeletons import skeletons
 from sparsem.preprocess.align import Alignment, align
 from sparsem.preprocess.denoise import denoise
 from sparsem.preprocess.equalize import equalize
 from sparsem.quality.quality import quality
-from sparsem.score.score import Scores, ScoreSettings, score
+from sparsem.score.score import Scores, score
+from sparsem.score.settings import ScoreSettings
 from sparsem.segment.cross_validation import CrossValidation
 from sparsem.segment.predict import predict
 from sparsem.segment.train import train

@@ -6,7 +6,8 @@ from qtpy.QtWidgets import QComboBox, QVBoxLayout, QWidget
 
 from sparsem.errors import SettingsError
 from sparsem.report.plots.colors import structure_color, unit_rgb
-from sparsem.segment.live_folder import LiveFolder, LiveSettings, LiveStatus
+from sparsem.segment.live_folder import LiveFolder, LiveStatus
+from sparsem.segment.settings import LiveSettings
 from sparsem.store.volume import FOREGROUND
 from sparsem.viewer.canvas import Canvas
 from sparsem.viewer.forms import SettingsForm

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from sparsem.boxes.geometry import Boxes, Corners
 from sparsem.boxes.tables import StoredBoxes, detected_box_structures, read_detected_boxes
@@ -20,11 +19,12 @@ from sparsem.detect.inference import GrayStatistics, sample_gray_statistics
 from sparsem.detect.masks.outline import PlacedMask, mask_in_box
 from sparsem.detect.masks.sam import Sam, load_sam
 from sparsem.detect.masks.sam_masks import sam_masks
+from sparsem.detect.settings import MasksSettings
 from sparsem.errors import SampleError, SettingsError
 from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import file_digest
 from sparsem.models.device import choose_device, free_memory
-from sparsem.settings import Settings, StructureNames, changed, resolve_settings
+from sparsem.settings import changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
 from sparsem.workflow.execution import HERE, Execution, Needs
@@ -32,32 +32,6 @@ from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import BlockResult, Stage, fingerprint_of
 
 SAM_BYTES = 6_000_000_000  # memory of the largest SAM with a tile
-
-
-class MasksSettings(Settings):
-    """Settings of masks in boxes."""
-
-    structures: StructureNames = Field(
-        (),
-        description="structure to make masks of; repeat it for several; all detected ones if not "
-        "given",
-    )
-    sam: str | None = Field(
-        None,
-        description="Segment Anything Model: a folder with SAM, SAM-HQ, SAM 2 or SAM 3, or its "
-        "name on the Hugging Face hub, such as facebook/sam-vit-base; outlines from gray levels if "
-        "not given",
-    )
-    connectivity: Literal["2d", "3d"] = Field(
-        "2d",
-        description="2d: every box is an object; 3d: one mask for a stack, in which masks that "
-        "touch across slices are one object",
-    )
-    keep_embeddings: bool = Field(
-        False,
-        description="keep the model's embeddings of tiles on disk, for masks of other boxes later",
-    )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
 
 
 @dataclass(frozen=True)

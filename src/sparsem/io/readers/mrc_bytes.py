@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sparsem.errors import InputError
 from sparsem.geometry import evenly_spaced
 from sparsem.io.readers.arrays import MappedStack
-from sparsem.io.readers.selection import MrcBytes
+from sparsem.io.settings import MrcBytes
 
 IMOD_STAMP = 1146047817
 STAMP_BYTES = slice(40, 48)  # stamp and flags, in the unnamed bytes in the middle of a header

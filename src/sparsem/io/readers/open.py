@@ -11,11 +11,12 @@ from sparsem.io.readers.missing import refuse_missing
 from sparsem.io.readers.mrc import MRC_ENDINGS, open_mrc
 from sparsem.io.readers.nrrd import NRRD_ENDINGS, open_nrrd
 from sparsem.io.readers.patterns import files_of_pattern, is_pattern
-from sparsem.io.readers.selection import MinIsWhite, MrcBytes, Selection
+from sparsem.io.readers.selection import Selection
 from sparsem.io.readers.series import SLICE_FILE_ENDINGS, open_montage_images, open_series
 from sparsem.io.readers.source import Source
 from sparsem.io.readers.tiff import TIFF_ENDINGS, open_tiff
 from sparsem.io.readers.zarr import is_zarr, open_zarr
+from sparsem.io.settings import MinIsWhite, MrcBytes
 
 Opener = Callable[[Path, Selection], Source]
 

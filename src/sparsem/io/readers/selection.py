@@ -1,11 +1,8 @@
 """The part of a file that is read, where a file holds several stacks or can be read in two ways."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-# Signedness of the bytes of an MRC file (mode 0).
-MrcBytes = Literal["signed", "unsigned"]
-# Numbers that are read from a "min is white" TIFF.
-MinIsWhite = Literal["stored", "displayed"]
+from sparsem.io.settings import MinIsWhite, MrcBytes
 
 
 class Selection(NamedTuple):

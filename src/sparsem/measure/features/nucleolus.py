@@ -5,14 +5,14 @@ Masks are boolean (z, y, x).
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsem.measure.settings import Fill
+
 Mask = NDArray[np.bool_]
-Fill = Literal["3d", "2d"]
 
 
 def fill_cavities(mask: Mask, fill: Fill = "3d") -> Mask:

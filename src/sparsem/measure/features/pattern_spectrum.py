@@ -12,14 +12,14 @@ Images are (z, y, x) uint8 or uint16, masks boolean.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.compiled import compiled
+from sparsem.measure.settings import Element
 
-Element = Literal["box", "ball"]
 Image = NDArray[Any]
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]

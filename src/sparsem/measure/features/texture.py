@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from sparsem.measure.features.glcm import co_occurrence_features, co_occurrence_matrix, pair_offsets
 from sparsem.measure.features.pattern_spectrum import (
-    Element,
     element_growth,
     pattern_spectrum,
     spectrum_moments,
 )
 from sparsem.measure.features.size_zones import size_zone_features, zones
+from sparsem.measure.settings import Element
 
 Image = NDArray[np.generic]
 Mask = NDArray[np.bool_]

@@ -1,12 +1,11 @@
 """The stage ``render``: stills and turntable videos of structures in 3D."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
 
 from sparsem.errors import InputError, SampleError
 from sparsem.progress import Meter
@@ -18,8 +17,9 @@ from sparsem.report.scene3d.single_object import (
     select_object_alone,
     select_object_layers,
 )
-from sparsem.report.scene3d.solids import Axis, Box, Cut, Solid, solids_of, volume_box
-from sparsem.settings import Settings, StructureNames, named_values, resolve_settings
+from sparsem.report.scene3d.solids import Box, Cut, Solid, solids_of, volume_box
+from sparsem.report.settings import RenderSettings
+from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.execution import HERE, Execution
@@ -29,69 +29,6 @@ from sparsem.workflow.result import FileResult
 AROUND_OTHERS = ("cells", "nucleus")
 CELL_OPACITY = 0.2
 AROUND_OPACITY = 0.35
-
-
-class RenderSettings(Settings):
-    """Structures to draw, and the view of them."""
-
-    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
-        "View": (
-            *("object", "object_colors", "cut", "cut_at", "opacity"),
-            *("azimuth", "elevation", "background"),
-        ),
-        "Resolution": ("width", "height", "max_mvoxels", "triangles"),
-        "Video": ("seconds", "frames_per_second"),
-    }
-
-    structures: StructureNames = Field(
-        (), description="structure to draw; repeat it for several; default: every result"
-    )
-    cells: str = Field("cells", description="name of the cells")
-    object: str | None = Field(
-        None,
-        description=(
-            "NUMBER, draw this object of the structure alone; or NAME=NUMBER, draw this object of "
-            "the table NAME, the objects inside it, and the nucleus and the cell around it"
-        ),
-    )
-    object_colors: bool = Field(
-        False, description="draw every numbered object in a color of its own"
-    )
-    cut: Axis | None = Field(
-        None, description="cut open across this axis to show the inside: z, y or x"
-    )
-    cut_at: float = Field(
-        0.5, ge=0, le=1, description="position of the cut, as a fraction of the length"
-    )
-    opacity: dict[str, float] = Field(
-        {},
-        description=(
-            "NAME=OPACITY of a structure, 0 to 1; default: 0.2 for cells and 0.35 for nuclei "
-            "around other structures, 1 for all others"
-        ),
-    )
-    azimuth: float = Field(30, description="rotation of the view around the vertical axis, degrees")
-    elevation: float = Field(25, ge=-90, le=90, description="elevation of the view, degrees")
-    width: int = Field(1600, ge=64, le=8192, description="width of the rendering, pixels")
-    height: int = Field(1200, ge=64, le=8192, description="height of the rendering, pixels")
-    max_mvoxels: float = Field(
-        48,
-        gt=0,
-        description=(
-            "million voxels that are read per structure; a coarser level is read beyond that"
-        ),
-    )
-    triangles: int = Field(
-        2_000_000, ge=0, description="maximum triangles per structure; 0 for no limit"
-    )
-    background: str = Field("white", description="a color, such as white, black or #202830")
-    seconds: float = Field(8, gt=0, description="length of a turntable video")
-    frames_per_second: int = Field(25, ge=1, description="frame rate of a turntable video")
-
-    @field_validator("opacity", mode="before")
-    @classmethod
-    def _parse_opacity(cls, value: Any) -> Any:
-        return named_values(value, "nucleus=0.3")
 
 
 def render(

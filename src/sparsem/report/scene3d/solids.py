@@ -4,7 +4,7 @@ Meshes are made from the finest level of the pyramid that does not exceed a numb
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,12 @@ from sparsem.report.mesh import (
     surface_of,
 )
 from sparsem.report.plots.colors import RGB, cell_color
+from sparsem.report.settings import Axis
 from sparsem.store.volume import Volume
 
 MIN_OBJECT_TRIANGLES = 60  # fewer do not show a shape
 MIN_TRIANGLES = 30  # of an object among so many that all together would be too large
 
-Axis = Literal["z", "y", "x"]
 # Lowest and highest-plus-one voxel (z, y, x) of the full resolution.
 Box = tuple[NDArray[np.int64], NDArray[np.int64]]
 

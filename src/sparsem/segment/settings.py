@@ -1,10 +1,11 @@
-"""Settings of the stage ``predict``."""
+"""Settings of prediction, of suggested slices and of live training."""
 
 from typing import Literal
 
 from pydantic import Field
 
 from sparsem.settings import Engine, Precision, Settings
+from sparsem.training.settings import NetworkTrainingSettings
 
 
 class PredictSettings(Settings):
@@ -37,3 +38,33 @@ class PredictSettings(Settings):
         "openvino where it is installed and the stack is large enough",
     )
     image: str | None = Field(None, description="image to predict (default: the newest)")
+
+
+class SuggestSettings(Settings):
+    """Settings of the stage ``suggest``."""
+
+    n: int = Field(7, ge=1, description="number of slices to label next")
+    model: tuple[str, ...] = Field(
+        (),
+        description=(
+            "model to predict with; repeat it for several: slices where they contradict each "
+            "other are suggested"
+        ),
+    )
+    every: int | None = Field(
+        None, ge=1, description="models predict every n-th slice only (default: about 96 slices)"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+
+
+class LiveSettings(NetworkTrainingSettings):
+    """Settings of live training: those of a training that never ends by itself."""
+
+    updates: int = Field(1_000_000, ge=1, description="updates after which training ends")
+    schedule: Literal["cosine", "constant"] = Field(
+        "constant", description="the learning rate does not fall"
+    )
+    warmup: int = Field(10, ge=0, description="updates until the highest learning rate")
+    round_updates: int = Field(
+        25, ge=1, description="updates between two looks for new labels, and two previews"
+    )
