@@ -43,7 +43,7 @@ from sparsem.segment.predict import predict
 from sparsem.segment.settings import PredictSettings
 from sparsem.store.sample import Sample
 from sparsem.training.settings import TrainSettings
-from sparsem.workflow.execution import Execution, client_of
+from sparsem.workflow.execution import Execution, workers_of
 
 SHAPE = (4000, 6000)
 GIGAVOXELS = 50.0
@@ -123,9 +123,9 @@ def run_stages(folder: Path, source: Path, model: Path, count: int) -> dict[str,
     """Run every stage on one sample; return its seconds and the digest of the sample after it."""
     results = {}
     start = time.perf_counter()
-    with client_of(Execution(workers=count)) as client:
-        assert client is not None
-        client.run(import_module, "sparsem.segment.predict")
+    with workers_of(Execution(workers=count)) as workers:
+        assert workers is not None
+        workers.client.run(import_module, "sparsem.segment.predict")
     results["start of the workers"] = time.perf_counter() - start, ""
     sample = Sample(folder / f"by-{count}.zarr")
     for stage, work in stages(source, model).items():

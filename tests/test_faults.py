@@ -24,7 +24,7 @@ from sparsem.preprocess.align import align
 from sparsem.preprocess.equalize import equalize
 from sparsem.store.sample import Sample
 from sparsem.workflow import execution
-from sparsem.workflow.execution import Execution, client_of
+from sparsem.workflow.execution import Execution, workers_of
 from sparsem.workflow.interruption import SENTENCE
 from tests.conftest import files_in, kill_ten_times
 
@@ -198,8 +198,9 @@ def test_a_worker_that_is_killed_in_the_middle_changes_nothing(tmp_path: Path) -
         os.kill(process, signal.SIGKILL)
         left.append(30 - len(done))
 
-    with client_of(on) as client:
-        assert client is not None
+    with workers_of(on) as workers:
+        assert workers is not None
+        client = workers.client
         before = set(client.run(os.getpid).values())
         killer = threading.Thread(target=kill_one, args=(min(before),), daemon=True)
         killer.start()

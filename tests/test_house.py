@@ -94,7 +94,7 @@ def test_reports_speak_in_arrays() -> None:
 def test_compute_knows_no_dask_no_viewer_no_command_line() -> None:
     allowed = {
         "sparsem.workflow.execution": {"distributed"},
-        "sparsem.workflow.stage": {"distributed"},
+        "sparsem.workflow.cluster": {"dask", "distributed"},
     }
     for name, path in modules().items():
         tree = ast.parse(path.read_text(encoding="utf-8"))

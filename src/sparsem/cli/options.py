@@ -27,13 +27,18 @@ COMMON_OPTIONS = "Common options"
 SHARED: dict[str, tuple[Any, Any, str]] = {
     "workers": (int, 0, "local worker processes; 0 works in this process"),
     "scheduler": (str | None, None, "address of a running Dask scheduler, such as tcp://node:8786"),
+    "cluster": (
+        Path | None,
+        None,
+        "file of a batch system (SLURM, PBS, SGE, LSF), whose jobs do the work",
+    ),
     "overwrite": (bool, False, "replace a result that was computed with other settings"),
     "quiet": (bool, False, "show no progress"),
     "debug": (bool, False, "show where in the program an error arose"),
     "json": (bool, False, "print one JSON object on standard output, for scripts"),
 }
-SPREADING = ("workers", "scheduler")
-EXECUTION = ("workers", "scheduler", "overwrite", "quiet")
+SPREADING = ("workers", "scheduler", "cluster")
+EXECUTION = ("workers", "scheduler", "cluster", "overwrite", "quiet")
 
 # Ends of the names of fields that say the unit of their number.
 UNITS = ("NM", "PX", "UM", "UM2", "UM3", "NM2", "MVOXELS", "S", "DEGREES", "MINUTES")
@@ -253,7 +258,7 @@ def _limit(constraint: Any) -> str:
 
 def _shared_option(name: str) -> inspect.Parameter:
     kind, default, help_text = SHARED[name]
-    metavar = {"workers": "N", "scheduler": "ADDRESS"}.get(name)
+    metavar = {"workers": "N", "scheduler": "ADDRESS", "cluster": "FILE.toml"}.get(name)
     option = typer.Option(
         f"--{name}", help=help_text, metavar=metavar, rich_help_panel=COMMON_OPTIONS
     )

@@ -9,13 +9,15 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
@@ -23,12 +25,17 @@ from sparsem.errors import ResourceError, SettingsError
 from sparsem.extras import require
 from sparsem.progress import in_notebook
 from sparsem.workflow.interruption import Stopped, blocked_here
+from sparsem.workflow.settings import ClusterSettings, read_cluster
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
 
+    from sparsem.workflow.cluster import BatchCluster
+
 SCHEDULER_TIMEOUT_S = 30
 CLOSING_S = 5  # of a connection to workers that are gone
+LOOK_EVERY_S = 0.02  # at the blocks that jobs of a cluster have finished
+CHECK_EVERY_S = 1.0  # whether there are jobs
 
 
 @dataclass(frozen=True)
@@ -37,17 +44,20 @@ class Execution:
 
     Attributes:
         workers: number of local processes; 0 runs in this process.
-        scheduler: address of a running Dask scheduler (a SLURM cluster through dask-jobqueue).
+        scheduler: address of a running Dask scheduler.
+        cluster: file of a batch system's settings (see ``ClusterSettings``), which starts workers.
         overwrite: replace a result that was computed with other settings; the old one stays until
             the new one is complete.
         quiet: show no progress on standard error.
 
     Raises:
-        SettingsError: ``workers`` is negative.
+        SettingsError: ``workers`` is negative, or more than one of ``workers``, ``scheduler`` and
+            ``cluster`` is set.
     """
 
     workers: int = 0
     scheduler: str | None = None
+    cluster: str | Path | None = None
     overwrite: bool = False
     quiet: bool = False
 
@@ -56,6 +66,13 @@ class Execution:
             raise SettingsError(
                 f"--workers takes 0 (this process) or a number of processes; got {self.workers}."
             )
+        if sum(map(bool, (self.workers, self.scheduler, self.cluster))) > 1:
+            raise SettingsError("Expected one of --workers, --scheduler and --cluster, got more.")
+
+    @property
+    def is_remote(self) -> bool:
+        """True if workers may run on other machines, whose memory is not this one's."""
+        return bool(self.scheduler or self.cluster)
 
 
 HERE = Execution(
@@ -119,33 +136,64 @@ def _in_words(count: int) -> str:
     return f"{megabytes} MB"
 
 
+class Workers(NamedTuple):
+    """Processes that compute blocks.
+
+    Attributes:
+        client: the connection to them.
+        n_most: their maximum number; those of a cluster start when there is work for them.
+        check: raises an error if none of them can start; None if they are running.
+    """
+
+    client: "Client"
+    n_most: int
+    check: Callable[[], None] | None = None
+
+
 @contextmanager
-def client_of(on: Execution) -> "Iterator[Client | None]":
-    """Yield the Dask client to work with; None means in this process.
+def workers_of(on: Execution) -> "Iterator[Workers | None]":
+    """Yield the processes to work with; None means this one.
 
     Raises:
-        SettingsError: no scheduler answers at the address.
+        SettingsError: no scheduler answers at the address, or the settings of the cluster are
+            wrong.
     """
-    if not on.workers and not on.scheduler:
+    if on.cluster:
+        with _jobs_of(on) as workers:
+            yield workers
+    elif on.scheduler:
+        with _scheduled(on.scheduler) as workers:
+            yield workers
+    elif on.workers:
+        with _local_workers(on.workers) as workers:
+            yield workers
+    else:
         yield None
-        return
+
+
+@contextmanager
+def _scheduled(address: str) -> Iterator[Workers]:
     require("cluster")
     from distributed import Client
 
-    if on.scheduler:
-        try:
-            client = Client(on.scheduler, timeout=SCHEDULER_TIMEOUT_S, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise SettingsError(
-                f"No Dask scheduler answers at {on.scheduler} ({error}); start one, or use "
-                "--workers N."
-            ) from None
-        with client:
-            yield client
-        return
-    client = Client(_local_cluster(on.workers), set_as_default=False)
     try:
-        yield client
+        client = Client(address, timeout=SCHEDULER_TIMEOUT_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"No Dask scheduler answers at {address} ({error}); start one, or use --workers N."
+        ) from None
+    with client:
+        yield Workers(client, 1)
+
+
+@contextmanager
+def _local_workers(n_workers: int) -> Iterator[Workers]:
+    require("cluster")
+    from distributed import Client
+
+    client = Client(_local_cluster(n_workers), set_as_default=False)
+    try:
+        yield Workers(client, n_workers)
         client.run(_release_memory, on_error="ignore")
     except Stopped:
         raise  # the program ends now, and its processes with it
@@ -154,6 +202,45 @@ def client_of(on: Execution) -> "Iterator[Client | None]":
         client.close(timeout=CLOSING_S)
         raise
     client.close()
+
+
+@contextmanager
+def _jobs_of(on: Execution) -> Iterator[Workers]:
+    """Yield workers in jobs, which stay for the next stage."""
+    from distributed import Client
+
+    batch = _batch_cluster(read_cluster(str(on.cluster)))
+    client = Client(batch.cluster, set_as_default=False)
+    try:
+        yield Workers(client, batch.n_most, partial(batch.check, client, on.quiet))
+    except Stopped:
+        batch.cancel()
+        raise
+    except BaseException:
+        client.close(timeout=CLOSING_S)
+        _close_kept_jobs()
+        raise
+    client.close()
+
+
+_kept_jobs: "list[BatchCluster]" = []  # at most one
+
+
+def _batch_cluster(settings: ClusterSettings) -> "BatchCluster":
+    """Return the jobs of a cluster, which stay for the next stage."""
+    from sparsem.workflow.cluster import BatchCluster
+
+    if _kept_jobs and not (_kept_jobs[0].is_running and _kept_jobs[0].settings == settings):
+        _close_kept_jobs()
+    if not _kept_jobs:
+        _kept_jobs.append(BatchCluster(settings))
+    return _kept_jobs[0]
+
+
+@atexit.register
+def _close_kept_jobs() -> None:
+    while _kept_jobs:
+        _kept_jobs.pop().close()
 
 
 _kept_cluster: "list[LocalCluster]" = []  # at most one
@@ -236,7 +323,7 @@ def _release_memory() -> None:
 
 
 def spread(
-    client: "Client", calls: Iterable[tuple[Callable[..., None], tuple[Any, ...]]]
+    workers: Workers, calls: Iterable[tuple[Callable[..., None], tuple[Any, ...]]]
 ) -> Iterator[None]:
     """Run calls on workers, and yield once for each that is finished.
 
@@ -247,14 +334,15 @@ def spread(
     """
     from distributed import KilledWorker, as_completed
 
+    client = workers.client
     waiting = iter(calls)
     n_threads = sum(client.nthreads().values())
-    n_ahead = 2 * max(1, n_threads)
+    n_ahead = 2 * max(workers.n_most, n_threads)
     first = [
         client.submit(call, *arguments, pure=False) for call, arguments in islice(waiting, n_ahead)
     ]
     running = as_completed(first, loop=client.loop)
-    for future in running:
+    for future in _watched(running, workers.check) if workers.check else running:
         try:
             future.result()
         except KilledWorker as error:
@@ -265,3 +353,16 @@ def spread(
         yield
         for call, arguments in islice(waiting, 1):
             running.add(client.submit(call, *arguments, pure=False))
+
+
+def _watched(running: Any, check: Callable[[], None]) -> Iterator[Any]:
+    """Yield futures as they are finished, and check the workers while none is."""
+    checked_s = 0.0
+    while not running.is_empty():
+        if running.has_ready():
+            yield next(running)
+            continue
+        if time.monotonic() - checked_s > CHECK_EVERY_S:
+            check()
+            checked_s = time.monotonic()
+        time.sleep(LOOK_EVERY_S)

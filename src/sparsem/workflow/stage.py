@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparsem import __version__
 from sparsem.errors import ResumeError, SampleError
@@ -33,7 +33,8 @@ from sparsem.store.volume import (
     put_in_place,
     write_atomically,
 )
-from sparsem.workflow.execution import HERE, Execution, Needs, client_of, spread
+from sparsem.workflow.execution import HERE, Execution, Needs, Workers, spread, workers_of
+from sparsem.workflow.settings import read_cluster
 from sparsem.workflow.tasks import (
     Arrays,
     BlockFunction,
@@ -46,9 +47,6 @@ from sparsem.workflow.tasks import (
     read_link,
     read_record,
 )
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 __all__ = [
     "Arrays",
@@ -116,7 +114,7 @@ class Stage:
         }
         self.fingerprint = fingerprint_of(self.record)
         self._summaries: list[Summary] = []
-        self._client: Client | None = None
+        self._workers: Workers | None = None
         # One folder per fingerprint: a worker of an abandoned run can never write into another
         # run's result.
         self._runs = self.sample.path / ".sparsem" / "work" / self.name
@@ -221,7 +219,7 @@ class Stage:
                     round_work.append((link, function, link_arguments))
             rounds.append(round_work)
         if not self.finished:
-            self._run(title, rounds, in_process=in_process and not self.on.scheduler)
+            self._run(title, rounds, in_process=in_process and not self.on.is_remote)
         return folder
 
     def forget(self) -> None:
@@ -305,7 +303,9 @@ class Stage:
         needs = self.needs() if callable(self.needs) else self.needs
         if self.is_resumed:
             needs = replace(needs, disk=0)
-        if self.on.scheduler:
+        if self.on.cluster:
+            read_cluster(self.on.cluster).check_memory(needs.ram)
+        if self.on.is_remote:
             # The memory of other machines is not known in this process.
             needs = replace(needs, ram=0, gpu=0)
         needs.check(self.sample.path, max(1, self.on.workers))
@@ -411,20 +411,20 @@ class Stage:
         n_undone = sum(map(len, undone))
         if not n_undone:
             return
-        if self._client is None and not in_process:
-            self._client = self._resources.enter_context(client_of(self.on))
-        client = None if in_process else self._client
+        if self._workers is None and not in_process:
+            self._workers = self._resources.enter_context(workers_of(self.on))
+        workers = None if in_process else self._workers
         with Meter(title, total, total - n_undone, self.on.quiet) as meter:
             for work in undone:
-                for _ in _completed(work, client):
+                for _ in _completed(work, workers):
                     meter.step()
 
 
-def _completed(work: Sequence[Work], client: "Client | None") -> Iterator[None]:
-    """Run work on a client's workers, or in this process; yield once for every finished item."""
-    if client is not None and work:
+def _completed(work: Sequence[Work], workers: Workers | None) -> Iterator[None]:
+    """Run work on workers, or in this process; yield once for every finished item."""
+    if workers is not None and work:
         calls = [(task.run, (function, *arguments)) for task, function, arguments in work]
-        yield from spread(client, calls)
+        yield from spread(workers, calls)
         return
     for task, function, arguments in work:
         task.run(function, *arguments)

@@ -1,0 +1,239 @@
+"""Workers in the jobs of a batch system, with SLURM's own daemons where they are installed."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsem.errors import ResourceError, SettingsError
+from sparsem.measure.measure import measure
+from sparsem.models.architectures import build_network
+from sparsem.models.checkpoint import Recipe, save_checkpoint
+from sparsem.phantom.phantom import phantom
+from sparsem.phantom.settings import PhantomSettings
+from sparsem.preprocess.equalize import equalize
+from sparsem.segment.predict import predict
+from sparsem.store.sample import Sample
+from sparsem.workflow.cluster import job_options, wall_time_in_words
+from sparsem.workflow.execution import Execution, _close_kept_jobs
+from sparsem.workflow.settings import ClusterSettings, read_cluster
+from tests.conftest import copy_of, files_in
+from tests.slurm import is_slurm_installed, running_slurm
+
+FILE = """
+system = "slurm"
+queue = "normal"
+jobs = 4
+cores = 1
+memory_gb = 3
+wall_time_h = 1
+"""
+SMALL = ClusterSettings(system="slurm", jobs=2, memory_gb=4, wall_time_h=0.5)
+
+
+def script_of(settings: ClusterSettings) -> str:
+    """Return the script of a job, as dask-jobqueue writes it."""
+    from dask_jobqueue.lsf import LSFJob
+    from dask_jobqueue.pbs import PBSJob
+    from dask_jobqueue.sge import SGEJob
+    from dask_jobqueue.slurm import SLURMJob
+
+    jobs = {"slurm": SLURMJob, "pbs": PBSJob, "sge": SGEJob, "lsf": LSFJob}
+    extra = {"lsf_units": "mb"} if settings.system == "lsf" else {}
+    job = jobs[settings.system]("tcp://10.0.0.1:8786", name="w", **job_options(settings), **extra)
+    return str(job.job_script())
+
+
+@pytest.mark.parametrize(
+    ("system", "lines"),
+    [
+        (
+            "slurm",
+            [
+                "#SBATCH -p long",
+                "#SBATCH -A lab",
+                "#SBATCH --cpus-per-task=4",
+                "#SBATCH --mem=15G",
+                "#SBATCH -t 02:30:00",
+                "#SBATCH --gres=gpu:1",
+                "#SBATCH --constraint=new",
+            ],
+        ),
+        (
+            "pbs",
+            [
+                "#PBS -q long",
+                "#PBS -A lab",
+                "#PBS -l select=1:ncpus=4:ngpus=1:mem=16000mb",
+                "#PBS -l walltime=02:30:00",
+            ],
+        ),
+        ("sge", ["#$ -q long", "#$ -P lab", "#$ -l h_rt=02:30:00", "#$ -l gpu=1"]),
+        (
+            "lsf",
+            [
+                "#BSUB -q long",
+                '#BSUB -P "lab"',
+                "#BSUB -n 4",
+                "#BSUB -M 16000",
+                "#BSUB -W 02:30",
+                '#BSUB -gpu "num=1"',
+            ],
+        ),
+    ],
+)
+def test_a_job_says_what_it_needs(system: str, lines: list[str], tmp_path: Path) -> None:
+    settings = ClusterSettings(
+        system=system,
+        jobs=3,
+        cores=4,
+        processes=1,
+        memory_gb=16,
+        wall_time_h=2.5,
+        gpus=1,
+        queue="long",
+        account="lab",
+        options=("--constraint=new",),
+        setup=("module load cuda",),
+        python="/opt/python",
+        interface="lo",
+        log_folder=str(tmp_path / "logs"),
+    )
+    script = script_of(settings).splitlines()
+    assert set(lines) <= set(script)
+    assert "module load cuda" in script
+    assert "export DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON__OMP_NUM_THREADS=4" in script
+    worker = script[-1].split()
+    assert worker[:4] == ["/opt/python", "-m", "distributed.cli.dask_worker", "tcp://10.0.0.1:8786"]
+    last = dict(pairwise(worker))  # of an option that is repeated, the last one counts
+    assert last["--nthreads"] == "1"
+    assert last["--memory-limit"] == "0"
+    assert last["--lifetime"] == "8700s"  # 2.5 h less 5 minutes
+    assert last["--interface"] == "lo"
+
+
+def test_wall_times_are_written_as_batch_systems_read_them() -> None:
+    assert wall_time_in_words(3600 * 30 + 61, "slurm") == "30:01:01"
+    assert wall_time_in_words(3600 * 30 + 61, "lsf") == "30:01"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("sytem = 'slurm'", "unknown key 'sytem'; did you mean 'system'"),
+        ("system = 'slrm'", "system"),
+        ("jobs = 0", "jobs"),
+        ("processes = 3", "3 processes cannot share 1 cores"),
+        ("cores = 2\ngpus = 1", "processes = 1"),
+        ("memory_gb = 'much'", "memory_gb"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(change: str, sentence: str, tmp_path: Path) -> None:
+    keys = [line.split(" = ")[0] for line in change.splitlines()]
+    rows = [row for row in FILE.splitlines() if row.split(" = ")[0] not in keys]
+    (tmp_path / "c.toml").write_text("\n".join([*rows, change]), encoding="utf-8")
+    with pytest.raises(SettingsError, match=sentence):
+        read_cluster(tmp_path / "c.toml")
+
+
+def test_the_memory_of_a_process_is_checked() -> None:
+    settings = ClusterSettings(system="slurm", jobs=1, cores=4, memory_gb=8, wall_time_h=1)
+    settings.check_memory(2_000_000_000)
+    with pytest.raises(ResourceError, match=r"needs 2\.1 GB .* has 2\.0 GB; increase memory_gb"):
+        settings.check_memory(2_100_000_000)
+
+
+def test_one_kind_of_workers_is_requested() -> None:
+    with pytest.raises(SettingsError, match="one of --workers, --scheduler and --cluster"):
+        Execution(workers=2, cluster="c.toml")
+
+
+@pytest.fixture
+def cluster_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file of a cluster, in the folder where the program runs."""
+    file = tmp_path / "cluster.toml"
+    file.write_text(FILE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    yield file
+    _close_kept_jobs()
+
+
+def test_without_the_batch_system_it_is_one_sentence(
+    own_tissue: Sample, cluster_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SettingsError, match="needs the command sbatch, which this machine does"):
+        equalize(own_tissue, on=Execution(cluster=cluster_file, quiet=True))
+
+
+def test_a_refused_job_is_one_sentence(
+    own_tissue: Sample, cluster_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = cluster_file.parent / "bin"
+    programs.mkdir()
+    (programs / "sbatch").write_text(
+        "#!/bin/sh\necho invalid partition specified: normal >&2\nexit 1\n"
+    )
+    (programs / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    begun = time.monotonic()
+    with pytest.raises(SettingsError, match="slurm refuses a job: invalid partition specified"):
+        equalize(own_tissue, on=Execution(cluster=cluster_file, quiet=True))
+    assert time.monotonic() - begun < 30
+
+
+def running_jobs() -> list[str]:
+    """Return the numbers of the jobs that run, the oldest first."""
+    command = ["squeue", "--noheader", "--states=RUNNING", "--format=%i", "--sort=i"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.skipif(not is_slurm_installed(), reason="SLURM's daemons are not installed")
+def test_jobs_of_slurm_give_the_same_bytes_though_one_is_cancelled(
+    cluster_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = cluster_file.parent
+    settings = PhantomSettings(
+        shape=(48, 192, 256), voxel_nm=(20, 20, 20), cells=4, seed=3, block_depth=1
+    )
+    alone = phantom(folder / "alone.zarr", settings)
+    by_jobs = copy_of(alone, folder / "jobs.zarr")
+    model = folder / "m.safetensors"
+    torch.manual_seed(0)
+    network = build_network("resunet", 16, 1, 64)
+    recipe = Recipe("resunet", 16, ("nucleus",), 64, (20.0, 20.0), mean=0.5, std=0.2)
+    save_checkpoint(model, network, recipe)
+    predict(alone, model, flips=True, on=Execution(quiet=True))
+    measure(alone, structures=("nucleus",), on=Execution(quiet=True))
+
+    with running_slurm(folder / "slurm") as configuration:
+        monkeypatch.setenv("SLURM_CONF", str(configuration))
+        program = [sys.executable, "-m", "sparsem"]
+        common = ["--cluster", str(cluster_file), "--quiet"]
+        words = ["predict", "jobs.zarr", "m.safetensors", "--flips", *common]
+        run = subprocess.Popen([*program, *words], cwd=folder)
+        done = by_jobs.path / ".sparsem" / "work"
+        while run.poll() is None and (
+            len(running_jobs()) < 4 or not list(done.glob("*/*/done/*.json"))
+        ):
+            time.sleep(0.05)
+        assert run.poll() is None, "the prediction ended before four jobs worked for it"
+        cancelled = running_jobs()[0]
+        n_done = len(list(done.glob("*/*/done/*.json")))
+        subprocess.run(["scancel", cancelled], check=True)
+        assert run.wait(300) == 0
+        assert n_done < 48
+        words = ["measure", "jobs.zarr", "--structure", "nucleus", *common]
+        subprocess.run([*program, *words], cwd=folder, check=True, timeout=300)
+        for _ in range(100):
+            if not running_jobs():
+                break
+            time.sleep(0.2)
+        assert running_jobs() == [], "jobs outlive their program"
+    assert files_in(alone.path) == files_in(by_jobs.path)
