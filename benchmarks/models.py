@@ -34,7 +34,7 @@ from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import choose_device
 from sparsem.models.memory import training_bytes
 from sparsem.score.overlap import average_dice
-from sparsem.segment.supervised import start_network, train_step
+from sparsem.segment.supervised import LabeledLoss, start_network, train_step
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import Execution
 from stacks import FOLDERS, NAME, labeled_sample, truth_path
@@ -101,12 +101,13 @@ def measure_network(model: str, input_px: int, batch: int) -> None:
     build_network(model, recipe.width, 1, input_px)  # loads its libraries
     before = peak_gb()
     state = start_network(recipe, settings, device)
+    compute_loss = LabeledLoss(state.network, settings, device)
     random = np.random.default_rng(0)
     images = random.standard_normal((batch, 1, input_px, input_px), np.float32)
     targets = random.integers(0, 2, images.shape, np.uint8)
     start = time.perf_counter()
     for _ in range(UPDATES):
-        train_step(state, (images, targets), settings, device)
+        train_step(state, compute_loss, (images, targets), settings)
     seconds = (time.perf_counter() - start) / UPDATES
     taken = peak_gb() - before if device.type == "cpu" else torch.cuda.max_memory_allocated() / 1e9
     print(count_parameters(state.network), f"{stated / 1e9:.2f} {taken:.2f} {seconds:.1f}")

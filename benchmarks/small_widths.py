@@ -25,7 +25,7 @@ import torch
 
 from sparsem.models.architectures import ARCHITECTURES, architecture_class
 from sparsem.models.checkpoint import Recipe
-from sparsem.segment.supervised import start_network, train_step
+from sparsem.segment.supervised import LabeledLoss, start_network, train_step
 from sparsem.training.settings import TrainSettings
 
 TIMEOUT_S = 300
@@ -52,10 +52,11 @@ def train_once(
         {"architecture": name, "width": width, "precision": precision, "batch": batch}
     )
     state = start_network(recipe, settings, device)
+    compute_loss = LabeledLoss(state.network, settings, device)
     for _ in range(updates):
         images = random_numbers.normal(size=(batch, channels, edge, edge)).astype(np.float32)
         targets = random_numbers.integers(0, 2, (batch, 2, edge, edge)).astype(np.uint8)
-        loss, _ = train_step(state, (images, targets), settings, device)
+        loss, _ = train_step(state, compute_loss, (images, targets), settings)
         assert np.isfinite(loss)
 
 

@@ -45,6 +45,7 @@ from sparsem.phantom.phantom import phantom
 from sparsem.phantom.settings import PhantomSettings
 from sparsem.segment.losses import cross_entropy_loss, dice_loss, tanimoto_loss
 from sparsem.segment.supervised import (
+    LabeledLoss,
     build_sampler,
     compute_logits,
     labeled_loss,
@@ -598,12 +599,13 @@ def test_no_network_predicts_background_only_for_a_rare_structure(
     )
     slices, recipe, _ = read_training_slices([nucleoli], ("nucleolus",), settings)
     state = start_network(recipe, settings, torch.device("cpu"))
+    compute_loss = LabeledLoss(state.network, settings, torch.device("cpu"))
     batch = build_sampler(slices, settings, 10).batch(1)
     is_structure = batch[1] == 1
     assert 0.005 < is_structure.mean() < 0.015
     torch.manual_seed(0)  # dropout, which the loop of a training seeds for every update
     for update in range(40):
-        train_step(state, batch, settings, torch.device("cpu"))
+        train_step(state, compute_loss, batch, settings)
         if update % 5 == 4:
             with torch.no_grad():
                 probability = (

@@ -42,8 +42,11 @@ def train_command(
     require("train")
     from sparsem.cli.score_format import cross_validation_line, validation_lines
     from sparsem.training.files import log_path
+    from sparsem.training.processes import training_processes
 
     result = sparsem.train([sparsem.Sample.open(path) for path in samples], out, settings, on=on)
+    if not training_processes().is_first:
+        return Outcome([])
     recipe = result.recipe
     n_slices = len(recipe.training["trained_on"])
     noun = "slice" if n_slices == 1 else "slices"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsem import __version__
+from sparsem.errors import SettingsError
 from sparsem.models.checkpoint import Recipe, load_state, read_recipe, save_checkpoint
 from sparsem.progress import print_note
 from sparsem.segment.earlier_model import (
@@ -30,8 +31,9 @@ from sparsem.segment.training_slices import TrainingSlice
 from sparsem.segment.validation import validation_indices
 from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
-from sparsem.training.files import TrainingFiles
+from sparsem.training.files import TrainingFiles, receive
 from sparsem.training.loop import Progress, ResumableTraining, TrainingState
+from sparsem.training.processes import connect, follow
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import HERE, Execution
 
@@ -94,13 +96,20 @@ def run_training(job: TrainingJob, held_out: Sequence[int], on: Execution) -> Re
     refuse_seen_slices(
         job.settings, {job.slices[index].digest: job.slices[index].name for index in held_out}
     )
-    _check_memory(job, on.quiet)
+    processes = connect(job.device, job.settings.batch)
+    if processes.count > 1 and job.settings.semi:
+        raise SettingsError("--semi trains in one process; start it without torchrun.")
+    _check_memory(job, on.quiet or not processes.is_first)
     training = [labeled for index, labeled in enumerate(job.slices) if index not in held_out]
     validation = [job.slices[index] for index in held_out]
     state = start_networks(job)
+    if not processes.is_first:
+        receive(state)
+        follow(training_updates(job, state, training, []))
+        return job.recipe
     columns = ["batch_dice", *(f"validation_dice_{name}" for name in job.structures)]
     with files.locked():
-        files.restore(state, record, on.overwrite)
+        files.begin(state, record, on.overwrite)
         updates = training_updates(job, state, training, validation)
         files.run(updates, state, record, job.settings, columns, _describe_update, on.quiet)
         return _write_networks(files, state, job, record, training, validation)

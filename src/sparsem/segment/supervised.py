@@ -25,6 +25,7 @@ from sparsem.segment.targets import outlines_and_distances
 from sparsem.segment.tiles import TileGrid
 from sparsem.segment.training_slices import TrainingSlice
 from sparsem.training.loop import Progress, TrainingState, run_updates, update_weights
+from sparsem.training.processes import own_part, with_mean_gradients
 from sparsem.training.settings import TrainSettings
 
 
@@ -112,12 +113,33 @@ def _loss(logits: Tensor, targets: Tensor, settings: TrainSettings) -> Tensor:
     return dice
 
 
+class LabeledLoss(nn.Module):
+    """The loss of a network on labeled tiles, as a module that several processes can share."""
+
+    def __init__(self, network: nn.Module, settings: TrainSettings, device: torch.device) -> None:
+        super().__init__()
+        self.network = network
+        self._settings = settings
+        self._device = device
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Compute ``labeled_loss``."""
+        return labeled_loss(self.network, batch, self._settings, self._device)
+
+
 def train_step(
-    state: TrainingState, batch: Batch, settings: TrainSettings, device: torch.device
+    state: TrainingState, compute_loss: nn.Module, batch: Batch, settings: TrainSettings
 ) -> tuple[float, float]:
-    """Update the weights once on labeled tiles; return the loss and the soft Dice of the batch."""
+    """Update the weights once on labeled tiles; return the loss and the soft Dice of the batch.
+
+    Args:
+        state: state of the training; changed in place.
+        compute_loss: ``LabeledLoss`` of its network.
+        batch: images and targets.
+        settings: settings of the training.
+    """
     state.network.train()
-    loss, dice = labeled_loss(state.network, batch, settings, device)
+    loss, dice = compute_loss(batch)
     update_weights(state, loss, settings, settings.max_grad_norm)
     return float(loss.detach()), 1 - float(dice.detach())
 
@@ -147,14 +169,22 @@ def fit(
         SettingsError: the loss is not finite.
     """
     sampler = build_sampler(training, settings, min_foreground_px)
+    compute_loss = with_mean_gradients(LabeledLoss(state.network, settings, device))
     yield from run_updates(
         state,
-        sampler.batch,
-        lambda batch: train_step(state, batch, settings, device),
+        lambda update: _own_tiles(sampler.batch(update)),
+        lambda batch: train_step(state, compute_loss, batch, settings),
         validation_scorer(validation, settings, device),
         settings,
         settings.validate_every,
     )
+
+
+def _own_tiles(batch: Batch) -> Batch:
+    """Return the tiles of a batch that this process computes: all, if there is only one process."""
+    images, targets = batch
+    part = own_part(len(images))
+    return images[part], targets[part]
 
 
 def validation_scorer(

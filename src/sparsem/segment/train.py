@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparsem.errors import SettingsError
 from sparsem.models.checkpoint import Recipe
 from sparsem.segment.cross_validation import CrossValidation, cross_validate, plan_folds
 from sparsem.segment.network_training import train_network
 from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample, as_samples
 from sparsem.training.files import log_path
+from sparsem.training.processes import training_processes
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import HERE, Execution
 from sparsem.workflow.result import StageResult
@@ -65,6 +67,8 @@ def train(
     samples = as_samples(sample)
     out = Path(out)
     if settings.folds:
+        if training_processes().count > 1:
+            raise SettingsError("--folds trains in one process; start it without torchrun.")
         plan_folds(samples, out, settings)
     recipe = train_network(samples, out, settings, on=on)
     validations: Sequence[CrossValidation] = ()

@@ -26,6 +26,7 @@ from sparsem.segment.training_slices import (
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.files import TrainingFiles
+from sparsem.training.processes import own_device
 from sparsem.training.settings import TrainSettings
 
 
@@ -79,7 +80,7 @@ def prepare_training(
     if settings.semi:
         unlabeled, unlabeled_inputs = read_unlabeled_slices(samples, slices, recipe, settings)
         inputs = inputs | unlabeled_inputs
-    device = choose_device(settings.device)
+    device = own_device(choose_device(settings.device))
     settings = _with_precision(settings, device, TrainingFiles(out), overwrite)
     return TrainingJob(out, structures, slices, recipe, inputs, settings, device, unlabeled)
 

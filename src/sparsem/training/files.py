@@ -17,6 +17,7 @@ from sparsem.settings import Precision, differences
 from sparsem.store.locks import acquire
 from sparsem.store.volume import write_atomically
 from sparsem.training.loop import Progress, ResumableTraining
+from sparsem.training.processes import as_in_first, is_any
 from sparsem.training.settings import LoopSettings
 from sparsem.workflow.interruption import stops_after_steps
 from sparsem.workflow.stage import fingerprint_of
@@ -104,14 +105,18 @@ class TrainingFiles:
             )
         return False
 
+    def begin(self, state: ResumableTraining, record: Mapping[str, Any], overwrite: bool) -> None:
+        """Load the state of an unfinished training, and give it to the other processes.
+
+        Raises:
+            ResumeError: as ``restore``.
+        """
+        self.restore(state, record, overwrite)
+        as_in_first((state.tensors(), _about(state, record)))
+
     def save(self, state: ResumableTraining, record: Mapping[str, Any]) -> None:
         """Write the state of an unfinished training in one step."""
-        about: dict[str, Any] = {
-            "record": dict(record),
-            "update": state.update,
-            "best_scores": [member.best_score for member in state.members],
-        }
-        save_tensors(self.state_path, state.tensors(), about)
+        save_tensors(self.state_path, state.tensors(), _about(state, record))
 
     def unfinished_record(self) -> dict[str, Any]:
         """Return the record of an unfinished training; empty if there is none."""
@@ -185,11 +190,24 @@ class TrainingFiles:
                 write_row(progress)
                 meter.step(describe(progress))
                 seconds_since_save = time.monotonic() - saved_at
-                if is_to_stop() or seconds_since_save >= settings.checkpoint_every_s:
+                must_stop = is_any(is_to_stop())
+                if must_stop or seconds_since_save >= settings.checkpoint_every_s:
                     self.save(state, record)
                     saved_at = time.monotonic()
-                if is_to_stop():
+                if must_stop:
                     break
+
+
+def receive(state: ResumableTraining) -> None:
+    """Load the state that the first process has given, see ``TrainingFiles.begin``."""
+    tensors, about = as_in_first(None)
+    state.restore(tensors, about)
+
+
+def _about(state: ResumableTraining, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is stored with the tensors of an unfinished training."""
+    scores = [member.best_score for member in state.members]
+    return {"record": dict(record), "update": state.update, "best_scores": scores}
 
 
 class TrainingLog:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sparsem.errors import SettingsError
 from sparsem.models.checkpoint import load_state, network_state
+from sparsem.training.processes import mean_of_all
 from sparsem.training.settings import LoopSettings
 
 B = TypeVar("B")
@@ -213,7 +214,7 @@ def run_updates(
             next_batch = thread.submit(draw, state.update + 1)
             # Dropout too must depend on nothing but the number of the update.
             torch.manual_seed(settings.seed * 1_000_003 + state.update)
-            loss, *batch_values = update(batch)
+            loss, *batch_values = mean_of_all(update(batch))
             if not math.isfinite(loss):
                 raise SettingsError(
                     f"The training diverged at update {state.update}: the loss is {loss}. "
