@@ -20,7 +20,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![\w-])")
 # Options of other programs: Python, npx serve, napari and Fiji.
 OF_OTHERS = {"--plugin", "--cors"}
 OF_OTHERS |= {"--nthreads", "--memory-limit", "--lifetime", "--lifetime-stagger"}  # dask worker
-OF_OTHERS |= {"--gres", "--constraint"}  # sbatch
+OF_OTHERS |= {"--gres", "--constraint", "--nproc-per-node"}  # sbatch, torchrun
 MAX_UNGROUPED = 12
 
 

@@ -94,6 +94,13 @@ class Meter:
             self._print(f"{text}  {note}".rstrip())
             self._logged = now
 
+    def say(self, line: str) -> None:
+        """Print a line above the bar, unless it is empty or nothing is shown."""
+        if line and not self._bar.disable:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        elif line:
+            self._print(line)
+
     def _print(self, line: str) -> None:
         if self._log:
             self._log.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -33,13 +33,13 @@ from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.training.files import TrainingFiles, receive
 from sparsem.training.loop import Progress, ResumableTraining, TrainingState
-from sparsem.training.processes import connect, follow
+from sparsem.training.processes import connect, run_along
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import HERE, Execution
 
 # Settings that change no weight, so that they may differ when a training is resumed. Of an earlier
 # model the content is recorded, not the path.
-WITHOUT_EFFECT = {"checkpoint_every_s", "folds", "from_model"}
+WITHOUT_EFFECT = {"checkpoint_every_s", "folds", "from_model", "threads"}
 
 
 def train_network(
@@ -105,7 +105,7 @@ def run_training(job: TrainingJob, held_out: Sequence[int], on: Execution) -> Re
     state = start_networks(job)
     if not processes.is_first:
         receive(state)
-        follow(training_updates(job, state, training, []))
+        run_along(training_updates(job, state, training, []))
         return job.recipe
     columns = ["batch_dice", *(f"validation_dice_{name}" for name in job.structures)]
     with files.locked():

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from sparsem.errors import InputError, ResumeError
 from sparsem.models.checkpoint import load_tensors, read_recipe, save_tensors
 from sparsem.progress import Meter
@@ -19,6 +21,7 @@ from sparsem.store.volume import write_atomically
 from sparsem.training.loop import Progress, ResumableTraining
 from sparsem.training.processes import as_in_first, is_any
 from sparsem.training.settings import LoopSettings
+from sparsem.training.threads import OtherPrograms, limited_threads
 from sparsem.workflow.interruption import stops_after_steps
 from sparsem.workflow.stage import fingerprint_of
 
@@ -182,13 +185,21 @@ class TrainingFiles:
         """
         log = TrainingLog(log_path(self.out), columns, state.update)
         meter = Meter(f"train {self.out.stem}", settings.updates, state.update, quiet)
-        with stops_after_steps() as is_to_stop, meter, log as write_row:
+        others = OtherPrograms()
+        with (
+            limited_threads(settings.threads),
+            stops_after_steps() as is_to_stop,
+            meter,
+            log as write_row,
+        ):
             saved_at = time.monotonic()
             # Saved only between two updates: an interrupt may come when some weights have
             # changed and others have not.
             for progress in updates:
                 write_row(progress)
                 meter.step(describe(progress))
+                if not torch.cuda.is_available():
+                    meter.say(others.note())
                 seconds_since_save = time.monotonic() - saved_at
                 must_stop = is_any(is_to_stop())
                 if must_stop or seconds_since_save >= settings.checkpoint_every_s:

@@ -121,7 +121,7 @@ def as_in_first(value: Any) -> Any:
     return values[0]
 
 
-def follow(updates: Iterable[Any]) -> None:
+def run_along(updates: Iterable[Any]) -> None:
     """Run the updates of a process that writes nothing, until all processes are to stop."""
     with stops_after_steps() as is_to_stop:
         for _ in updates:

@@ -31,6 +31,7 @@ class LoopSettings(Settings):
             "ema",
             "seed",
             "device",
+            "threads",
             "checkpoint_every_s",
         )
     }
@@ -57,6 +58,9 @@ class LoopSettings(Settings):
         0, ge=0, lt=2**32, description="random seed of weights, tiles and augmentation"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    threads: int | None = Field(
+        None, ge=1, description="threads of the CPU; one for each core if not given"
+    )
     image: str | None = Field(
         None, description="image to train on (default: the newest); annotations are aligned to it"
     )

@@ -29,6 +29,7 @@ HIDDEN = (
     "ramp",
     "cutmix",
     "checkpoint_every_s",
+    "threads",
     "from_model",
     "pretrained",
 )

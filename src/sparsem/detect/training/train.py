@@ -47,7 +47,7 @@ from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.result import StageResult
 
 # Settings that change no weight; of an earlier detector the content is recorded, not the path.
-WITHOUT_EFFECT = {"checkpoint_every_s", "from_model"}
+WITHOUT_EFFECT = {"checkpoint_every_s", "from_model", "threads"}
 # Fraction of the queries that objects may take in the usual tile of the most crowded image: other
 # tiles hold more.
 MAX_QUERY_FRACTION = 0.5
