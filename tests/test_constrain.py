@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsem.errors import ResumeError, SampleError
-from sparsem.labels.constrain import (
-    constrain,
-    count_conflicts,
-    most_probable_masks,
-    remove_constrained,
+from sparsem.errors import ResumeError, SampleError, SettingsError
+from sparsem.labels.constrain import constrain, remove_constrained
+from sparsem.labels.constraints import (
+    ConstraintEffect,
+    constrain_labels,
+    find_conflicts,
+    tabulate_conflicts,
 )
 from sparsem.labels.results import result_labels
 from sparsem.labels.settings import ConstrainSettings
@@ -23,7 +24,7 @@ from sparsem.measure.measure import measure
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
-from tests.conftest import copy_of, drawn, files_in, kill_ten_times, put, voxels
+from tests.conftest import copy_of, files_in, kill_ten_times, put, voxels
 
 RULES = ConstrainSettings()
 NAMES = ("nucleus", "nucleolus", "mitochondrion", "endosome", "lysosome")
@@ -33,6 +34,15 @@ SHAPE = (6, 20, 24)
 def noisy(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> dict[str, NDArray[np.uint8]]:
     random = np.random.default_rng(seed)
     return {name: random.integers(0, 256, shape).astype(np.uint8) for name in NAMES}
+
+
+def constrained(
+    probabilities: dict[str, NDArray[np.uint8]], in_cell: NDArray[np.bool_] | None
+) -> tuple[dict[str, NDArray[np.bool_]], ConstraintEffect]:
+    """Return the masks of the constrained labels of predictions, and the effect."""
+    labels = {name: (voxels >= 128).astype(np.uint8) for name, voxels in probabilities.items()}
+    effect = constrain_labels(labels, probabilities.get, in_cell, RULES)
+    return {name: voxels > 0 for name, voxels in labels.items()}, effect
 
 
 def is_allowed(state: set[str], in_cell: bool) -> bool:
@@ -59,7 +69,7 @@ def best_by_trying_all(probability: dict[str, int], in_cell: bool) -> float:
 def test_the_most_probable_allowed_combination_wins() -> None:
     probabilities = {name: probability[0] for name, probability in noisy().items()}
     in_cell = np.random.default_rng(9).random(SHAPE[1:]) < 0.7
-    masks = most_probable_masks(probabilities, in_cell, RULES)
+    masks, _ = constrained(probabilities, in_cell)
     for pixel in np.ndindex(*SHAPE[1:]):
         state = {name for name in NAMES if masks[name][pixel]}
         assert is_allowed(state, bool(in_cell[pixel])), (pixel, state)
@@ -81,7 +91,7 @@ def test_allowed_combinations_stay() -> None:
     probabilities["nucleus"][:, :3] = 200
     probabilities["nucleolus"][1:3, 1] = 180
     probabilities["mitochondrion"][:, 4] = 140
-    masks = most_probable_masks(probabilities, np.ones((4, 6), bool), RULES)
+    masks, _ = constrained(probabilities, np.ones((4, 6), bool))
     for name in NAMES:
         np.testing.assert_array_equal(masks[name], probabilities[name] >= 128)
 
@@ -91,7 +101,7 @@ def constrain_pixel(nucleolus: int, nucleus: int) -> tuple[bool, bool]:
         "nucleus": np.full((1, 1), nucleus, np.uint8),
         "nucleolus": np.full((1, 1), nucleolus, np.uint8),
     }
-    masks = most_probable_masks(probabilities, None, RULES)
+    masks, _ = constrained(probabilities, None)
     return bool(masks["nucleolus"][0, 0]), bool(masks["nucleus"][0, 0])
 
 
@@ -99,25 +109,24 @@ def test_a_nucleolus_outside_its_nucleus_extends_it_or_is_removed() -> None:
     assert constrain_pixel(nucleolus=230, nucleus=100) == (True, True)
     assert constrain_pixel(nucleolus=140, nucleus=20) == (False, False)
     alone = {"nucleolus": np.full((1, 1), 200, np.uint8)}
-    assert most_probable_masks(alone, None, RULES)[
-        "nucleolus"
-    ].all()  # without nuclei there is no constraint
+    masks, _ = constrained(alone, None)
+    assert masks["nucleolus"].all()  # without nuclei there is no constraint
 
 
 def test_conflicts_and_losses_are_counted() -> None:
-    before = {
-        "nucleus": drawn("11..") > 0,
-        "mitochondrion": drawn(".111") > 0,
-        "lysosome": drawn("..1.") > 0,
+    """In each row of pixels the probabilities decide which structure loses."""
+    probabilities = {
+        "nucleus": np.array([[200, 250, 0, 0]], np.uint8),
+        "mitochondrion": np.array([[0, 200, 240, 130]], np.uint8),
+        "lysosome": np.array([[0, 0, 200, 0]], np.uint8),
     }
-    after = {
-        "nucleus": drawn("11..") > 0,
-        "mitochondrion": drawn("..1.") > 0,
-        "lysosome": drawn("....") > 0,
-    }
+    in_cell = np.array([[True, True, True, False]])
+    masks, effect = constrained(probabilities, in_cell)
+    assert masks["nucleus"].tolist() == [[True, True, False, False]]
+    assert masks["mitochondrion"].tolist() == [[False, False, True, False]]
+    assert not masks["lysosome"].any()
     counts = {
-        (rule.structure, rule.reason): (rule.conflicts, rule.removed)
-        for rule in count_conflicts(before, after, drawn("111.") > 0, RULES)
+        (rule.structure, rule.reason): (rule.conflicts, rule.removed) for rule in effect.rules
     }
     assert counts["mitochondrion", "in a nucleus"] == (1, 1)
     assert counts["nucleus", "also mitochondrion"] == (1, 0)
@@ -125,6 +134,58 @@ def test_conflicts_and_losses_are_counted() -> None:
     assert counts["lysosome", "also mitochondrion"] == (1, 1)
     assert counts["mitochondrion", "in no cell"] == (1, 1)
     assert counts["lysosome", "in no cell"] == (0, 0)
+    assert effect.before == {"nucleus": 2, "mitochondrion": 3, "lysosome": 1}
+    assert effect.after == {"nucleus": 2, "mitochondrion": 1, "lysosome": 0}
+
+
+@pytest.mark.parametrize("has_cells", [False, True])
+def test_effects_are_those_of_whole_masks(has_cells: bool) -> None:
+    """The table of codes counts what a comparison of masks, voxel by voxel, counts."""
+    probabilities = noisy(4)
+    random = np.random.default_rng(5)
+    in_cell = random.random(SHAPE) < 0.6 if has_cells else None
+    before = {name: voxels >= 128 for name, voxels in probabilities.items()}
+    after, effect = constrained(probabilities, in_cell)
+    assert effect.before == {name: int(mask.sum()) for name, mask in before.items()}
+    assert effect.after == {name: int(mask.sum()) for name, mask in after.items()}
+    rules = {}
+    for structure, reason, violated in find_conflicts(before, in_cell, RULES):
+        removed = violated & before[structure] & ~after[structure]
+        rules[structure, reason] = (int(violated.sum()), int(removed.sum()))
+    assert {rule[:2]: rule[2:] for rule in effect.rules} == rules
+    in_conflict = np.logical_or.reduce(
+        [conflict.mask for conflict in find_conflicts(before, in_cell, RULES)]
+    )
+    for name in NAMES:
+        np.testing.assert_array_equal(after[name][~in_conflict], before[name][~in_conflict])
+    assert not any(conflict.mask.any() for conflict in find_conflicts(after, in_cell, RULES)), (
+        "what is left is allowed"
+    )
+
+
+def test_numbers_stay_and_probabilities_are_read_where_needed() -> None:
+    nuclei = np.array([[0, 7, 7, 9]], np.uint32)
+    labels: dict[str, NDArray[Any]] = {
+        "nucleus": nuclei.copy(),
+        "mitochondrion": np.array([[1, 0, 0, 0]], np.uint8),
+    }
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    constrain_labels(labels, refuse, None, RULES)
+    np.testing.assert_array_equal(labels["nucleus"], nuclei)
+    labels["mitochondrion"][0, 1] = 1
+    probability = np.array([[200, 250, 0, 0]], np.uint8)
+    constrain_labels(labels, {"mitochondrion": probability}.get, None, RULES)
+    assert labels["nucleus"].tolist() == [[0, 7, 7, 9]]  # certain, as it has no probabilities
+    assert labels["mitochondrion"].tolist() == [[1, 0, 0, 0]]
+
+
+def test_too_many_structures_are_refused() -> None:
+    names = [f"organelle {number}" for number in range(16)]
+    with pytest.raises(SettingsError, match="at most 15 structures; got 16"):
+        tabulate_conflicts(names, True, RULES)
 
 
 def sample_of(path: Path, depth: int = 6, seed: int = 0) -> Sample:

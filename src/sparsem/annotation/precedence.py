@@ -42,10 +42,12 @@ from sparsem.store.names import CONSTRAINED, OBJECTS
 from sparsem.store.patches import (
     ChunkIndex,
     Patch,
+    box_of_row,
     chunk_box,
     chunk_grid,
     link_tree,
     replace_chunks,
+    rows_of_chunks,
 )
 from sparsem.store.sample import Sample, now
 from sparsem.store.snapshot import read_attributes
@@ -397,8 +399,8 @@ def _patches(
         block = blocks[number]
         planes = _labeled_planes(drawing.annotation, block)
         moved = _moved_corrections(drawing, block)
-        for chunk in chunks:
-            z, y, x = chunk_box(computed, chunk)
+        for row in rows_of_chunks(chunks):
+            z, y, x = box_of_row(computed, row)
             voxels = computed.lazy()[z, y, x]
             for index, (labels, known) in planes.items():
                 _set_known(voxels[index - block.start], labels[y, x], known[y, x])
@@ -408,8 +410,12 @@ def _patches(
                 if mask is not None:  # numbers of objects mean nothing where the mask ends
                     known &= (values == 0) | (voxels > 0) | (mask.lazy()[z, y, x] > 0)
                 _set_known(voxels, values, known)
-            if not np.array_equal(voxels, target.lazy()[z, y, x]):
-                yield chunk, voxels
+            present = target.lazy()[z, y, x]
+            for chunk in row:
+                columns = chunk_box(computed, chunk)[2]
+                part = np.s_[..., columns.start - x.start : columns.stop - x.start]
+                if not np.array_equal(voxels[part], present[part]):
+                    yield chunk, voxels[part]
 
 
 def _set_known(voxels: Voxels, values: Voxels, known: NDArray[np.bool_]) -> None:

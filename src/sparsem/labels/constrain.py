@@ -1,67 +1,26 @@
-"""Biological constraints: which structures may contain each other.
-
-Nucleoli are inside nuclei. Mitochondria, endosomes and lysosomes are inside cells, outside nuclei,
-and do not overlap each other. Every voxel gets the most probable of the allowed combinations of
-structures, which is the one with the largest sum of log odds of the networks' probabilities. Where
-the predicted structures are an allowed combination, nothing changes. Arrays are (y, x);
-probabilities are uint8, round(255 p).
-"""
+"""The stage ``constrain``: labels in which structures contain each other as they may."""
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from sparsem.annotation.precedence import apply_to_structures
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
+from sparsem.labels.constraints import ConstraintCounts, Probability, constrain_labels
 from sparsem.labels.results import require_same_pixels
 from sparsem.labels.settings import ConstrainSettings
 from sparsem.settings import resolve_settings
 from sparsem.store.names import CONSTRAINED, OBJECTS
 from sparsem.store.sample import Sample, now
-from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
+from sparsem.store.volume import Kind, Volume, VolumeSpec
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.result import StageResult
 from sparsem.workflow.stage import BlockResult, Stage, finished, forget
-
-Mask = NDArray[np.bool_]
-Probability = NDArray[np.uint8]
-
-
-class ConstraintCounts(NamedTuple):
-    """A constraint, and its effect on some voxels.
-
-    Attributes:
-        structure: structure that the constraint applies to.
-        reason: the conflict, in words.
-        conflicts: voxels in conflict.
-        removed: those of them that the structure lost.
-    """
-
-    structure: str
-    reason: str
-    conflicts: int
-    removed: int
-
-
-class Conflict(NamedTuple):
-    """Pixels in which a structure violates a constraint.
-
-    Attributes:
-        structure: structure that the constraint applies to.
-        reason: the conflict, in words.
-        mask: (y, x) pixels in conflict.
-    """
-
-    structure: str
-    reason: str
-    mask: Mask
 
 
 @dataclass(frozen=True)
@@ -78,175 +37,6 @@ class ConstrainSummary(StageResult):
     rules: tuple[ConstraintCounts, ...]
     before: Mapping[str, int]
     after: Mapping[str, int]
-
-
-# Compute: the most probable allowed combination, and conflicts.
-
-
-def allowed_combinations(names: Sequence[str], settings: ConstrainSettings) -> list[frozenset[str]]:
-    """Return the combinations of structures that a voxel inside a cell may have.
-
-    The first one is the empty combination: background.
-    """
-    nucleolus_in_nucleus = frozenset({settings.nucleus, settings.nucleolus})
-    has_both = nucleolus_in_nucleus <= set(names)
-    allowed: list[frozenset[str]] = [frozenset()]
-    alone = [name for name in names if not (has_both and name == settings.nucleolus)]
-    allowed += [frozenset([name]) for name in alone]
-    if has_both:
-        allowed.append(nucleolus_in_nucleus)
-    return allowed
-
-
-def most_probable_masks(
-    probabilities: Mapping[str, Probability], in_cell: Mask | None, settings: ConstrainSettings
-) -> dict[str, Mask]:
-    """Return the most probable allowed combination of every pixel, as one mask (y, x) a structure.
-
-    Args:
-        probabilities: of each structure, (y, x).
-        in_cell: pixels inside cells; None where cells are unknown, or are not considered.
-        settings: names of structures and the constraints that apply.
-    """
-    masks = {name: probability >= FOREGROUND for name, probability in probabilities.items()}
-    in_conflict = np.nonzero(_any_conflict(masks, in_cell, settings))
-    n_pixels = in_conflict[0].size
-    if not n_pixels:
-        return masks
-    log_odds = _log_odds_at(in_conflict, probabilities)
-    outside = np.zeros(n_pixels, bool) if in_cell is None else ~in_cell[in_conflict]
-    allowed = allowed_combinations(list(probabilities), settings)
-    best = _best_combinations(allowed, log_odds, outside, settings)
-    for name, mask in masks.items():
-        is_member = np.array([name in combination for combination in allowed])
-        mask[in_conflict] = is_member[best]
-    return masks
-
-
-def _log_odds_at(
-    pixels: tuple[NDArray[np.intp], ...], probabilities: Mapping[str, Probability]
-) -> dict[str, NDArray[np.float64]]:
-    """Return the log odds of every structure at some pixels, (n,) each."""
-    log_odds_of_byte = _log_odds()
-    return {
-        name: log_odds_of_byte[probability[pixels]] for name, probability in probabilities.items()
-    }
-
-
-def _best_combinations(
-    allowed: Sequence[frozenset[str]],
-    log_odds: Mapping[str, NDArray[np.float64]],
-    outside: Mask,
-    settings: ConstrainSettings,
-) -> NDArray[np.uint8]:
-    """Return the position in ``allowed`` of the most probable combination of n pixels, (n,).
-
-    Args:
-        allowed: allowed combinations of structures.
-        log_odds: log odds of each structure, (n,).
-        outside: (n,) pixels outside cells, where no structure of the cytoplasm is allowed.
-        settings: names of structures.
-    """
-    highest = np.full(len(outside), -np.inf)
-    best = np.zeros(len(outside), np.uint8)
-    for number, combination in enumerate(allowed):
-        total = _total_log_odds(combination, log_odds, len(outside))
-        if combination & set(settings.cytoplasm):
-            total = np.where(outside, -np.inf, total)
-        is_better = total > highest
-        highest[is_better] = total[is_better]
-        best[is_better] = number
-    return best
-
-
-def _total_log_odds(
-    combination: frozenset[str], log_odds: Mapping[str, NDArray[np.float64]], n_pixels: int
-) -> NDArray[np.float64]:
-    """Return the sum of the log odds of all structures of a combination, (n,)."""
-    if not combination:
-        return np.zeros(n_pixels)
-    total: NDArray[np.float64] = np.sum([log_odds[name] for name in sorted(combination)], axis=0)
-    return total
-
-
-def count_conflicts(
-    before: Mapping[str, Mask],
-    after: Mapping[str, Mask],
-    in_cell: Mask | None,
-    settings: ConstrainSettings,
-) -> list[ConstraintCounts]:
-    """Return for every constraint its pixels in conflict, and how many the structure lost."""
-    masks = {
-        (conflict.structure, conflict.reason): conflict.mask
-        for conflict in find_conflicts(before, in_cell, settings)
-    }  # a structure that settings name twice counts once
-    counts = []
-    for (structure, reason), mask in masks.items():
-        removed = mask & before[structure] & ~after[structure]
-        counts.append(ConstraintCounts(structure, reason, int(mask.sum()), int(removed.sum())))
-    return counts
-
-
-def find_conflicts(
-    masks: Mapping[str, Mask], in_cell: Mask | None, settings: ConstrainSettings
-) -> list[Conflict]:
-    """Return every constraint on the given structures, with the pixels that violate it.
-
-    Where an organelle overlaps a nucleus or another organelle, either may lose the pixels, so both
-    have a constraint.
-    """
-    organelles = [name for name in settings.cytoplasm if name in masks]
-    conflicts = _nuclear_conflicts(masks, organelles, settings)
-    for first, second in combinations(organelles, 2):
-        shared = masks[first] & masks[second]
-        conflicts.append(Conflict(first, f"also {second}", shared))
-        conflicts.append(Conflict(second, f"also {first}", shared))
-    if in_cell is not None:
-        for organelle in organelles:
-            outside = masks[organelle] & ~in_cell
-            conflicts.append(Conflict(organelle, "in no cell", outside))
-    return conflicts
-
-
-def _nuclear_conflicts(
-    masks: Mapping[str, Mask], organelles: Sequence[str], settings: ConstrainSettings
-) -> list[Conflict]:
-    """Return the constraints on nucleoli, and on organelles where nuclei or nucleoli are."""
-    nuclear = [name for name in (settings.nucleus, settings.nucleolus) if name in masks]
-    conflicts = []
-    if len(nuclear) == 2:
-        outside = masks[settings.nucleolus] & ~masks[settings.nucleus]
-        conflicts.append(Conflict(settings.nucleolus, "outside nuclei", outside))
-    pairs = [(organelle, name) for organelle in organelles for name in nuclear]
-    conflicts += [
-        Conflict(organelle, f"in a {name}", masks[organelle] & masks[name])
-        for organelle, name in pairs
-    ]
-    conflicts += [
-        Conflict(name, f"also {organelle}", masks[organelle] & masks[name])
-        for organelle, name in pairs
-    ]
-    return conflicts
-
-
-def _any_conflict(
-    masks: Mapping[str, Mask], in_cell: Mask | None, settings: ConstrainSettings
-) -> Mask:
-    shape = next(iter(masks.values())).shape
-    conflicts = [conflict.mask for conflict in find_conflicts(masks, in_cell, settings)]
-    return np.asarray(np.logical_or.reduce([np.zeros(shape, bool), *conflicts]))
-
-
-def _log_odds() -> NDArray[np.float64]:
-    """Return the log odds of every uint8 probability.
-
-    0 and 255 stand for probabilities that are a quarter of a step from certainty.
-    """
-    p = np.clip(np.arange(256.0), 0.25, 254.75) / 255
-    return np.asarray(np.log(p / (1 - p)))
-
-
-# The stage.
 
 
 def constrain(
@@ -392,97 +182,20 @@ def _constrain_block(
     cells: Volume | None,
     settings: ConstrainSettings,
 ) -> BlockResult:
-    labels, weights = _read_block(block, volumes)
+    labels = {name: volume.read(block.own) for name, (volume, _) in volumes.items()}
     in_cell = None if cells is None else cells.read(block.own) > 0
-    constrained = {name: np.empty_like(voxels) for name, voxels in labels.items()}
-    counts = _BlockCounts.of_structures(volumes)
-    for z in range(block.stop - block.start):
-        slice_weights = {name: voxels[z] for name, voxels in weights.items()}
-        slice_in_cell = None if in_cell is None else in_cell[z]
-        masks = _constrain_slice(slice_weights, slice_in_cell, settings, counts)
-        for name, mask in masks.items():
-            constrained[name][z] = _limit_to_mask(labels[name][z], mask)
-    outputs = {_output_path(name): voxels for name, voxels in constrained.items()}
-    return outputs, counts.summary()
 
+    def read_probability(name: str) -> Probability | None:
+        probabilities = volumes[name][1]
+        return None if probabilities is None else probabilities.read(block.own)
 
-def _limit_to_mask(labels: NDArray[Any], mask: Mask) -> NDArray[Any]:
-    """Return the labels inside a mask, 1 where they are 0, and 0 outside."""
-    return np.where(mask, np.maximum(labels, 1), 0)
-
-
-def _read_block(
-    block: ZBlock, volumes: Mapping[str, tuple[Volume, Volume | None]]
-) -> tuple[dict[str, NDArray[Any]], dict[str, Probability]]:
-    """Return the labels and the weights of every structure in a block."""
-    labels: dict[str, NDArray[Any]] = {}
-    weights: dict[str, Probability] = {}
-    for name, (volume, probabilities) in volumes.items():
-        labels[name] = volume.read(block.own)
-        predicted = None if probabilities is None else probabilities.read(block.own)
-        weights[name] = _weights(labels[name], predicted)
-    return labels, weights
-
-
-@dataclass
-class _BlockCounts:
-    """Running counts over the slices of a block.
-
-    Attributes:
-        rules: (structure, reason) -> voxels in conflict, and those that were removed.
-        before: voxels of each structure as predicted.
-        after: voxels of each structure after ``constrain``.
-    """
-
-    rules: dict[tuple[str, str], list[int]]
-    before: dict[str, int]
-    after: dict[str, int]
-
-    @classmethod
-    def of_structures(cls, names: Iterable[str]) -> "_BlockCounts":
-        """Return counts of nothing yet."""
-        return cls({}, dict.fromkeys(names, 0), dict.fromkeys(names, 0))
-
-    def add_masks(self, old_masks: Mapping[str, Mask], new_masks: Mapping[str, Mask]) -> None:
-        """Add the voxels of each structure in a slice."""
-        for name in self.before:
-            self.before[name] += int(old_masks[name].sum())
-            self.after[name] += int(new_masks[name].sum())
-
-    def add_rules(self, rules: Sequence[ConstraintCounts]) -> None:
-        """Add the effects of the constraints in a slice."""
-        for rule in rules:
-            total = self.rules.setdefault((rule.structure, rule.reason), [0, 0])
-            total[0] += rule.conflicts
-            total[1] += rule.removed
-
-    def summary(self) -> dict[str, Any]:
-        """Return the counts as JSON."""
-        rules = [[*rule, *counts] for rule, counts in self.rules.items()]
-        return {"rules": rules, "before": self.before, "after": self.after}
-
-
-def _constrain_slice(
-    weights: Mapping[str, Probability],
-    in_cell: Mask | None,
-    settings: ConstrainSettings,
-    counts: _BlockCounts,
-) -> dict[str, Mask]:
-    """Return the constrained masks of a slice, and count what changes in it."""
-    old_masks = {name: pixels >= FOREGROUND for name, pixels in weights.items()}
-    new_masks = most_probable_masks(weights, in_cell, settings)
-    counts.add_masks(old_masks, new_masks)
-    counts.add_rules(count_conflicts(old_masks, new_masks, in_cell, settings))
-    return new_masks
-
-
-def _weights(labels: NDArray[Any], probability: Probability | None) -> Probability:
-    """Return probabilities as predicted; 0 or 255 where labels differ from them."""
-    inside = labels > 0
-    certain = np.where(inside, 255, 0).astype(np.uint8)
-    if probability is None:
-        return certain
-    return np.where(inside == (probability >= FOREGROUND), probability, certain)
+    result = constrain_labels(labels, read_probability, in_cell, settings)
+    outputs = {_output_path(name): voxels for name, voxels in labels.items()}
+    return outputs, {
+        "rules": [list(rule) for rule in result.rules],
+        "before": dict(result.before),
+        "after": dict(result.after),
+    }
 
 
 def _remove_labels(sample: Sample, name: str) -> None:

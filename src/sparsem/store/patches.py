@@ -6,7 +6,7 @@ coarser levels that lie above a replaced one are computed again.
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,28 @@ def chunk_box(volume: Volume, chunk: ChunkIndex, level: int = 0) -> Box:
     lengths = zip(chunk, snapshot.chunks, snapshot.shape, strict=True)
     z, y, x = (slice(n * edge, min((n + 1) * edge, length)) for n, edge, length in lengths)
     return z, y, x
+
+
+def rows_of_chunks(chunks: Sequence[ChunkIndex]) -> list[list[ChunkIndex]]:
+    """Return sorted chunks as lists of chunks that follow each other along x.
+
+    To read a row at once takes a fraction of the time of its chunks.
+    """
+    rows: list[list[ChunkIndex]] = []
+    for chunk in chunks:
+        z, y, x = chunk
+        if rows and rows[-1][-1] == (z, y, x - 1):
+            rows[-1].append(chunk)
+        else:
+            rows.append([chunk])
+    return rows
+
+
+def box_of_row(volume: Volume, row: Sequence[ChunkIndex]) -> Box:
+    """Return the voxels (z, y, x) of chunks that follow each other along x."""
+    z, y, first = chunk_box(volume, row[0])
+    _, _, last = chunk_box(volume, row[-1])
+    return z, y, slice(first.start, last.stop)
 
 
 def chunks_in(volume: Volume, box: Box) -> list[ChunkIndex]:
@@ -71,24 +93,34 @@ def replace_chunks(directory: Path, patches: Iterable[Patch]) -> list[ChunkIndex
     """
     volume = Volume(directory)
     replaced = []
+    writer = _ChunkWriter(volume, 0)
     for chunk, voxels in patches:
-        _write_chunk(volume, chunk, voxels, 0)
+        writer.write(chunk, voxels)
         replaced.append(chunk)
     changed = set(replaced)
     for level in range(1, volume.levels):
         changed = _chunks_above(volume, changed, level)
+        writer = _ChunkWriter(volume, level)
         for chunk in sorted(changed):
-            _write_chunk(volume, chunk, _coarser_chunk(volume, chunk, level), level)
+            writer.write(chunk, _coarser_chunk(volume, chunk, level))
     return replaced
 
 
-def _write_chunk(volume: Volume, chunk: ChunkIndex, voxels: NDArray[Any], level: int) -> None:
-    """Write a whole chunk as a new file, since other volumes may share the old one."""
-    folder = volume.directory / str(level)
-    array = zarr.open_array(store=folder, mode="r+")
-    (folder / array.metadata.encode_chunk_key(chunk)).unlink(missing_ok=True)
-    box = chunk_box(volume, chunk, level)
-    array.with_config({"write_empty_chunks": True})[box] = voxels
+class _ChunkWriter:
+    """Writes chunks of a level as new files, since other volumes may share the old ones."""
+
+    def __init__(self, volume: Volume, level: int) -> None:
+        self._volume = volume
+        self._level = level
+        self._folder = volume.directory / str(level)
+        array = zarr.open_array(store=self._folder, mode="r+")
+        self._array = array.with_config({"write_empty_chunks": True})
+
+    def write(self, chunk: ChunkIndex, voxels: NDArray[Any]) -> None:
+        """Write a whole chunk."""
+        key = self._array.metadata.encode_chunk_key(chunk)
+        (self._folder / key).unlink(missing_ok=True)
+        self._array[chunk_box(self._volume, chunk, self._level)] = voxels
 
 
 def _factors(volume: Volume, level: int) -> tuple[int, int, int]:
