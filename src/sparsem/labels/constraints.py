@@ -120,7 +120,7 @@ def constrain_labels(
 
 
 class ConflictTable(NamedTuple):
-    """What is in conflict, for every code of a voxel.
+    """Conflicts of every code that a voxel may have.
 
     Attributes:
         has: structure -> which codes have it, (codes,).
