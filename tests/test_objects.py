@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, map_coordinates
 
 from sparsem.labels.components import (
+    connected_labels,
     connected_parts,
     join_parts,
     number_runs,
@@ -103,6 +104,24 @@ def test_parts_of_runs_are_connected_components(mask: Mask) -> None:
     pairs = np.unique(np.column_stack([parts[mask], expected[mask]]), axis=0)
     assert len(pairs) == parts.max() == expected.max()
     assert (np.diff(sizes_of_runs(runs)[1]) > 0).all()  # in the order of first voxels
+
+
+@settings(max_examples=150)
+@given(
+    hnp.arrays(
+        np.uint32,
+        hnp.array_shapes(min_dims=3, max_dims=3, max_side=9),
+        elements=st.integers(0, 3),
+    )
+)
+def test_components_of_labels_are_those_of_each_label(labels: NDArray[np.uint32]) -> None:
+    runs = connected_labels(labels)
+    numbers = np.arange(runs.labels.max(initial=0) + 1).astype(np.uint32)
+    parts = number_runs(runs, numbers, labels.shape)
+    expected = cc3d.connected_components(labels, connectivity=26)
+    np.testing.assert_array_equal(parts > 0, labels > 0)
+    pairs = np.unique(np.column_stack([parts.ravel(), expected.ravel()]), axis=0)
+    assert len(pairs) == len(np.unique(parts)) == len(np.unique(expected))
 
 
 def test_parts_of_neighboring_slices_touch_across_corners() -> None:

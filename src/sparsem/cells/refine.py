@@ -6,13 +6,13 @@ no cell become islands. Labels and masks are (y, x); labels unsigned integers, 0
 
 from typing import Any, NamedTuple
 
-import cc3d
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.cells.flow import compact_labels
 from sparsem.cells.separate import UNASSIGNED, Labels, Mask
+from sparsem.labels.components import connected_labels, number_runs
 from sparsem.labels.overlaps import resample_labels
 
 # Pixels of a boundary that join the part next to them: a boundary is a few pixels wide at the
@@ -138,7 +138,7 @@ def grow_labels(labels: NDArray[np.uint16], mask: Mask, steps: int) -> NDArray[n
     """Grow labels into unlabeled pixels of a mask, one pixel a step; the largest label wins."""
     for _ in range(steps):
         dilated = cv2.dilate(labels, np.ones((3, 3), np.uint8))
-        labels = np.where(mask & (labels == 0), dilated, labels).astype(np.uint16)
+        labels = np.where(mask & (labels == 0), dilated, labels).astype(np.uint16, copy=False)
     return labels
 
 
@@ -188,18 +188,26 @@ def _island_parts(labels: Labels, is_island: Mask, boundary: Mask | None) -> NDA
     Pixels that touch at a corner are connected. Parts without a label are cut at the boundary.
     """
     # 1 stands for no label: no pixel of an island has the label of a cell.
-    kind = np.where(is_island, np.maximum(labels, 1), 0).astype(np.uint32)
-    if boundary is None or not (boundary & (kind == 1)).any():
+    kind = np.maximum(labels, 1).astype(np.uint32, copy=False)
+    kind *= is_island
+    is_cut = None if boundary is None else boundary & (kind == 1)
+    if is_cut is None or not is_cut.any():
         return _components(kind)
-    inner = _components(np.where(boundary & (kind == 1), 0, kind))
-    inner = _join_pixels(inner, is_island & (inner == 0), BOUNDARY_PX)
+    kind[is_cut] = 0
+    inner = _join_pixels(_components(kind), is_cut, BOUNDARY_PX)
     # A thin part may consist of boundary only.
-    thin = _components((is_island & (inner == 0)).view(np.uint8))
-    return np.where(thin > 0, thin + inner.max(), inner).astype(np.uint32)
+    is_thin = is_cut & (inner == 0)
+    if is_thin.any():
+        thin = _components(is_thin)
+        inner[is_thin] = thin[is_thin] + inner.max()
+    return inner
 
 
-def _components(labels: Labels) -> NDArray[np.uint32]:
-    return np.asarray(cc3d.connected_components(labels, connectivity=8), np.uint32)
+def _components(labels: NDArray[Any]) -> NDArray[np.uint32]:
+    """Number the components of labels (y, x), in the order of their first pixels."""
+    runs = connected_labels(labels[None])
+    n_parts = int(runs.labels.max(initial=0))
+    return number_runs(runs, np.arange(n_parts + 1, dtype=np.uint32), labels.shape)
 
 
 def _join_pixels(parts: NDArray[np.uint32], pixels: Mask, steps: int) -> NDArray[np.uint32]:

@@ -39,13 +39,21 @@ class ObjectNumbering(NamedTuple):
 
 
 def connected_parts(mask: NDArray[Any]) -> LabelRuns:
-    """Return the runs of a block with the 26-connected component of each.
+    """Return the runs of a mask with the 26-connected component of each.
 
     Components are numbered from 1, in the order of their first voxels. Runs that touch are joined,
     so that the time depends on the runs, and hardly on the voxels.
     """
-    runs = label_runs(mask > 0)
-    depth, rows, columns = mask.shape
+    return connected_labels(mask > 0)
+
+
+def connected_labels(labels: NDArray[Any]) -> LabelRuns:
+    """Return the runs of labels with the 26-connected component of each.
+
+    Voxels of different labels are not connected. See ``connected_parts``.
+    """
+    runs = label_runs(labels)
+    depth, rows, columns = labels.shape
     parts = _join_runs(runs, _first_of_lines(runs, depth * rows, columns), rows, columns)
     return runs._replace(labels=parts)
 
@@ -109,15 +117,25 @@ def _join_lines(
     before, end_before = first_of_line[earlier], first_of_line[earlier + 1]
     shift = (line - earlier) * columns
     while run < end and before < end_before:
-        start, stop = runs.starts[run] - shift, runs.stops[run] - shift
-        if runs.starts[before] <= stop and start <= runs.stops[before]:
-            first, second = _root(parents, run), _root(parents, before)
-            if first != second:
-                parents[max(first, second)] = min(first, second)
-        if runs.stops[before] < stop:
+        _join_touching(runs, run, before, shift, parents)
+        difference = runs.stops[before] - (runs.stops[run] - shift)
+        if difference < 0:
             before += 1
-        else:
-            run += 1
+            continue
+        if difference == 0 and before + 1 < end_before:  # the next one touches at a corner
+            _join_touching(runs, run, before + 1, shift, parents)
+        run += 1
+
+
+@compiled()
+def _join_touching(runs: Any, run: Any, before: Any, shift: Any, parents: Any) -> None:
+    """Join two runs of the same label that touch, of which one is ``shift`` voxels further."""
+    start, stop = runs.starts[run] - shift, runs.stops[run] - shift
+    touches = runs.starts[before] <= stop and start <= runs.stops[before]
+    if touches and runs.labels[run] == runs.labels[before]:
+        first, second = _root(parents, run), _root(parents, before)
+        if first != second:
+            parents[max(first, second)] = min(first, second)
 
 
 @compiled()
