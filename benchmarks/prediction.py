@@ -23,6 +23,7 @@ import numpy as np
 from rows import peak_gb
 from sparsem.annotation.writing import write_annotation
 from sparsem.models.checkpoint import Recipe, save_checkpoint
+from sparsem.models.device import choose_device
 from sparsem.phantom.phantom import phantom
 from sparsem.phantom.settings import PhantomSettings
 from sparsem.segment.ensemble import choose_engine, load_networks, settings_for_device
@@ -67,7 +68,7 @@ def prepare(
 def network_seconds(sample: Sample, model: Path, settings: PredictSettings) -> float:
     """Return the seconds of the network alone on the same number of tiles."""
     image = sample.image()
-    engine = choose_engine([model], image, settings)
+    engine = choose_engine([model], image, settings, choose_device(settings.device))
     ((forward, recipe),) = load_networks([model], changed(settings, {"engine": engine}))
     _, height, width = image.shape
     factors = recipe.factors(image.voxel_size)

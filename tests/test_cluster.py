@@ -1,6 +1,7 @@
 """Workers in the jobs of a batch system, with SLURM's own daemons where they are installed."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -46,7 +47,12 @@ def script_of(settings: ClusterSettings) -> str:
 
     jobs = {"slurm": SLURMJob, "pbs": PBSJob, "sge": SGEJob, "lsf": LSFJob}
     extra = {"lsf_units": "mb"} if settings.system == "lsf" else {}
-    job = jobs[settings.system]("tcp://10.0.0.1:8786", name="w", **job_options(settings), **extra)
+    job = jobs[settings.system](
+        "tcp://10.0.0.1:8786",
+        name="w",
+        **job_options(settings, Path("/data/my stack"), Path(settings.log_folder)),
+        **extra,
+    )
     return str(job.job_script())
 
 
@@ -74,7 +80,17 @@ def script_of(settings: ClusterSettings) -> str:
                 "#PBS -l walltime=02:30:00",
             ],
         ),
-        ("sge", ["#$ -q long", "#$ -P lab", "#$ -l h_rt=02:30:00", "#$ -l gpu=1"]),
+        (
+            "sge",
+            [
+                "#$ -q long",
+                "#$ -P lab",
+                "#$ -l h_rt=02:30:00",
+                "#$ -l gpu=1",
+                "#$ -pe smp 4",
+                "#$ -S /bin/bash",
+            ],
+        ),
         (
             "lsf",
             [
@@ -99,7 +115,7 @@ def test_a_job_says_what_it_needs(system: str, lines: list[str], tmp_path: Path)
         gpus=1,
         queue="long",
         account="lab",
-        options=("--constraint=new",),
+        options=("-pe smp 4",) if system == "sge" else ("--constraint=new",),
         setup=("module load cuda",),
         python="/opt/python",
         interface="lo",
@@ -107,7 +123,7 @@ def test_a_job_says_what_it_needs(system: str, lines: list[str], tmp_path: Path)
     )
     script = script_of(settings).splitlines()
     assert set(lines) <= set(script)
-    assert "module load cuda" in script
+    assert script.index("cd '/data/my stack'") < script.index("module load cuda")
     assert "export DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON__OMP_NUM_THREADS=4" in script
     worker = script[-1].split()
     assert worker[:4] == ["/opt/python", "-m", "distributed.cli.dask_worker", "tcp://10.0.0.1:8786"]
@@ -132,6 +148,7 @@ def test_wall_times_are_written_as_batch_systems_read_them() -> None:
         ("processes = 3", "3 processes cannot share 1 cores"),
         ("cores = 2\ngpus = 1", "processes = 1"),
         ("memory_gb = 'much'", "memory_gb"),
+        ("system = 'sge'\ncores = 4", r'options = \["-pe smp 4"\]'),
     ],
 )
 def test_a_wrong_file_is_one_sentence(change: str, sentence: str, tmp_path: Path) -> None:
@@ -144,9 +161,9 @@ def test_a_wrong_file_is_one_sentence(change: str, sentence: str, tmp_path: Path
 
 def test_the_memory_of_a_process_is_checked() -> None:
     settings = ClusterSettings(system="slurm", jobs=1, cores=4, memory_gb=8, wall_time_h=1)
-    settings.check_memory(2_000_000_000)
+    settings.check_memory(1_400_000_000)
     with pytest.raises(ResourceError, match=r"needs 2\.1 GB .* has 2\.0 GB; increase memory_gb"):
-        settings.check_memory(2_100_000_000)
+        settings.check_memory(1_500_000_000)
 
 
 def test_one_kind_of_workers_is_requested() -> None:
@@ -190,50 +207,102 @@ def test_a_refused_job_is_one_sentence(
 
 def running_jobs() -> list[str]:
     """Return the numbers of the jobs that run, the oldest first."""
-    command = ["squeue", "--noheader", "--states=RUNNING", "--format=%i", "--sort=i"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    words = ["squeue", "--noheader", "--states=RUNNING", "--format=%i", "--sort=i"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
 
 
-@pytest.mark.skipif(not is_slurm_installed(), reason="SLURM's daemons are not installed")
-def test_jobs_of_slurm_give_the_same_bytes_though_one_is_cancelled(
-    cluster_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = cluster_file.parent
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """SLURM's own daemons; the value of ``SLURM_CONF``."""
+    if not is_slurm_installed():
+        pytest.skip("SLURM's daemons are not installed")
+    with running_slurm(tmp_path_factory.mktemp("slurm") / "slurm") as configuration:
+        yield configuration
+
+
+N_SLICES = 32
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sample and a network, and with another sample that it predicted."""
+    folder = tmp_path_factory.mktemp("inputs")
     settings = PhantomSettings(
-        shape=(48, 192, 256), voxel_nm=(20, 20, 20), cells=4, seed=3, block_depth=1
+        shape=(N_SLICES, 192, 256), voxel_nm=(20, 20, 20), cells=4, seed=3, block_depth=1
     )
     alone = phantom(folder / "alone.zarr", settings)
-    by_jobs = copy_of(alone, folder / "jobs.zarr")
-    model = folder / "m.safetensors"
+    copy_of(alone, folder / "jobs.zarr")
     torch.manual_seed(0)
     network = build_network("resunet", 16, 1, 64)
     recipe = Recipe("resunet", 16, ("nucleus",), 64, (20.0, 20.0), mean=0.5, std=0.2)
-    save_checkpoint(model, network, recipe)
-    predict(alone, model, flips=True, on=Execution(quiet=True))
-    measure(alone, structures=("nucleus",), on=Execution(quiet=True))
+    save_checkpoint(folder / "m.safetensors", network, recipe)
+    predict(alone, folder / "m.safetensors", flips=True, on=Execution(quiet=True))
+    return folder
 
-    with running_slurm(folder / "slurm") as configuration:
-        monkeypatch.setenv("SLURM_CONF", str(configuration))
-        program = [sys.executable, "-m", "sparsem"]
-        common = ["--cluster", str(cluster_file), "--quiet"]
-        words = ["predict", "jobs.zarr", "m.safetensors", "--flips", *common]
-        run = subprocess.Popen([*program, *words], cwd=folder)
-        done = by_jobs.path / ".sparsem" / "work"
-        while run.poll() is None and (
-            len(running_jobs()) < 4 or not list(done.glob("*/*/done/*.json"))
-        ):
-            time.sleep(0.05)
-        assert run.poll() is None, "the prediction ended before four jobs worked for it"
-        cancelled = running_jobs()[0]
-        n_done = len(list(done.glob("*/*/done/*.json")))
-        subprocess.run(["scancel", cancelled], check=True)
-        assert run.wait(300) == 0
-        assert n_done < 48
-        words = ["measure", "jobs.zarr", "--structure", "nucleus", *common]
-        subprocess.run([*program, *words], cwd=folder, check=True, timeout=300)
-        for _ in range(100):
-            if not running_jobs():
-                break
-            time.sleep(0.2)
-        assert running_jobs() == [], "jobs outlive their program"
+
+@pytest.fixture
+def predicted(inputs: Path, cluster_file: Path) -> tuple[Sample, Sample, Path]:
+    """A predicted sample, the same one without the prediction, and the network."""
+    folder = cluster_file.parent
+    alone, by_jobs = (
+        copy_of(Sample.open(inputs / name), folder / name) for name in ("alone.zarr", "jobs.zarr")
+    )
+    shutil.copy(inputs / "m.safetensors", folder)
+    return alone, by_jobs, folder / "m.safetensors"
+
+
+PREDICT = ("predict", "jobs.zarr", "m.safetensors", "--flips")
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "sparsem", *words, "--cluster", "cluster.toml", "--quiet"]
+
+
+def blocks_done(sample: Sample) -> int:
+    return len(list((sample.path / ".sparsem" / "work").glob("*/*/done/*.json")))
+
+
+def wait_for_the_end_of_jobs() -> None:
+    for _ in range(100):
+        if not running_jobs():
+            return
+        time.sleep(0.2)
+    raise AssertionError("jobs outlive their program")
+
+
+def test_jobs_of_slurm_give_the_same_bytes_though_one_is_cancelled(
+    predicted: tuple[Sample, Sample, Path], slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", str(slurm))
+    alone, by_jobs, model = predicted
+    measure(alone, structures=("nucleus",), on=Execution(quiet=True))
+    run = subprocess.Popen(command(*PREDICT), cwd=model.parent)
+    while run.poll() is None and (len(running_jobs()) < 4 or not blocks_done(by_jobs)):
+        time.sleep(0.05)
+    assert run.poll() is None, "the prediction ended before four jobs worked for it"
+    cancelled, n_done = running_jobs()[0], blocks_done(by_jobs)
+    subprocess.run(["scancel", cancelled], check=True)
+    assert run.wait(300) == 0
+    assert n_done < N_SLICES
+    words = command("measure", "jobs.zarr", "--structure", "nucleus")
+    subprocess.run(words, cwd=model.parent, check=True, timeout=300)
+    wait_for_the_end_of_jobs()
+    assert files_in(alone.path) == files_in(by_jobs.path)
+
+
+def test_a_job_takes_over_from_one_that_reaches_its_wall_time(
+    predicted: tuple[Sample, Sample, Path], slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", str(slurm))
+    alone, by_jobs, model = predicted
+    seconds = 14.4  # of which a worker needs a few to start
+    text = FILE.replace("jobs = 4", "jobs = 1").replace("wall_time_h = 1", "wall_time_h = 0.004")
+    (model.parent / "cluster.toml").write_text(text, encoding="utf-8")
+    begun = time.monotonic()
+    run = subprocess.Popen(command(*PREDICT), cwd=model.parent)
+    assert run.wait(400) == 0
+    assert time.monotonic() - begun > seconds
+    logs = list((model.parent / "sparsem-jobs").glob("*.err"))
+    assert len(logs) > 1, "one job did all the work"
+    wait_for_the_end_of_jobs()
     assert files_in(alone.path) == files_in(by_jobs.path)

@@ -28,6 +28,8 @@ from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, voxels
 from tests.test_models import SMALL
 
+CPU = torch.device("cpu")
+
 pytest.importorskip("openvino")
 
 NAMES = ("nucleus", "nucleolus")
@@ -95,12 +97,12 @@ def test_auto_keeps_the_engine_of_an_earlier_run(
     tissue: Sample, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image, settings = tissue.image(), PredictSettings(precision="float32")
-    assert ensemble_module.choose_engine([model], image, settings) == "torch"  # a small stack
-    assert ensemble_module.choose_engine([model], image, settings, "openvino") == "openvino"
-    assert ensemble_module.choose_engine([model], image, settings, "torch") == "torch"
+    assert ensemble_module.choose_engine([model], image, settings, CPU) == "torch"  # a small stack
+    assert ensemble_module.choose_engine([model], image, settings, CPU, "openvino") == "openvino"
+    assert ensemble_module.choose_engine([model], image, settings, CPU, "torch") == "torch"
     # A finished run needs no engine.
     monkeypatch.setattr(engine_module, "find_spec", lambda name: None)
-    assert ensemble_module.choose_engine([model], image, settings, "openvino") == "openvino"
+    assert ensemble_module.choose_engine([model], image, settings, CPU, "openvino") == "openvino"
 
 
 def test_what_openvino_cannot_do_is_one_sentence(
@@ -112,25 +114,24 @@ def test_what_openvino_cannot_do_is_one_sentence(
     monkeypatch.setattr(engine_module, "MAX_DIFFERENCE", -1.0)
     ensemble_module._load_cached.cache_clear()
     with pytest.raises(SettingsError, match="differ by"):
-        ensemble_module.choose_engine([model], image, requested)
-    assert ensemble_module.choose_engine([model], image, PredictSettings()) == "torch"
+        ensemble_module.choose_engine([model], image, requested, CPU)
+    assert ensemble_module.choose_engine([model], image, PredictSettings(), CPU) == "torch"
     monkeypatch.setattr(engine_module, "find_spec", lambda name: None)
     with pytest.raises(SettingsError, match="pip install openvino"):
-        ensemble_module.choose_engine([model], image, requested)
-    assert ensemble_module.choose_engine([model], image, PredictSettings()) == "torch"
-    monkeypatch.setattr(ensemble_module, "choose_device", lambda name: torch.device("cuda"))
+        ensemble_module.choose_engine([model], image, requested, CPU)
+    assert ensemble_module.choose_engine([model], image, PredictSettings(), CPU) == "torch"
     with pytest.raises(SettingsError, match="--device cpu"):
-        ensemble_module.choose_engine([model], image, requested)
+        ensemble_module.choose_engine([model], image, requested, torch.device("cuda"))
 
 
 def test_other_architectures_are_predicted_by_torch(tissue: Sample, tmp_path: Path) -> None:
     recipe = Recipe("ceecnet", 8, NAMES, 64, (16.0, 16.0), 0.5, 0.2)
     file = tmp_path / "m.safetensors"
     save_checkpoint(file, recipe.build(), recipe)
-    assert ensemble_module.choose_engine([file], tissue.image(), PredictSettings()) == "torch"
+    assert ensemble_module.choose_engine([file], tissue.image(), PredictSettings(), CPU) == "torch"
     requested = PredictSettings(engine="openvino")
     with pytest.raises(SettingsError, match="not ceecnet"):
-        ensemble_module.choose_engine([file], tissue.image(), requested)
+        ensemble_module.choose_engine([file], tissue.image(), requested, CPU)
 
 
 def test_openvino_reports_nothing_to_its_maker(model: Path) -> None:

@@ -21,6 +21,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![\w-])")
 OF_OTHERS = {"--plugin", "--cors"}
 OF_OTHERS |= {"--nthreads", "--memory-limit", "--lifetime", "--lifetime-stagger"}  # dask worker
 OF_OTHERS |= {"--gres", "--constraint", "--nproc-per-node"}  # sbatch, torchrun
+OF_OTHERS |= {"--noheader", "--format", "--user"}  # squeue
 MAX_UNGROUPED = 12
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -101,7 +102,16 @@ def test_two_processes_average_their_gradients(folder: Path) -> None:
         torch.testing.assert_close(tensors[name], tensor, atol=1e-3, rtol=0)
 
 
-def test_a_stopped_training_of_two_processes_resumes(folder: Path) -> None:
+def process_of_rank(program: "subprocess.Popen[bytes]", rank: int) -> psutil.Process:
+    for process in psutil.Process(program.pid).children(recursive=True):
+        if process.environ().get("RANK") == str(rank):
+            return process
+    raise AssertionError(f"there is no process of rank {rank}")
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+def test_a_stopped_training_of_two_processes_resumes(folder: Path, rank: int | None) -> None:
+    """All processes are stopped, as by torchrun, or only the one that writes nothing."""
     words = ["--updates", "30", "--checkpoint-every-s", "100000"]
     whole = train(folder, TWO, *words, "--out", "whole.safetensors")
     assert whole.returncode == 0, whole.stderr
@@ -110,7 +120,7 @@ def test_a_stopped_training_of_two_processes_resumes(folder: Path) -> None:
     log = folder / "part.training.csv"
     while run.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 5):
         time.sleep(0.02)
-    run.send_signal(signal.SIGTERM)
+    (run if rank is None else process_of_rank(run, rank)).send_signal(signal.SIGTERM)
     run.wait(120)
     assert (folder / "part.state.safetensors").exists()
     assert not (folder / "part.safetensors").exists()
@@ -128,6 +138,7 @@ def test_a_stopped_training_of_two_processes_resumes(folder: Path) -> None:
         (["--batch", "5"], "cannot be divided among 2 processes; use --batch 6"),
         (["--semi", "cps"], "--semi trains in one process"),
         (["--folds", "2"], "--folds trains in one process"),
+        (["--device", "cpu:0"], "names one device for all processes; use --device cpu"),
     ],
 )
 def test_what_one_process_does_is_refused(folder: Path, words: list[str], sentence: str) -> None:
@@ -137,18 +148,15 @@ def test_what_one_process_does_is_refused(folder: Path, words: list[str], senten
 
 
 def test_one_process_is_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert processes.training_processes() == processes.Processes(0, 1, 0)
+    assert processes.training_processes() == processes.Processes(0, 1, 1)
     assert processes.mean_of_all((0.25, 3.0)) == (0.25, 3.0)
     assert processes.own_part(5) == slice(0, 5, 1)
-    assert processes.own_device(torch.device("cuda")) == torch.device("cuda")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert processes.training_processes() == processes.Processes(1, 2, 2)
     assert processes.own_part(5) == slice(1, 5, 2)
-    assert processes.own_device(torch.device("cuda")) == torch.device("cuda", 1)
-    assert processes.own_device(torch.device("cpu")) == torch.device("cpu")
     with pytest.raises(SettingsError, match="use --batch 6"):
         processes.connect(torch.device("cpu"), 5)

@@ -38,7 +38,7 @@ from sparsem.detect.tiling import TileDetections, Tiling, concatenate_detections
 from sparsem.detect.training.recipe import DetectorRecipe, load_detector, read_detector
 from sparsem.errors import ResumeError
 from sparsem.models.checkpoint import file_digest
-from sparsem.models.device import choose_device, free_memory
+from sparsem.models.device import choose_device, device_of_work, free_memory, gpus_of
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -105,6 +105,9 @@ def detect(
         ResourceError: a batch of tiles does not fit into memory.
     """
     settings = resolve_settings(DetectSettings, settings, changes)
+    device = device_of_work(settings.device, on)
+    if on.cluster:
+        settings = changed(settings, {"device": device.type})
     file = Path(model).resolve()
     recipe = read_detector(file)
     image_name = settings.image or sample.newest_image
@@ -114,11 +117,11 @@ def detect(
     stage = Stage(
         sample,
         f"detect-{'-'.join(recipe.structures)}",
-        _lasting_settings(changed(settings, {"image": image_name})),
+        _lasting_settings(changed(settings, {"image": image_name}), device),
         {"image": image.fingerprint, "model": file_digest(file)},
         [],
         on,
-        partial(_needs, image, recipe, settings),
+        partial(_needs, image, recipe, settings, device),
     )
     stage.refuse_other()
     _forget_replaced_boxes(sample, stage, recipe.structures)
@@ -199,12 +202,12 @@ def _refuse_other_boxes(sample: Sample, stage: Stage, fingerprints: Mapping[str,
         )
 
 
-def _lasting_settings(settings: DetectSettings) -> Settings:
+def _lasting_settings(settings: DetectSettings, device: torch.device) -> Settings:
     """Return the settings that change a result, with the device that is used.
 
     The batch changes only the speed.
     """
-    return changed(settings, {"batch": 1, "device": choose_device(settings.device).type})
+    return changed(settings, {"batch": 1, "device": device.type})
 
 
 def _tiling_of_slice(image: Volume, recipe: DetectorRecipe, overlap: float, z: int) -> Tiling:
@@ -212,7 +215,9 @@ def _tiling_of_slice(image: Volume, recipe: DetectorRecipe, overlap: float, z: i
     return tiling_of(image.size_of(z), recipe, image.voxel_size, overlap)
 
 
-def _needs(image: Volume, recipe: DetectorRecipe, settings: DetectSettings) -> Needs:
+def _needs(
+    image: Volume, recipe: DetectorRecipe, settings: DetectSettings, device: torch.device
+) -> Needs:
     """Return the memory of a group of tiles."""
     tile_px = math.prod(recipe.tile_shape(image.voxel_size))
     read = _bytes_read_at_once(image, tile_px * settings.batch)
@@ -220,9 +225,9 @@ def _needs(image: Volume, recipe: DetectorRecipe, settings: DetectSettings) -> N
     batch = settings.batch * (network_bytes + INPUT_BYTES * tile_px)
     fixed = LIBRARY_BYTES + batch
     smaller = "use a smaller --batch, or fewer --workers"
-    device = choose_device(settings.device)
     if device.type == "cuda":
-        return Needs(fixed + 2 * read, 0, smaller, gpu=fixed, gpu_free=free_memory(device))
+        free, n_gpus = free_memory(device), gpus_of(settings.device)
+        return Needs(fixed + 2 * read, 0, smaller, gpu=fixed, gpu_free=free, n_gpus=n_gpus)
     return Needs(fixed + 2 * read * min(image.block_depth, 2), 0, smaller)
 
 

@@ -102,18 +102,33 @@ def constrain_labels(
     n_conflicts = int(counts[table.is_conflict].sum())
     voxels = _voxels_with_codes(codes, table.is_conflict, n_conflicts)
     masks = _constrained_at(voxels, labels, read_probability, in_cell, settings)
-    before, after = {}, {}
-    lost = {}
+    effect = _effect_of(table, counts, codes[voxels], masks)
     for name in names:
-        had = table.has[name][codes[voxels]]
-        lost[name] = had & ~masks[name]
-        before[name] = int(counts[table.has[name]].sum())
-        after[name] = before[name] - int(had.sum()) + int(masks[name].sum())
         flat = labels[name].reshape(-1)
         flat[voxels] = _limit_to_mask(flat[voxels], masks[name])
+    return effect
+
+
+def _effect_of(
+    table: "ConflictTable", counts: NDArray[np.int64], codes: Codes, masks: Mapping[str, Mask]
+) -> ConstraintEffect:
+    """Return the effect of the constraints.
+
+    Args:
+        table: what is in conflict.
+        counts: voxels of every code.
+        codes: codes of the voxels in conflict, (n,).
+        masks: structures of these voxels after the constraints, (n,).
+    """
+    before, after, lost = {}, {}, {}
+    for name, has in table.has.items():
+        had = has[codes]
+        lost[name] = had & ~masks[name]
+        before[name] = int(counts[has].sum())
+        after[name] = before[name] - int(had.sum()) + int(masks[name].sum())
     rules = {}  # a structure that settings name twice counts once
     for structure, reason, is_violated in table.conflicts:
-        n_removed = int((is_violated[codes[voxels]] & lost[structure]).sum())
+        n_removed = int((is_violated[codes] & lost[structure]).sum())
         n_violated = int(counts[is_violated].sum())
         rules[structure, reason] = ConstraintCounts(structure, reason, n_violated, n_removed)
     return ConstraintEffect(tuple(rules.values()), before, after)

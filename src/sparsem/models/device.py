@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from sparsem.errors import SettingsError
 from sparsem.settings import Precision
+from sparsem.workflow.execution import Execution
+from sparsem.workflow.settings import read_cluster
 
 M_TRIM_THRESHOLD = -1  # of glibc's malloc.h
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
@@ -29,11 +32,16 @@ TRIAL_GAIN = 1.15
 def choose_device(name: str = "auto") -> torch.device:
     """Return the device of a name; ``auto`` is a CUDA GPU, else an Apple GPU, else the CPU.
 
+    Of several GPUs every local worker, and every process that ``torchrun`` starts, uses its own,
+    unless the name has a number.
+
     Raises:
         SettingsError: the device is not available.
     """
     if name == "auto":
         name = _best_device_name()
+    if name == "cuda" and count_gpus() > 1:
+        name = f"cuda:{_process_number() % count_gpus()}"
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda", "mps"):
@@ -50,6 +58,45 @@ def choose_device(name: str = "auto") -> torch.device:
             f"use {' or '.join(available)}."
         ) from None
     return device
+
+
+def count_gpus() -> int:
+    """Return the number of CUDA GPUs of this machine."""
+    return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
+
+
+def device_of_work(name: str, on: Execution) -> torch.device:
+    """Return the device that blocks are computed on; it is not looked for if it is of a cluster.
+
+    Raises:
+        SettingsError: the device is not available.
+    """
+    if not on.cluster:
+        return choose_device(name)
+    kind = "cuda" if read_cluster(on.cluster).gpus else "cpu"
+    if name not in ("auto", kind):
+        raise SettingsError(
+            f"--device {name} does not fit the jobs of {on.cluster}, which have "
+            f"{'a GPU' if kind == 'cuda' else 'no GPU (gpus = 1)'}."
+        )
+    return torch.device(kind)
+
+
+def gpus_of(name: str) -> int:
+    """Return the number of GPUs among which local workers with a device name are divided."""
+    return count_gpus() if name in ("auto", "cuda") else 1
+
+
+def _process_number() -> int:
+    """Return the number of this process: of ``torchrun``, or of a local worker; else 0."""
+    if os.environ.get("LOCAL_RANK", "").isdigit():
+        return int(os.environ["LOCAL_RANK"])
+    if "distributed" not in sys.modules:
+        return 0
+    try:
+        return int(sys.modules["distributed"].get_worker().name)
+    except (ValueError, TypeError):  # no worker, or one with a name
+        return 0
 
 
 def _best_device_name() -> str:
@@ -98,14 +145,21 @@ def keep_freed_memory() -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the free bytes for a network: of a CUDA device, or else of the machine."""
+    """Return the free bytes for a network: of a CUDA device, or else of the machine.
+
+    They are 0 of a GPU that this machine does not have.
+    """
     if device.type == "cuda":
+        if not torch.cuda.is_available():
+            return 0
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
 @cache
 def _is_faster_in_bfloat16(kind: str, index: int | None) -> bool:
+    if kind == "cuda" and not torch.cuda.is_available():
+        return False  # of a cluster: it is not known how old it is
     if kind == "cuda":
         return torch.cuda.get_device_capability(index) >= AMPERE
     return kind == "cpu" and _cpu_gain_of_bfloat16() >= TRIAL_GAIN

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sparsem.errors import SettingsError
@@ -95,7 +96,11 @@ def settings_for_device(device: str) -> PredictSettings:
 
 
 def choose_engine(
-    models: Sequence[Path], image: Volume, settings: PredictSettings, earlier: Engine | None = None
+    models: Sequence[Path],
+    image: Volume,
+    settings: PredictSettings,
+    device: torch.device,
+    earlier: Engine | None = None,
 ) -> Engine:
     """Return the engine that predicts an image, ``openvino`` or ``torch``.
 
@@ -103,6 +108,7 @@ def choose_engine(
         models: checkpoints.
         image: the image.
         settings: settings of the prediction, with the requested engine and a resolved precision.
+        device: device that blocks are computed on.
         earlier: the engine of an earlier run of the same work, which ``auto`` keeps: its last bits
             are not those of another one. Nothing is compiled then, since that run may be finished.
 
@@ -114,7 +120,7 @@ def choose_engine(
     is_requested = settings.engine == "openvino"
     if earlier is not None and not is_requested:
         return earlier
-    is_on_cpu = choose_device(settings.device).type == "cpu"
+    is_on_cpu = device.type == "cpu"
     if is_requested and not is_on_cpu:
         raise SettingsError("The engine openvino runs on the processor; use it with --device cpu.")
     unknown = {read_recipe(path).architecture for path in models} - set(COMPILED_ARCHITECTURES)

@@ -33,7 +33,7 @@ from sparsem.settings import resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.training.files import TrainingFiles, receive
 from sparsem.training.loop import Progress, ResumableTraining, TrainingState
-from sparsem.training.processes import connect, run_along
+from sparsem.training.processes import connect, run_along, training_processes
 from sparsem.training.settings import TrainSettings
 from sparsem.workflow.execution import HERE, Execution
 
@@ -119,7 +119,8 @@ def _check_memory(job: TrainingJob, quiet: bool) -> None:
     """Check that a training fits into memory and on the disk, and print what it needs."""
     needs = training_needs(job)
     folder = job.out.resolve().parent
-    needs.check(folder if folder.is_dir() else Path.cwd())
+    processes = 1 if job.device.type == "cuda" else training_processes().of_machine
+    needs.check(folder if folder.is_dir() else Path.cwd(), processes)
     print_note(f"train {job.out.stem}: {needs}", quiet)
 
 

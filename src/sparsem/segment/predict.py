@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sparsem.annotation.precedence import apply_precedence
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import Recipe, file_digest, load_checkpoint
-from sparsem.models.device import choose_device, free_memory, resolve_precision
+from sparsem.models.device import device_of_work, free_memory, gpus_of, resolve_precision
 from sparsem.models.memory import prediction_bytes
 from sparsem.progress import print_note
 from sparsem.segment.ensemble import choose_engine, load_networks, predict_voxels
@@ -94,16 +95,19 @@ def predict(
         require_side_views(sample, image)
     stage_name = f"predict-{'-'.join(recipes[0].structures)}"
     earlier = earlier_setting(sample, stage_name, "precision", on.overwrite)
-    precision = resolve_precision(choose_device(settings.device), settings.precision, earlier)
+    device = device_of_work(settings.device, on)
+    precision = resolve_precision(device, settings.precision, earlier)
     settings = changed(settings, {"image": image_name, "precision": precision})
+    if on.cluster:
+        settings = changed(settings, {"device": device.type})
     earlier_engine = earlier_setting(sample, stage_name, "engine", on.overwrite)
-    engine = choose_engine(models, image, settings, earlier_engine)
+    engine = choose_engine(models, image, settings, device, earlier_engine)
     settings = changed(settings, {"engine": engine})
     outputs = _outputs_with_slice_use(sample, image, image_name, recipes)
     output_paths = [output.path for output in outputs]
-    recorded = _recorded_settings(settings)
+    recorded = _recorded_settings(settings, device)
     inputs = _input_fingerprints(image, models)
-    needs = partial(_needs, image, recipes, settings)
+    needs = partial(_needs, image, recipes, settings, device)
     replaced = _replaced_volumes(sample, stage_name, output_paths)
     with Stage(sample, stage_name, recorded, inputs, outputs, on, needs, replaced) as stage:
         if not stage.finished:
@@ -154,12 +158,12 @@ def _max_adjacent_slices(recipes: Sequence[Recipe]) -> int:
     return max(recipe.adjacent_slices for recipe in recipes)
 
 
-def _recorded_settings(settings: PredictSettings) -> Settings:
+def _recorded_settings(settings: PredictSettings, device: torch.device) -> Settings:
     """Return the settings that change a result, as they are resolved on this machine.
 
     An interrupted run may be continued with another batch size.
     """
-    return changed(settings, {"batch": 1, "device": choose_device(settings.device).type})
+    return changed(settings, {"batch": 1, "device": device.type})
 
 
 def _input_fingerprints(image: Volume, models: Sequence[Path]) -> dict[str, str]:
@@ -207,10 +211,11 @@ def _replaced_volumes(sample: Sample, stage_name: str, output_paths: Sequence[st
     return sorted(earlier - set(output_paths))
 
 
-def _needs(image: Volume, recipes: Sequence[Recipe], settings: PredictSettings) -> Needs:
+def _needs(
+    image: Volume, recipes: Sequence[Recipe], settings: PredictSettings, device: torch.device
+) -> Needs:
     """Return the memory of one process and the disk space of a prediction."""
     ram = _slice_bytes(image, recipes)
-    device = choose_device(settings.device)
     networks = 0
     for recipe in recipes:
         networks += prediction_bytes(recipe, settings.batch, device, settings.precision)
@@ -222,7 +227,8 @@ def _needs(image: Volume, recipes: Sequence[Recipe], settings: PredictSettings) 
         disk += side_disk
     if device.type == "cuda":
         advice = "use a smaller --batch, fewer --workers, or import with a smaller --block-depth"
-        return Needs(ram, disk, advice, gpu=networks, gpu_free=free_memory(device))
+        free, n_gpus = free_memory(device), gpus_of(settings.device)
+        return Needs(ram, disk, advice, gpu=networks, gpu_free=free, n_gpus=n_gpus)
     advice = "import with a smaller --block-depth, or use fewer --workers"
     return Needs(ram + networks, disk, advice)
 

@@ -14,7 +14,7 @@ from sparsem.annotation.labeled_slices import (
     boundary_of_objects,
     outputs_of_cells,
 )
-from sparsem.errors import InputError
+from sparsem.errors import InputError, SettingsError
 from sparsem.models.checkpoint import Recipe, file_digest
 from sparsem.models.device import choose_device, resolve_precision
 from sparsem.segment.earlier_model import with_network_of
@@ -26,7 +26,7 @@ from sparsem.segment.training_slices import (
 from sparsem.settings import changed
 from sparsem.store.sample import Sample
 from sparsem.training.files import TrainingFiles
-from sparsem.training.processes import own_device
+from sparsem.training.processes import training_processes
 from sparsem.training.settings import TrainSettings
 
 
@@ -80,7 +80,12 @@ def prepare_training(
     if settings.semi:
         unlabeled, unlabeled_inputs = read_unlabeled_slices(samples, slices, recipe, settings)
         inputs = inputs | unlabeled_inputs
-    device = own_device(choose_device(settings.device))
+    if ":" in settings.device and training_processes().count > 1:
+        raise SettingsError(
+            f"--device {settings.device} names one device for all processes; use --device "
+            f"{settings.device.partition(':')[0]}, of which each process uses its own."
+        )
+    device = choose_device(settings.device)
     settings = _with_precision(settings, device, TrainingFiles(out), overwrite)
     return TrainingJob(out, structures, slices, recipe, inputs, settings, device, unlabeled)
 

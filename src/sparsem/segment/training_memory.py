@@ -8,6 +8,7 @@ from sparsem.models.device import free_memory
 from sparsem.models.memory import training_bytes
 from sparsem.segment.semi_supervised import second_recipe
 from sparsem.segment.training_job import TrainingJob
+from sparsem.training.processes import training_processes
 from sparsem.workflow.execution import Needs
 
 
@@ -18,7 +19,8 @@ def training_needs(job: TrainingJob) -> Needs:
     """
     # Twice, since copies exist while slices are standardized or padded.
     slice_bytes = 2 * _slice_bytes(job)
-    network_bytes = _network_bytes(job, job.settings.batch, job.settings.input_px)
+    n_tiles = job.settings.batch // training_processes().count
+    network_bytes = _network_bytes(job, n_tiles, job.settings.input_px)
     free_bytes = free_memory(job.device)
     if job.device.type == "cuda":
         advice = _fitting_settings(job, free_bytes) if network_bytes > free_bytes else ""

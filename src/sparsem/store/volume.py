@@ -10,6 +10,7 @@ level is read back.
 
 import json
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -417,9 +418,14 @@ def write_group(directory: Path, attributes: dict[str, Any]) -> None:
     write_atomically(directory / "zarr.json", json_bytes(group))
 
 
+def process_name() -> str:
+    """Return a name of this process that no other one has, also on other machines."""
+    return f"{platform.node()}.{os.getpid()}"
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a small file in one step, so that it holds the old or the new content."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    unfinished = path.with_name(f"{path.name}.{process_name()}.partial")
     unfinished.write_bytes(content)
     os.replace(unfinished, path)
 

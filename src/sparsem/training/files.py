@@ -19,10 +19,10 @@ from sparsem.settings import Precision, differences
 from sparsem.store.locks import acquire
 from sparsem.store.volume import write_atomically
 from sparsem.training.loop import Progress, ResumableTraining
-from sparsem.training.processes import as_in_first, is_any
+from sparsem.training.processes import as_in_first, is_any, training_processes
 from sparsem.training.settings import LoopSettings
 from sparsem.training.threads import OtherPrograms, limited_threads
-from sparsem.workflow.interruption import stops_after_steps
+from sparsem.workflow.interruption import Stopped, stops_after_steps
 from sparsem.workflow.stage import fingerprint_of
 
 R = TypeVar("R")
@@ -115,7 +115,11 @@ class TrainingFiles:
             ResumeError: as ``restore``.
         """
         self.restore(state, record, overwrite)
-        as_in_first((state.tensors(), _about(state, record)))
+        if training_processes().count > 1:
+            tensors = {name: tensor.detach().cpu() for name, tensor in state.tensors().items()}
+            # The best weights so far are those of the process that validates.
+            shared = {name: tensor for name, tensor in tensors.items() if name[:5] != "best."}
+            as_in_first((shared, _about(state, record)))
 
     def save(self, state: ResumableTraining, record: Mapping[str, Any]) -> None:
         """Write the state of an unfinished training in one step."""
@@ -193,6 +197,7 @@ class TrainingFiles:
             log as write_row,
         ):
             saved_at = time.monotonic()
+            must_stop = False
             # Saved only between two updates: an interrupt may come when some weights have
             # changed and others have not.
             for progress in updates:
@@ -207,6 +212,8 @@ class TrainingFiles:
                     saved_at = time.monotonic()
                 if must_stop:
                     break
+        if must_stop:  # another process received the signal
+            raise Stopped
 
 
 def receive(state: ResumableTraining) -> None:

@@ -26,12 +26,12 @@ class Processes:
     Attributes:
         rank: number of this process, from 0.
         count: number of processes.
-        local_rank: number of this process on its machine, and of its GPU.
+        of_machine: how many of them this machine has.
     """
 
     rank: int = 0
     count: int = 1
-    local_rank: int = 0
+    of_machine: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -43,17 +43,11 @@ def training_processes() -> Processes:
     """Return the processes of this training, from the environment that ``torchrun`` sets."""
     with suppress(KeyError, ValueError):
         return Processes(
-            int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
+            int(os.environ["RANK"]),
+            int(os.environ["WORLD_SIZE"]),
+            int(os.environ["LOCAL_WORLD_SIZE"]),
         )
     return Processes()
-
-
-def own_device(device: torch.device) -> torch.device:
-    """Return the device of this process: of several GPUs its own."""
-    processes = training_processes()
-    if processes.count > 1 and device.type == "cuda" and device.index is None:
-        return torch.device("cuda", processes.local_rank % torch.cuda.device_count())
-    return device
 
 
 def connect(device: torch.device, batch: int) -> Processes:

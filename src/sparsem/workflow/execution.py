@@ -6,9 +6,11 @@ And whether it fits into memory and onto the disk.
 import atexit
 import ctypes
 import logging
+import math
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
 SCHEDULER_TIMEOUT_S = 30
 CLOSING_S = 5  # of a connection to workers that are gone
 LOOK_EVERY_S = 0.02  # at the blocks that jobs of a cluster have finished
-CHECK_EVERY_S = 1.0  # whether there are jobs
+SUPERVISE_EVERY_S = 1.0  # the jobs of a cluster
+IDLE_S = 60.0  # jobs without a stage are ended
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Needs:
         smaller: the setting that makes it fit, for the message.
         gpu: memory of the GPU.
         gpu_free: how much of that is free.
+        n_gpus: number of GPUs, among which the processes are divided.
     """
 
     ram: int = 0
@@ -97,6 +101,7 @@ class Needs:
     smaller: str = ""
     gpu: int = 0
     gpu_free: int = 0
+    n_gpus: int = 1
 
     def check(self, directory: Path, processes: int = 1) -> None:
         """Check that memory and disk suffice.
@@ -112,7 +117,8 @@ class Needs:
         free_disk = shutil.disk_usage(directory).free
         advice = f"; {self.smaller}" if self.smaller else ""
         _refuse_more("memory", self.ram * processes, free_ram, advice)
-        _refuse_more("GPU memory", self.gpu * processes, self.gpu_free, advice)
+        processes_of_a_gpu = -(-processes // self.n_gpus)
+        _refuse_more("GPU memory", self.gpu * processes_of_a_gpu, self.gpu_free, advice)
         _refuse_more(f"disk at {directory}", self.disk, free_disk)
 
     def __str__(self) -> str:
@@ -142,12 +148,13 @@ class Workers(NamedTuple):
     Attributes:
         client: the connection to them.
         n_most: their maximum number; those of a cluster start when there is work for them.
-        check: raises an error if none of them can start; None if they are running.
+        supervise: starts those that are missing for a number of blocks, and raises an error if
+            they cannot start; None if they are running.
     """
 
     client: "Client"
     n_most: int
-    check: Callable[[], None] | None = None
+    supervise: Callable[[int], None] | None = None
 
 
 @contextmanager
@@ -209,10 +216,11 @@ def _jobs_of(on: Execution) -> Iterator[Workers]:
     """Yield workers in jobs, which stay for the next stage."""
     from distributed import Client
 
+    _keep_jobs_until(math.inf)
     batch = _batch_cluster(read_cluster(str(on.cluster)))
     client = Client(batch.cluster, set_as_default=False)
     try:
-        yield Workers(client, batch.n_most, partial(batch.check, client, on.quiet))
+        yield Workers(client, batch.n_most, partial(batch.supervise, client, quiet=on.quiet))
     except Stopped:
         batch.cancel()
         raise
@@ -221,6 +229,21 @@ def _jobs_of(on: Execution) -> Iterator[Workers]:
         _close_kept_jobs()
         raise
     client.close()
+    _keep_jobs_until(IDLE_S)
+
+
+_idle_timers: list[threading.Timer] = []  # at most one
+
+
+def _keep_jobs_until(seconds: float) -> None:
+    """End the jobs after some seconds without a stage: others of the cluster wait for them."""
+    while _idle_timers:
+        _idle_timers.pop().cancel()
+    if seconds < math.inf:
+        timer = threading.Timer(seconds, _close_kept_jobs)
+        timer.daemon = True
+        timer.start()
+        _idle_timers.append(timer)
 
 
 _kept_jobs: "list[BatchCluster]" = []  # at most one
@@ -342,7 +365,8 @@ def spread(
         client.submit(call, *arguments, pure=False) for call, arguments in islice(waiting, n_ahead)
     ]
     running = as_completed(first, loop=client.loop)
-    for future in _watched(running, workers.check) if workers.check else running:
+    del first  # results that are kept would be computed again when their worker is gone
+    for future in _watched(running, workers.supervise) if workers.supervise else running:
         try:
             future.result()
         except KilledWorker as error:
@@ -355,14 +379,14 @@ def spread(
             running.add(client.submit(call, *arguments, pure=False))
 
 
-def _watched(running: Any, check: Callable[[], None]) -> Iterator[Any]:
-    """Yield futures as they are finished, and check the workers while none is."""
-    checked_s = 0.0
+def _watched(running: Any, supervise: Callable[[int], None]) -> Iterator[Any]:
+    """Yield futures as they are finished, and supervise the workers meanwhile."""
+    supervised_s = 0.0
     while not running.is_empty():
+        if time.monotonic() - supervised_s > SUPERVISE_EVERY_S:
+            supervise(running.count())
+            supervised_s = time.monotonic()
         if running.has_ready():
             yield next(running)
-            continue
-        if time.monotonic() - checked_s > CHECK_EVERY_S:
-            check()
-            checked_s = time.monotonic()
-        time.sleep(LOOK_EVERY_S)
+        else:
+            time.sleep(LOOK_EVERY_S)

@@ -9,6 +9,7 @@ from sparsem.errors import ResourceError
 from sparsem.settings import Settings, parse, read_toml
 
 BatchSystem = Literal["slurm", "pbs", "sge", "lsf"]
+PROGRAM_BYTES = 600_000_000  # of a worker process and of the one that watches it
 
 
 class ClusterSettings(Settings):
@@ -51,6 +52,12 @@ class ClusterSettings(Settings):
                 f"{self.processes} processes cannot share {self.cores} cores; give a job more "
                 "cores, or fewer processes"
             )
+        has_slots = any(option.split()[:1] == ["-pe"] for option in self.options)
+        if self.system == "sge" and self.cores > 1 and not has_slots:
+            raise ValueError(
+                "SGE needs the name of its parallel environment for several cores, such as "
+                f'options = ["-pe smp {self.cores}"]'
+            )
         if self.gpus and self.n_processes > 1:
             raise ValueError("a job with a GPU has one process: set processes = 1")
         return self
@@ -71,11 +78,12 @@ class ClusterSettings(Settings):
         Raises:
             ResourceError: they do not.
         """
+        needed += PROGRAM_BYTES
         if needed > self.process_bytes:
             raise ResourceError(
-                f"A worker process needs {needed / 1e9:.1f} GB of memory, and each of the "
-                f"cluster's has {self.process_bytes / 1e9:.1f} GB; increase memory_gb, or set "
-                "fewer processes for a job."
+                f"A worker process needs {needed / 1e9:.1f} GB of memory with the program itself, "
+                f"and each of the cluster's has {self.process_bytes / 1e9:.1f} GB; increase "
+                "memory_gb, or set fewer processes for a job."
             )
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
 from sparsem.store.pyramid import coarser
-from sparsem.store.volume import Kind, VolumeSpec, write_atomically
+from sparsem.store.volume import Kind, VolumeSpec, process_name, write_atomically
 
 Arrays = Mapping[str, NDArray[Any]]
 BlockResult = tuple[Arrays, Mapping[str, Any]]
@@ -81,12 +81,22 @@ class Link:
         return self.folder / f"{self.chain}-{number}{suffix}"
 
     def run(self, function: LinkFunction, link: Any, *arguments: Any) -> None:
-        """Write what ``function(link, before, *arguments)`` returns."""
+        """Write what ``function(link, before, *arguments)`` returns, if that is not done yet.
+
+        A scheduler that lost contact with a worker runs a link twice; both results are the same.
+        """
+        if self.is_done():
+            return
         if self.in_one_file:
             self._store_in_one_file(function(link, None, *arguments))
             return
         previous_state = self._path(self.number - 1, ".state")
-        before = _read_group(previous_state) if self.number else None
+        try:
+            before = _read_group(previous_state) if self.number else None
+        except (OSError, KeyError):
+            if self.is_done():  # another worker was faster, and has removed it
+                return
+            raise
         arrays = function(link, before, *arguments)
         state = {name: array for name, array in arrays.items() if name.startswith(STATE)}
         results = {name: array for name, array in arrays.items() if name not in state}
@@ -101,18 +111,18 @@ class Link:
         write_atomically(self._path(self.number, ONE_FILE), content.getvalue())
 
     def _store(self, arrays: Arrays, suffix: str, chunk_rule: ChunkRule) -> None:
-        unfinished = self._path(self.number, f"{suffix}.{os.getpid()}.partial")
+        unfinished = self._path(self.number, f"{suffix}.{process_name()}.partial")
         shutil.rmtree(unfinished, ignore_errors=True)
         group = zarr.create_group(store=unfinished)
         for name, array in arrays.items():
             group.create_array(name, data=array, chunks=chunk_rule(array.shape))
         complete = self._path(self.number, suffix)
-        if complete.exists():
-            # A scheduler that lost contact with a worker runs a link twice; both results are the
-            # same.
-            shutil.rmtree(unfinished)
-        else:
+        try:
             os.replace(unfinished, complete)
+        except OSError:
+            if not complete.exists():
+                raise
+            shutil.rmtree(unfinished)  # another worker was faster
 
 
 def _read_group(folder: Path) -> dict[str, NDArray[Any]]:
@@ -167,7 +177,9 @@ class BlockTask:
         return dict(read_record(self._marker)["summary"])
 
     def run(self, function: BlockFunction, *arguments: Any) -> None:
-        """Write what ``function(*arguments)`` returns, then the marker."""
+        """Write what ``function(*arguments)`` returns, then the marker, if that is not done yet."""
+        if self.is_done():
+            return
         arrays, summary = function(*arguments)
         for output in self.outputs:
             if output.path in arrays:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sparsem.boxes.geometry import Boxes, Corners
@@ -23,7 +24,7 @@ from sparsem.detect.settings import MasksSettings
 from sparsem.errors import SampleError, SettingsError
 from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import file_digest
-from sparsem.models.device import choose_device, free_memory
+from sparsem.models.device import choose_device, device_of_work, free_memory, gpus_of
 from sparsem.settings import changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
@@ -80,9 +81,12 @@ def box_masks(
     source = (image_name, image.fingerprint)
     outputs = [image.like(f"labels/{name}", dtype, Kind.LABELS, source) for name in boxes]
     inputs = _inputs_of(image, boxes, _absolute_path(settings.sam))
-    needs = _needs(image, len(boxes), dtype().itemsize, settings)
+    device = device_of_work(settings.device, on)
+    if on.cluster:
+        settings = changed(settings, {"device": device.type})
+    needs = _needs(image, len(boxes), dtype().itemsize, settings, device)
     stage_name = f"masks-{'-'.join(boxes)}"
-    with Stage(sample, stage_name, _lasting(settings), inputs, outputs, on, needs) as stage:
+    with Stage(sample, stage_name, _lasting(settings, device), inputs, outputs, on, needs) as stage:
         job = None
         if not stage.finished:
             job = _mask_job(sample, image, tuple(boxes), dtype, inputs, settings)
@@ -117,10 +121,9 @@ def _inputs_of(image: Volume, boxes: Mapping[str, Boxes], model: str | None) -> 
     return inputs
 
 
-def _lasting(settings: MasksSettings) -> MasksSettings:
+def _lasting(settings: MasksSettings, device: torch.device) -> MasksSettings:
     """Return the settings that change a result, with the device that is used."""
-    device = choose_device(settings.device).type
-    return changed(settings, {"sam": None, "keep_embeddings": False, "device": device})
+    return changed(settings, {"sam": None, "keep_embeddings": False, "device": device.type})
 
 
 def _boxes_to_mask(sample: Sample, settings: MasksSettings) -> dict[str, StoredBoxes]:
@@ -238,16 +241,18 @@ def _model_fingerprint(model: str) -> str:
     return fingerprint_of({"model": [file_digest(file) for file in files] or model})
 
 
-def _needs(image: Volume, n_structures: int, itemsize: int, settings: MasksSettings) -> Needs:
+def _needs(
+    image: Volume, n_structures: int, itemsize: int, settings: MasksSettings, device: torch.device
+) -> Needs:
     """Return memory and disk space of a block."""
     plane_px = image.shape[1] * image.shape[2]
     pixel_bytes = image.dtype.itemsize + 3 * itemsize * n_structures
     ram = plane_px * image.block_depth * pixel_bytes
     disk = n_structures * plane_px * image.shape[0] * itemsize // 16
     smaller = "import with a smaller --block-depth, or use fewer --workers"
-    device = choose_device(settings.device)
     if settings.sam and device.type == "cuda":
-        return Needs(ram, disk, smaller, gpu=SAM_BYTES, gpu_free=free_memory(device))
+        free, n_gpus = free_memory(device), gpus_of(settings.device)
+        return Needs(ram, disk, smaller, gpu=SAM_BYTES, gpu_free=free, n_gpus=n_gpus)
     return Needs(ram + (SAM_BYTES if settings.sam else 0), disk, smaller)
 
 
