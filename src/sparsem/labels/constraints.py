@@ -219,11 +219,10 @@ def _constrained_at(
     """Return for every structure which of some voxels have it, in the most probable combination."""
     if not voxels.size:
         return {name: np.zeros(0, bool) for name in labels}
-    weights = {}
-    for name, of_structure in labels.items():
-        probability = read_probability(name)
-        predicted = None if probability is None else probability.reshape(-1)[voxels]
-        weights[name] = _weights(of_structure.reshape(-1)[voxels], predicted)
+    weights = {
+        name: _weights(of_structure.reshape(-1), read_probability(name), voxels)
+        for name, of_structure in labels.items()
+    }
     outside = np.zeros(voxels.size, bool) if in_cell is None else ~in_cell.reshape(-1)[voxels]
     return most_probable_masks(weights, outside, settings)
 
@@ -351,13 +350,16 @@ def _log_odds() -> NDArray[np.float64]:
     return np.asarray(np.log(p / (1 - p)))
 
 
-def _weights(labels: NDArray[Any], probability: Probability | None) -> Probability:
-    """Return probabilities as predicted; 0 or 255 where labels differ from them."""
-    inside = labels > 0
+def _weights(
+    labels: NDArray[Any], probability: Probability | None, voxels: NDArray[np.int64]
+) -> Probability:
+    """Return probabilities of some voxels as predicted; 0 or 255 where labels differ from them."""
+    inside = labels[voxels] > 0
     certain = np.where(inside, np.uint8(255), np.uint8(0))
     if probability is None:
         return certain
-    return np.where(inside == (probability >= FOREGROUND), probability, certain)
+    predicted = probability.reshape(-1)[voxels]
+    return np.where(inside == (predicted >= FOREGROUND), predicted, certain)
 
 
 def _limit_to_mask(labels: NDArray[Any], mask: Mask) -> NDArray[Any]:

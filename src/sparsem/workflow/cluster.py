@@ -86,14 +86,11 @@ class BatchCluster:
         self._commands = COMMANDS[settings.system]
         self._log_folder = _log_folder(settings)
         job_class = _job_class(settings.system)
-        for command in (job_class.submit_command, job_class.cancel_command, self._commands.queue):
-            _require_command(command, settings)
+        _require_command(job_class.submit_command, settings)
         self.settings = settings
         self.n_most = settings.jobs * settings.n_processes
         self._cancel_command: str = job_class.cancel_command
-        self._begun_s = time.monotonic()
-        self._queried_s = self._begun_s
-        self._spare_since_s = self._begun_s
+        self._begun_s = self._queried_s = self._spare_since_s = time.monotonic()
         self._has_note = False
         self._has_connected = False
         self._n_failed_starts = 0
