@@ -226,8 +226,8 @@ def _needs(
     fixed = LIBRARY_BYTES + batch
     smaller = "use a smaller --batch, or fewer --workers"
     if device.type == "cuda":
-        free, n_gpus = free_memory(device), gpus_of(settings.device)
-        return Needs(fixed + 2 * read, 0, smaller, gpu=fixed, gpu_free=free, n_gpus=n_gpus)
+        n_gpus = gpus_of(settings.device)
+        return Needs(fixed + 2 * read, 0, smaller, fixed, free_memory(device), n_gpus)
     return Needs(fixed + 2 * read * min(image.block_depth, 2), 0, smaller)
 
 

@@ -152,6 +152,12 @@ class BatchCluster:
         if now_s - self._spare_since_s < IDLE_S:
             return
         self._spare_since_s = now_s
+        idle = self._idle_jobs(client)
+        if idle:
+            self.cluster.sync(self.cluster.scale_down, set(idle[:n_spare]))
+
+    def _idle_jobs(self, client: "Client") -> list[str]:
+        """Return the names of the jobs whose workers are connected and compute nothing."""
         blocks_of = client.processing()
         busy: dict[str, bool] = {}
         for address, worker in list(self.cluster.scheduler_info["workers"].items()):
@@ -161,8 +167,7 @@ class BatchCluster:
             processes = [f"{job}{process}" for process in spec.get("group", ("",))]
             if not any(busy.get(process, True) for process in processes):
                 idle.append(job)
-        if idle:
-            self.cluster.sync(self.cluster.scale_down, set(idle[:n_spare]))
+        return idle
 
     def _forget_ended_jobs(self) -> None:
         """Forget jobs that the batch system does not list any more, so that others replace them."""

@@ -142,6 +142,9 @@ def _in_words(count: int) -> str:
     return f"{megabytes} MB"
 
 
+Call = tuple[Callable[..., None], tuple[Any, ...]]  # a function and its arguments
+
+
 class Workers(NamedTuple):
     """Processes that compute blocks.
 
@@ -345,9 +348,7 @@ def _release_memory() -> None:
             trim(0)
 
 
-def spread(
-    workers: Workers, calls: Iterable[tuple[Callable[..., None], tuple[Any, ...]]]
-) -> Iterator[None]:
+def spread(workers: Workers, calls: Iterable[Call]) -> Iterator[None]:
     """Run calls on workers, and yield once for each that is finished.
 
     Two calls per worker are submitted ahead, never a million at once.
@@ -361,11 +362,8 @@ def spread(
     waiting = iter(calls)
     n_threads = sum(client.nthreads().values())
     n_ahead = 2 * max(workers.n_most, n_threads)
-    first = [
-        client.submit(call, *arguments, pure=False) for call, arguments in islice(waiting, n_ahead)
-    ]
-    running = as_completed(first, loop=client.loop)
-    del first  # results that are kept would be computed again when their worker is gone
+    # Nothing else keeps the results: they would be computed again when their worker is gone.
+    running = as_completed(_submitted(client, islice(waiting, n_ahead)), loop=client.loop)
     for future in _watched(running, workers.supervise) if workers.supervise else running:
         try:
             future.result()
@@ -375,8 +373,14 @@ def spread(
                 "fewer workers, and run the command again."
             ) from None
         yield
-        for call, arguments in islice(waiting, 1):
-            running.add(client.submit(call, *arguments, pure=False))
+        for submitted in _submitted(client, islice(waiting, 1)):
+            running.add(submitted)
+        del future
+
+
+def _submitted(client: "Client", calls: Iterable[Call]) -> list[Any]:
+    """Submit calls, and return their futures."""
+    return [client.submit(call, *arguments, pure=False) for call, arguments in calls]
 
 
 def _watched(running: Any, supervise: Callable[[int], None]) -> Iterator[Any]:

@@ -94,15 +94,17 @@ class Link:
         try:
             before = _read_group(previous_state) if self.number else None
         except (OSError, KeyError):
-            if self.is_done():  # another worker was faster, and has removed it
-                return
-            raise
-        arrays = function(link, before, *arguments)
+            if not self.is_done():
+                raise
+            return  # another worker was faster, and has removed the state
+        self._store_with_state(function(link, before, *arguments))
+        shutil.rmtree(previous_state, ignore_errors=True)  # large, and not needed again
+
+    def _store_with_state(self, arrays: Arrays) -> None:
         state = {name: array for name, array in arrays.items() if name.startswith(STATE)}
         results = {name: array for name, array in arrays.items() if name not in state}
         self._store(state, ".state", _one_chunk)
         self._store(results, "", _chunk_per_slice)
-        shutil.rmtree(previous_state, ignore_errors=True)  # large, and not needed again
 
     def _store_in_one_file(self, arrays: Arrays) -> None:
         self.folder.mkdir(exist_ok=True)
