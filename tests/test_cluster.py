@@ -5,12 +5,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from distributed import Client
 
 from sparsem.errors import ResourceError, SettingsError
 from sparsem.measure.measure import measure
@@ -21,6 +22,7 @@ from sparsem.phantom.settings import PhantomSettings
 from sparsem.preprocess.equalize import equalize
 from sparsem.segment.predict import predict
 from sparsem.store.sample import Sample
+from sparsem.workflow import cluster
 from sparsem.workflow.cluster import job_options, wall_time_in_words
 from sparsem.workflow.execution import Execution, _close_kept_jobs
 from sparsem.workflow.settings import ClusterSettings, read_cluster
@@ -189,20 +191,81 @@ def test_without_the_batch_system_it_is_one_sentence(
         equalize(own_tissue, on=Execution(cluster=cluster_file, quiet=True))
 
 
+@pytest.fixture
+def write_programs(
+    cluster_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, str], None]:
+    """Write ``sbatch`` and ``squeue`` as shell scripts; ``scancel`` does nothing."""
+    folder = cluster_file.parent / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    def write(sbatch: str, squeue: str) -> None:
+        for name, text in (("sbatch", sbatch), ("squeue", squeue), ("scancel", "true")):
+            (folder / name).write_text(f"#!/bin/sh\ncd {folder}\n{text}\n", encoding="utf-8")
+            (folder / name).chmod(0o755)
+
+    return write
+
+
+WritePrograms = Callable[[str, str], None]
+
+
 def test_a_refused_job_is_one_sentence(
-    own_tissue: Sample, cluster_file: Path, monkeypatch: pytest.MonkeyPatch
+    own_tissue: Sample, cluster_file: Path, write_programs: WritePrograms
 ) -> None:
-    programs = cluster_file.parent / "bin"
-    programs.mkdir()
-    (programs / "sbatch").write_text(
-        "#!/bin/sh\necho invalid partition specified: normal >&2\nexit 1\n"
-    )
-    (programs / "sbatch").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    write_programs("echo invalid partition specified: normal >&2; exit 1", "true")
     begun = time.monotonic()
     with pytest.raises(SettingsError, match="slurm refuses a job: invalid partition specified"):
         equalize(own_tissue, on=Execution(cluster=cluster_file, quiet=True))
     assert time.monotonic() - begun < 30
+
+
+def test_jobs_that_end_before_they_connect_are_one_sentence(
+    own_tissue: Sample,
+    cluster_file: Path,
+    write_programs: WritePrograms,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with a Python that the machines of the jobs do not have; the log says why."""
+    monkeypatch.setattr(cluster, "QUERY_EVERY_S", 0.2)
+    monkeypatch.setattr(cluster, "LISTED_AFTER_S", 0.2)
+    logs = cluster_file.parent / "sparsem-jobs"
+    submit = f"""
+    echo x >> count; number=$(wc -l < count)
+    mkdir -p {logs}; echo /opt/python: not found > {logs}/sparsem-$number.err
+    echo Submitted batch job $number
+    """
+    write_programs(submit, "true")
+    sentence = r"jobs ended before they connected \(/opt/python: not found\)"
+    with pytest.raises(SettingsError, match=sentence):
+        equalize(own_tissue, on=Execution(cluster=cluster_file, quiet=True))
+
+
+def test_a_limit_of_jobs_ends_nothing(
+    cluster_file: Path, write_programs: WritePrograms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two jobs wait, and the others are refused and submitted again."""
+    monkeypatch.setattr(cluster, "QUERY_EVERY_S", 0.2)
+    monkeypatch.setattr(cluster, "SUBMIT_AGAIN_S", 0.5)
+    submit = """
+    if mkdir 1 2> /dev/null; then echo Submitted batch job 1
+    elif mkdir 2 2> /dev/null; then echo Submitted batch job 2
+    else echo x >> refused; echo submission limit reached >&2; exit 1
+    fi
+    """
+    write_programs(submit, "echo 1; echo 2")
+    batch = cluster.BatchCluster(read_cluster(cluster_file))
+    with Client(batch.cluster, set_as_default=False) as client:
+        for _ in range(20):
+            batch.supervise(client, 100, quiet=True)
+            time.sleep(0.2)
+        jobs = batch._jobs
+        assert len(jobs) == 4
+        assert sorted(str(job.job_id) for job in jobs if job.job_id) == ["1", "2"]
+    batch.close()
+    refused = (cluster_file.parent / "bin" / "refused").read_text(encoding="utf-8")
+    assert len(refused.splitlines()) > 2, "refused jobs were submitted once only"
 
 
 def running_jobs() -> list[str]:
@@ -284,6 +347,8 @@ def test_jobs_of_slurm_give_the_same_bytes_though_one_is_cancelled(
     subprocess.run(["scancel", cancelled], check=True)
     assert run.wait(300) == 0
     assert n_done < N_SLICES
+    text = FILE.replace("jobs = 4\ncores = 1", "jobs = 2\ncores = 2").replace("= 3", "= 6")
+    (model.parent / "cluster.toml").write_text(text, encoding="utf-8")
     words = command("measure", "jobs.zarr", "--structure", "nucleus")
     subprocess.run(words, cwd=model.parent, check=True, timeout=300)
     wait_for_the_end_of_jobs()
