@@ -22,9 +22,9 @@ from sparsem.phantom.settings import PhantomSettings
 from sparsem.preprocess.equalize import equalize
 from sparsem.segment.predict import predict
 from sparsem.store.sample import Sample
-from sparsem.workflow import cluster
+from sparsem.workflow import cluster, execution
 from sparsem.workflow.cluster import job_options, wall_time_in_words
-from sparsem.workflow.execution import Execution, _close_kept_jobs
+from sparsem.workflow.execution import Execution, _close_kept_jobs, workers_of
 from sparsem.workflow.settings import ClusterSettings, read_cluster
 from tests.conftest import copy_of, files_in
 from tests.slurm import is_slurm_installed, running_slurm
@@ -371,3 +371,22 @@ def test_a_job_takes_over_from_one_that_reaches_its_wall_time(
     assert len(logs) > 1, "one job did all the work"
     wait_for_the_end_of_jobs()
     assert files_in(alone.path) == files_in(by_jobs.path)
+
+
+def test_jobs_end_a_while_after_the_last_stage(
+    cluster_file: Path, write_programs: WritePrograms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage that ends within another one ends no jobs."""
+    write_programs("echo Submitted batch job 1", "echo 1")
+    monkeypatch.setattr(execution, "IDLE_S", 0.5)
+    on = Execution(cluster=cluster_file, quiet=True)
+    with workers_of(on) as outer:
+        assert outer is not None
+        with workers_of(on):
+            (kept,) = execution._kept_jobs
+        time.sleep(1.5)
+        assert execution._kept_jobs == [kept]
+        assert kept.is_running
+    time.sleep(3)
+    assert execution._kept_jobs == []
+    assert not kept.is_running

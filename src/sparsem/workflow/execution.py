@@ -6,7 +6,6 @@ And whether it fits into memory and onto the disk.
 import atexit
 import ctypes
 import logging
-import math
 import os
 import shutil
 import sys
@@ -219,9 +218,10 @@ def _jobs_of(on: Execution) -> Iterator[Workers]:
     """Yield workers in jobs, which stay for the next stage."""
     from distributed import Client
 
-    _keep_jobs_until(math.inf)
+    _stop_idle_timer()
     batch = _batch_cluster(read_cluster(str(on.cluster)))
     client = Client(batch.cluster, set_as_default=False)
+    _stages_with_jobs.append(batch)
     try:
         yield Workers(client, batch.n_most, partial(batch.supervise, client, quiet=on.quiet))
     except Stopped:
@@ -231,22 +231,28 @@ def _jobs_of(on: Execution) -> Iterator[Workers]:
         client.close(timeout=CLOSING_S)
         _close_kept_jobs()
         raise
+    finally:
+        _stages_with_jobs.pop()
     client.close()
-    _keep_jobs_until(IDLE_S)
+    if not _stages_with_jobs:
+        _start_idle_timer()
 
 
+_stages_with_jobs: "list[BatchCluster]" = []  # a stage may run within another one
 _idle_timers: list[threading.Timer] = []  # at most one
 
 
-def _keep_jobs_until(seconds: float) -> None:
-    """End the jobs after some seconds without a stage: others of the cluster wait for them."""
+def _start_idle_timer() -> None:
+    """End the jobs after a while without a stage: others of the cluster wait for them."""
+    timer = threading.Timer(IDLE_S, _close_kept_jobs)
+    timer.daemon = True
+    timer.start()
+    _idle_timers.append(timer)
+
+
+def _stop_idle_timer() -> None:
     while _idle_timers:
         _idle_timers.pop().cancel()
-    if seconds < math.inf:
-        timer = threading.Timer(seconds, _close_kept_jobs)
-        timer.daemon = True
-        timer.start()
-        _idle_timers.append(timer)
 
 
 _kept_jobs: "list[BatchCluster]" = []  # at most one
