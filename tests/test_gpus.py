@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sparsem.errors import ResourceError, SettingsError
-from sparsem.models.device import choose_device, device_of_work, gpus_of, resolve_precision
+from sparsem.models.device import choose_device, gpus_of, resolve_precision, settle_device
+from sparsem.segment.settings import PredictSettings
 from sparsem.workflow.execution import Execution, Needs
 
 
@@ -44,11 +45,16 @@ def test_the_device_of_a_cluster_is_that_of_its_jobs(tmp_path: Path) -> None:
     (tmp_path / "cpu.toml").write_text(text, encoding="utf-8")
     (tmp_path / "gpu.toml").write_text(f"{text}gpus = 1\n", encoding="utf-8")
     on_cpus, on_gpus = (Execution(cluster=tmp_path / f"{kind}.toml") for kind in ("cpu", "gpu"))
-    assert device_of_work("auto", on_cpus) == torch.device("cpu")
-    assert device_of_work("auto", on_gpus) == torch.device("cuda")
+    requested = PredictSettings()
+    settings, device = settle_device(requested, on_cpus)
+    assert (settings.device, device) == ("cpu", torch.device("cpu"))
+    settings, device = settle_device(requested, on_gpus)
+    assert (settings.device, device) == ("cuda", torch.device("cuda"))
+    settings, _ = settle_device(requested, Execution())
+    assert settings is requested  # every worker chooses its own
     assert resolve_precision(torch.device("cuda"), "auto") == "float32"
     with pytest.raises(SettingsError, match=r"--device cuda does not fit .* no GPU \(gpus = 1\)"):
-        device_of_work("cuda", on_cpus)
+        settle_device(PredictSettings(device="cuda"), on_cpus)
 
 
 @pytest.mark.usefixtures("four_gpus")

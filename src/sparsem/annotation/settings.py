@@ -13,7 +13,23 @@ from sparsem.settings import Settings, SliceChoice
 BOX_EXAMPLE = "0:24,100:400,200:600 (z, y, x; the end is exclusive; an empty part is all)"
 
 
-class GroundTruthSettings(Settings):
+class _PartOfStack(Settings):
+    """Settings with ``slices``, and with a ``box`` of a stack."""
+
+    @field_validator("slices", mode="before", check_fields=False)
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+    @field_validator("box", check_fields=False)
+    @classmethod
+    def _is_a_box(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_box(value)
+        return value
+
+
+class GroundTruthSettings(_PartOfStack):
     """Labeled slices, and labeled parts of slices, in a file of ground truth."""
 
     dataset: str | None = Field(
@@ -53,18 +69,6 @@ class GroundTruthSettings(Settings):
         "scikit-image read them) or displayed (as in Fiji)",
     )
 
-    @field_validator("slices", mode="before")
-    @classmethod
-    def _as_text(cls, value: object) -> object:
-        return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
-
-    @field_validator("box")
-    @classmethod
-    def _is_a_box(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_box(value)
-        return value
-
 
 def parse_box(text: str) -> Box:
     """Return a box as slices (z, y, x).
@@ -87,7 +91,7 @@ def _parse_range(text: str) -> slice:
     )
 
 
-class AnnotationSettings(Settings):
+class AnnotationSettings(_PartOfStack):
     """Meaning of the slices and numbers in a file of labels."""
 
     dataset: str | None = Field(
@@ -145,20 +149,6 @@ class AnnotationSettings(Settings):
         description="add these slices to the annotation of that name; with --overwrite, slices "
         "that differ are replaced",
     )
-
-    @field_validator("slices", mode="before")
-    @classmethod
-    def _as_text(cls, value: object) -> object:
-        if isinstance(value, list | tuple):
-            return ",".join(str(number) for number in value)
-        return value
-
-    @field_validator("box")
-    @classmethod
-    def _is_a_box(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_box(value)
-        return value
 
     @field_validator("classes", mode="before")
     @classmethod

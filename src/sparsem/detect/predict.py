@@ -38,7 +38,7 @@ from sparsem.detect.tiling import TileDetections, Tiling, concatenate_detections
 from sparsem.detect.training.recipe import DetectorRecipe, load_detector, read_detector
 from sparsem.errors import ResumeError
 from sparsem.models.checkpoint import file_digest
-from sparsem.models.device import choose_device, device_of_work, free_memory, gpus_of
+from sparsem.models.device import choose_device, free_memory, gpus_of, settle_device
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
@@ -105,9 +105,7 @@ def detect(
         ResourceError: a batch of tiles does not fit into memory.
     """
     settings = resolve_settings(DetectSettings, settings, changes)
-    device = device_of_work(settings.device, on)
-    if on.cluster:
-        settings = changed(settings, {"device": device.type})
+    settings, device = settle_device(settings, on)
     file = Path(model).resolve()
     recipe = read_detector(file)
     image_name = settings.image or sample.newest_image

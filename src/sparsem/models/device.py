@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsem.errors import SettingsError
-from sparsem.settings import Precision
+from sparsem.settings import Precision, S, changed
 from sparsem.workflow.execution import Execution
 from sparsem.workflow.settings import read_cluster
 
@@ -65,21 +65,24 @@ def count_gpus() -> int:
     return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
 
 
-def device_of_work(name: str, on: Execution) -> torch.device:
-    """Return the device that blocks are computed on; it is not looked for if it is of a cluster.
+def settle_device(settings: S, on: Execution) -> tuple[S, torch.device]:
+    """Return settings for the processes that compute blocks, and their device.
+
+    The device of a cluster is not looked for here: its jobs get its name.
 
     Raises:
         SettingsError: the device is not available.
     """
+    name: str = settings.device  # type: ignore[attr-defined]
     if not on.cluster:
-        return choose_device(name)
+        return settings, choose_device(name)
     kind = "cuda" if read_cluster(on.cluster).gpus else "cpu"
     if name not in ("auto", kind):
         raise SettingsError(
             f"--device {name} does not fit the jobs of {on.cluster}, which have "
             f"{'a GPU' if kind == 'cuda' else 'no GPU (gpus = 1)'}."
         )
-    return torch.device(kind)
+    return changed(settings, {"device": kind}), torch.device(kind)
 
 
 def gpus_of(name: str) -> int:

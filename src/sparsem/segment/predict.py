@@ -18,7 +18,7 @@ from sparsem.annotation.precedence import apply_precedence
 from sparsem.errors import InputError
 from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import Recipe, file_digest, load_checkpoint
-from sparsem.models.device import device_of_work, free_memory, gpus_of, resolve_precision
+from sparsem.models.device import free_memory, gpus_of, resolve_precision, settle_device
 from sparsem.models.memory import prediction_bytes
 from sparsem.progress import print_note
 from sparsem.segment.ensemble import choose_engine, load_networks, predict_voxels
@@ -95,11 +95,9 @@ def predict(
         require_side_views(sample, image)
     stage_name = f"predict-{'-'.join(recipes[0].structures)}"
     earlier = earlier_setting(sample, stage_name, "precision", on.overwrite)
-    device = device_of_work(settings.device, on)
+    settings, device = settle_device(settings, on)
     precision = resolve_precision(device, settings.precision, earlier)
     settings = changed(settings, {"image": image_name, "precision": precision})
-    if on.cluster:
-        settings = changed(settings, {"device": device.type})
     earlier_engine = earlier_setting(sample, stage_name, "engine", on.overwrite)
     engine = choose_engine(models, image, settings, device, earlier_engine)
     settings = changed(settings, {"engine": engine})

@@ -116,9 +116,12 @@ class TrainingFiles:
         """
         self.restore(state, record, overwrite)
         if training_processes().count > 1:
-            tensors = {name: tensor.detach().cpu() for name, tensor in state.tensors().items()}
             # The best weights so far are those of the process that validates.
-            shared = {name: tensor for name, tensor in tensors.items() if name[:5] != "best."}
+            shared = {
+                name: tensor.detach().cpu()
+                for name, tensor in state.tensors().items()
+                if not name.startswith("best.")
+            }
             as_in_first((shared, _about(state, record)))
 
     def save(self, state: ResumableTraining, record: Mapping[str, Any]) -> None:
@@ -189,7 +192,7 @@ class TrainingFiles:
         """
         log = TrainingLog(log_path(self.out), columns, state.update)
         meter = Meter(f"train {self.out.stem}", settings.updates, state.update, quiet)
-        others = OtherPrograms()
+        others = None if torch.cuda.is_available() else OtherPrograms()
         with (
             limited_threads(settings.threads),
             stops_after_steps() as is_to_stop,
@@ -203,7 +206,7 @@ class TrainingFiles:
             for progress in updates:
                 write_row(progress)
                 meter.step(describe(progress))
-                if not torch.cuda.is_available():
+                if others:
                     meter.say(others.note())
                 seconds_since_save = time.monotonic() - saved_at
                 must_stop = is_any(is_to_stop())

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparsem.errors import SettingsError
-from sparsem.extras import require
 from sparsem.progress import print_note
 from sparsem.workflow.settings import ClusterSettings
 
@@ -82,7 +81,6 @@ class BatchCluster:
     """
 
     def __init__(self, settings: ClusterSettings) -> None:
-        require("cluster")
         self._commands = COMMANDS[settings.system]
         self._log_folder = _log_folder(settings)
         job_class = _job_class(settings.system)

@@ -167,22 +167,22 @@ def workers_of(on: Execution) -> "Iterator[Workers | None]":
         SettingsError: no scheduler answers at the address, or the settings of the cluster are
             wrong.
     """
-    if on.cluster:
-        with _jobs_of(on) as workers:
-            yield workers
-    elif on.scheduler:
-        with _scheduled(on.scheduler) as workers:
-            yield workers
-    elif on.workers:
-        with _local_workers(on.workers) as workers:
-            yield workers
-    else:
+    if not (on.workers or on.is_remote):
         yield None
+        return
+    require("cluster")
+    if on.cluster:
+        source = _jobs_of(on)
+    elif on.scheduler:
+        source = _scheduled(on.scheduler)
+    else:
+        source = _local_workers(on.workers)
+    with source as workers:
+        yield workers
 
 
 @contextmanager
 def _scheduled(address: str) -> Iterator[Workers]:
-    require("cluster")
     from distributed import Client
 
     try:
@@ -197,7 +197,6 @@ def _scheduled(address: str) -> Iterator[Workers]:
 
 @contextmanager
 def _local_workers(n_workers: int) -> Iterator[Workers]:
-    require("cluster")
     from distributed import Client
 
     client = Client(_local_cluster(n_workers), set_as_default=False)

@@ -24,7 +24,7 @@ from sparsem.detect.settings import MasksSettings
 from sparsem.errors import SampleError, SettingsError
 from sparsem.geometry import ZBlock
 from sparsem.models.checkpoint import file_digest
-from sparsem.models.device import choose_device, device_of_work, free_memory, gpus_of
+from sparsem.models.device import choose_device, free_memory, gpus_of, settle_device
 from sparsem.settings import changed, resolve_settings
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Kind, Volume
@@ -81,9 +81,7 @@ def box_masks(
     source = (image_name, image.fingerprint)
     outputs = [image.like(f"labels/{name}", dtype, Kind.LABELS, source) for name in boxes]
     inputs = _inputs_of(image, boxes, _absolute_path(settings.sam))
-    device = device_of_work(settings.device, on)
-    if on.cluster:
-        settings = changed(settings, {"device": device.type})
+    settings, device = settle_device(settings, on)
     needs = _needs(image, len(boxes), dtype().itemsize, settings, device)
     stage_name = f"masks-{'-'.join(boxes)}"
     with Stage(sample, stage_name, _lasting(settings, device), inputs, outputs, on, needs) as stage:
