@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
 CORE   := .venv-core
 COMMA  := ,
+# Tests and demo start hundreds of programs, each of which would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test format clean
 

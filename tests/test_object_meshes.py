@@ -23,7 +23,7 @@ from sparsem.report.layers import read_layers, with_object_meshes
 from sparsem.report.mesh import enclosed_volume, simplify_to_volume, surface_of
 from sparsem.report.plots.colors import cell_color
 from sparsem.report.scene3d.render import render
-from sparsem.report.scene3d.solids import full_solids, solids_of, volume_box
+from sparsem.report.scene3d.solids import _coarse_enough, full_solids, solids_of, volume_box
 from sparsem.store.sample import Sample
 from sparsem.workflow.execution import Execution
 from tests.conftest import copy_of, put
@@ -213,3 +213,38 @@ def test_a_sample_that_cannot_be_written_is_exported(measured: Sample, tmp_path:
         check=True,
     )
     assert "Simplified from" in done.stdout
+
+
+def test_large_objects_of_a_page_are_meshed_from_larger_voxels(tmp_path: Path) -> None:
+    """Ball and fiber: few triangles, the place and the volume of the object, nothing lost."""
+    sample = Sample.create(tmp_path / "s.zarr")
+    z, y, x = np.indices((60, 90, 90))
+    labels = np.zeros((60, 90, 90), np.uint32)
+    labels[(z - 30) ** 2 + (y - 40) ** 2 + (x - 40) ** 2 <= 25**2] = 1
+    labels[31, 80, 5:85] = 2
+    put(sample, "", np.zeros(labels.shape, np.uint8), 16, VoxelSize(10, 10, 10))
+    put(sample, "labels/mitochondrion", labels, 16, VoxelSize(10, 10, 10))
+    layers, _ = read_layers(sample, ["mitochondrion"], "cells", {}, [])
+    (layer,) = with_object_meshes(layers)
+    box = volume_box(sample.volume("labels", "mitochondrion"))
+    full = list(solids_of(layer, box, 1e9, 0))
+    few = list(solids_of(layer, box, 1e9, 400))
+    for complete, rough, number in zip(full, few, (1, 2), strict=True):
+        assert rough.n_full_triangles <= complete.n_full_triangles / (3 if number == 1 else 1)
+        assert len(rough.mesh.triangles) < complete.n_full_triangles / 4
+        volume = (labels == number).sum() * 1e-6
+        assert enclosed_volume(rough.mesh) == pytest.approx(volume, rel=0.01)
+        for side in (np.min, np.max):
+            corner = side(rough.mesh.vertices, axis=0)
+            assert corner == pytest.approx(side(complete.mesh.vertices, axis=0), abs=0.015)
+
+
+def test_voxels_of_a_page_become_larger_along_fine_axes_first() -> None:
+    mask = np.ones((8, 60, 60), bool)
+    coarse, edges = _coarse_enough(mask, (0.05, 0.01, 0.01), 300)
+    assert edges[0] == 0.05
+    assert edges[1] == edges[2] == 0.02
+    assert coarse.shape[0] == 8
+    assert coarse.sum() * np.prod(edges) == pytest.approx(mask.sum() * 0.05e-4)
+    same, _ = _coarse_enough(mask, (0.05, 0.01, 0.01), 0)
+    assert same is mask

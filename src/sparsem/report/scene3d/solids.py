@@ -26,6 +26,8 @@ from sparsem.report.settings import Axis
 from sparsem.store.volume import Volume
 
 MIN_OBJECT_TRIANGLES = 60  # fewer do not show a shape
+# Triangles of a surface for each one of its mesh; of more, the surface is made of larger voxels.
+MAX_SIMPLIFICATION = 20
 MIN_TRIANGLES = 30  # of an object among so many that all together would be too large
 
 # Lowest and highest-plus-one voxel (z, y, x) of the full resolution.
@@ -94,7 +96,7 @@ def solids_of(
     shape = tuple(high - low for low, high in zip(piece.low, piece.high, strict=True))
     surface = mesh_from_mask(read_slices, shape, voxel_um, BLOCK_DEPTH)
     mesh = simplify_to_volume(surface, n_triangles, enclosed_volume(surface), voxel_um)
-    moved = _translate(mesh, piece.low, voxel_um)
+    moved = Mesh(mesh.vertices + np.array(piece.low) * voxel_um, mesh.triangles)
     yield Solid(layer.name, layer.color, moved, len(surface.triangles))
 
 
@@ -152,10 +154,10 @@ def _object_solids(
     counts = _share_triangles(voxels, n_triangles)
     volumes = voxels * np.prod(voxel_um)
     for index, box in enumerate(find_objects(indices.astype(np.int32))):
-        mask = indices[box] == index + 1
-        corner = low + [side.start for side in box]
+        corner_um = (low + [side.start for side in box]) * np.asarray(voxel_um)
+        mask, edges_um = _coarse_enough(indices[box] == index + 1, voxel_um, counts[index])
         number = int(ids[index])
-        yield _object_solid(number, mask, corner, voxel_um, volumes[index], counts[index])
+        yield _object_solid(number, mask, corner_um, edges_um, volumes[index], counts[index])
 
 
 def full_solids(
@@ -180,13 +182,14 @@ def full_solids(
         piece = crop_around(labels, level, low, high)
         voxel_um = labels.voxel_size_of(level).micrometers
         mask = piece.read(labels) == number
-        yield _object_solid(number, mask, piece.low, voxel_um, voxels * voxel_um3, count)
+        corner_um = np.array(piece.low) * voxel_um
+        yield _object_solid(number, mask, corner_um, voxel_um, voxels * voxel_um3, count)
 
 
 def _object_solid(
     number: int,
     mask: NDArray[np.bool_],
-    low: Sequence[int] | NDArray[np.int64],
+    corner_um: NDArray[np.float64],
     voxel_um: Sequence[float],
     volume: float,
     n_triangles: int,
@@ -194,8 +197,46 @@ def _object_solid(
     """Return the mesh of one object, in the color of its number."""
     surface = surface_of(mask, voxel_um)
     mesh = simplify_to_volume(surface, n_triangles, volume, voxel_um)
-    moved = _translate(mesh, low, voxel_um)
+    moved = Mesh(mesh.vertices + corner_um, mesh.triangles)
     return Solid(str(number), cell_color(number), moved, len(surface.triangles))
+
+
+def _coarse_enough(
+    mask: NDArray[np.bool_], voxel_um: Sequence[float], n_triangles: int
+) -> tuple[NDArray[np.bool_], Sequence[float]]:
+    """Return a mask (z, y, x) whose surface is not much finer than its mesh, and its voxels.
+
+    The surface of all voxels of a nucleus has 70 times the triangles that a page shows, and to
+    compute and to simplify it takes most of the time of the page.
+
+    Args:
+        mask: one object.
+        voxel_um: edges of its voxels.
+        n_triangles: of its mesh; 0 for no limit.
+    """
+    while n_triangles and 2 * _count_faces(mask) > MAX_SIMPLIFICATION * n_triangles:
+        is_fine = np.array(voxel_um) < 1.5 * min(voxel_um)
+        factors = np.where(is_fine, 2, 1)
+        mask = _pool(mask, factors)
+        voxel_um = (factors * voxel_um).tolist()
+    return mask, voxel_um
+
+
+def _count_faces(mask: NDArray[np.bool_]) -> int:
+    """Return the number of faces between voxels of a mask and others; a mesh has twice as many."""
+    padded = np.pad(mask, 1)
+    return sum(int(np.count_nonzero(np.diff(padded, axis=axis))) for axis in range(3))
+
+
+def _pool(mask: NDArray[np.bool_], factors: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return a mask of larger voxels: those of which a quarter is set, so that fibers remain."""
+    n_voxels = -(-np.array(mask.shape) // factors)
+    padding = n_voxels * factors - mask.shape
+    padded = np.pad(mask, [(0, size) for size in padding])
+    (depth, height, width), (by_z, by_y, by_x) = n_voxels, factors
+    voxels = padded.reshape(depth, by_z, height, by_y, width, by_x)
+    counts = voxels.sum(axis=(1, 3, 5), dtype=np.uint8)
+    return np.asarray(4 * counts >= factors.prod())
 
 
 def _share_triangles(voxels: NDArray[np.int64], n_triangles: int) -> list[int]:
@@ -212,10 +253,3 @@ def _share_triangles(voxels: NDArray[np.int64], n_triangles: int) -> list[int]:
     rest = max(0, n_triangles - smallest_share * len(voxels))
     shares = smallest_share + (rest * surfaces / surfaces.sum()).astype(np.int64)
     return list(shares.tolist())
-
-
-def _translate(
-    mesh: Mesh, low: Sequence[int] | NDArray[np.int64], voxel_um: Sequence[float]
-) -> Mesh:
-    """Return a mesh moved by the voxel ``low`` at which its piece begins."""
-    return Mesh(mesh.vertices + np.asarray(low) * np.asarray(voxel_um), mesh.triangles)
