@@ -3,6 +3,7 @@
 Boxes are (n, 3) lowest and highest-plus-one voxels (z, y, x) of the full resolution.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.geometry import VoxelSize
+from sparsem.store.cached import CachedArray, ChunkCache
 from sparsem.store.volume import Volume
 
 Floats = NDArray[np.float64]
@@ -17,6 +19,8 @@ Ints = NDArray[np.int64]
 
 # Small objects that lie close together are read in one crop of up to this size.
 GROUP_VOXELS = 2**24
+# Chunks of the last crops of this process: the next objects lie in the same ones.
+CHUNKS = ChunkCache(max_bytes=128_000_000)
 
 
 class Crop(NamedTuple):
@@ -35,7 +39,10 @@ class Crop(NamedTuple):
     def read(self, volume: Volume) -> NDArray[Any]:
         """Return the voxels of the crop, (z, y, x)."""
         box = tuple(slice(low, high) for low, high in zip(self.low, self.high, strict=True))
-        return volume.lazy(self.level)[box]
+        n_voxels = math.prod(high - low for low, high in zip(self.low, self.high, strict=True))
+        if n_voxels > GROUP_VOXELS:
+            return volume.lazy(self.level)[box]
+        return CachedArray(volume, self.level, CHUNKS)[box]
 
     def slices_of(self, inner: "Crop") -> tuple[slice, ...]:
         """Return the index in this crop's voxels of another crop of the same level."""

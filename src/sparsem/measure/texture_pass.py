@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from sparsem.geometry import evenly_spaced
 from sparsem.measure.crops import (
+    crop_around,
     crop_groups,
-    crops_around,
     level_nearest_to,
     near_isotropic_level,
 )
@@ -109,15 +109,12 @@ def crop_textures(link: TextureLink, _previous: None) -> Arrays:
         ``texture``, (n, columns); and the pattern spectra ``spectrum``, (n, 2 sizes).
     """
     moments = link.moments
-    outer, crops = crops_around(link.labels, link.level, moments.low, moments.high)
-    labels = outer.read(link.labels)
-    image = outer.read(link.image)
     rows = []
     spectra = []
-    for number, crop in zip(moments.ids, crops, strict=True):
-        box = outer.slices_of(crop)
-        mask = labels[box] == number
-        values, spectrum = texture_features(image[box], mask, link.gray, link.scale)
+    for number, low, high in zip(moments.ids, moments.low, moments.high, strict=True):
+        crop = crop_around(link.labels, link.level, low, high)
+        mask = crop.read(link.labels) == number
+        values, spectrum = texture_features(crop.read(link.image), mask, link.gray, link.scale)
         rows.append([values[name] for name in TEXTURE_COLUMNS])
         spectra.append(spectrum)
     return {"texture": np.array(rows), "spectrum": np.array(spectra)}

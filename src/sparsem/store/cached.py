@@ -1,18 +1,18 @@
-"""An array on disk whose decoded chunks are kept in memory, for viewers that read slice by slice.
+"""An array on disk whose decoded chunks are kept in memory.
 
-A chunk is as deep as a z-block, so the next slices of a viewer lie in chunks that are decoded
-already.
+A viewer reads slice by slice, and a chunk is as deep as a z-block, so the next slices lie in chunks
+that are decoded already. Objects that are measured one after the other share chunks, too.
 """
 
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from sparsem.store.chunks import chunk_parts
 from sparsem.store.lazy import Index, box_and_rest
 from sparsem.store.volume import Volume
 
@@ -120,22 +120,14 @@ class CachedArray:
         box = np.empty([stop - start for start, stop in axes], self.dtype)
         if not box.size:
             return box
-        ranges = [
-            range(start // edge, -(-stop // edge))
-            for (start, stop), edge in zip(axes, self._edges, strict=True)
-        ]
-        indices = list(product(*ranges))
-        for chunk_index, chunk in zip(
-            indices, self._cache.chunks(self._volume, self._level, indices), strict=True
-        ):
-            in_box, in_chunk = [], []
-            for n, edge, length, (start, stop) in zip(
-                chunk_index, self._edges, chunk.shape, axes, strict=True
-            ):
-                first, last = max(start, n * edge), min(stop, n * edge + length)
-                in_box.append(slice(first - start, last - start))
-                in_chunk.append(slice(first - n * edge, last - n * edge))
-            box[tuple(in_box)] = chunk[tuple(in_chunk)]
+        parts = list(chunk_parts(axes, self._edges))
+        # A few at a time: the box and all of its chunks together may not fit into memory.
+        for first in range(0, len(parts), READERS):
+            batch = parts[first : first + READERS]
+            numbers = [part.numbers for part in batch]
+            chunks = self._cache.chunks(self._volume, self._level, numbers)
+            for part, chunk in zip(batch, chunks, strict=True):
+                box[part.target] = chunk[part.within]
         return box
 
 

@@ -5,7 +5,7 @@ zeros.
 """
 
 from dataclasses import dataclass
-from itertools import product
+from functools import lru_cache
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -15,6 +15,9 @@ import zarr
 from numpy.typing import NDArray
 
 from sparsem.errors import SampleError
+from sparsem.store.chunks import is_plain, read_plain, refuse_lost_chunks, slices_in_words
+
+KEPT_ARRAYS = 256  # whose metadata stay in memory
 
 AxisIndex = int | np.integer[Any] | slice | EllipsisType
 Index = AxisIndex | tuple[AxisIndex, ...]
@@ -52,13 +55,13 @@ class LazyArray:
         array = self._array()
         box, within = box_and_rest(index, array.shape)
         is_empty = any(start >= stop for start, stop in box)
-        if self.is_complete and not is_empty:
-            self._refuse_lost_chunks(array, box)
-        slices = tuple(slice(start, max(start, stop)) for start, stop in box)
+        if is_empty:
+            lengths = [max(0, stop - start) for start, stop in box]
+            return np.asarray(np.empty(lengths, array.dtype)[within])
         try:
-            values = np.asarray(array[slices])
+            values = self._read(array, box)
         except (RuntimeError, ValueError) as error:  # the errors of codecs
-            slices_text = _slices_in_words(box[0][0], box[0][1] - 1)
+            slices_text = slices_in_words(box[0][0], box[0][1] - 1)
             raise SampleError(
                 f"{self.directory} is damaged within {slices_text} ({error}); "
                 "compute it again, or replace it by a copy."
@@ -66,28 +69,30 @@ class LazyArray:
         part: NDArray[Any] = values[within]
         return part
 
+    def _read(self, array: "zarr.Array[Any]", box: list[tuple[int, int]]) -> NDArray[Any]:
+        """Return a box of the array that is not empty."""
+        if self.is_complete and is_plain(array):
+            try:
+                return read_plain(self.directory, array, box)
+            except FileNotFoundError:
+                refuse_lost_chunks(self.directory, array, box)
+                raise
+        if self.is_complete:
+            refuse_lost_chunks(self.directory, array, box)
+        return np.asarray(array[tuple(slice(start, stop) for start, stop in box)])
+
     def _array(self) -> "zarr.Array[Any]":
-        return zarr.open_array(store=self.directory, mode="r")
-
-    def _refuse_lost_chunks(self, array: "zarr.Array[Any]", box: list[tuple[int, int]]) -> None:
-        chunk_ranges = [
-            range(start // edge, -(-stop // edge))
-            for (start, stop), edge in zip(box, array.chunks, strict=True)
-        ]
-        for chunk_index in product(*chunk_ranges):
-            key = array.metadata.encode_chunk_key(chunk_index)
-            if (self.directory / key).is_file():
-                continue
-            first = chunk_index[0] * array.chunks[0]
-            last = min(first + array.chunks[0], array.shape[0]) - 1
-            raise SampleError(
-                f"{self.directory} has lost a chunk of its {_slices_in_words(first, last)}: {key} "
-                "is missing. Compute it again, or copy it again."
-            )
+        try:
+            status = (self.directory / "zarr.json").stat()
+        except OSError:
+            return zarr.open_array(store=self.directory, mode="r")  # its error says what is missing
+        return _open_once(self.directory, status.st_mtime_ns, status.st_ino, status.st_size)
 
 
-def _slices_in_words(first: int, last: int) -> str:
-    return f"slice {first}" if first == last else f"slices {first} to {last}"
+@lru_cache(maxsize=KEPT_ARRAYS)
+def _open_once(directory: Path, modified_ns: int, inode: int, size: int) -> "zarr.Array[Any]":
+    """Return the array in a folder; its metadata are parsed once as long as they are the same."""
+    return zarr.open_array(store=directory, mode="r")
 
 
 def box_and_rest(
