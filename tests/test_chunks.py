@@ -1,5 +1,7 @@
 """Reading without Zarr's event loop: equal to Zarr for every box, layout and type."""
 
+import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +109,33 @@ def test_empty_parts_are_empty(stored: Path) -> None:
     assert lazy[3:3].shape == (0, *SHAPE[1:])
     assert lazy[0, 5:2, ::2].shape == (0, 25)
     assert lazy[::-1][2:2].shape == (0, *SHAPE[1:])
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint32", "float32"])
+@pytest.mark.parametrize("fill", [0, 1])
+def test_what_is_written_is_what_zarr_writes(tmp_path: Path, dtype: str, fill: int) -> None:
+    """To the byte, also beyond the end of the array, and chunks of one value."""
+    by_zarr = _array(tmp_path / "a", dtype, fill_value=fill, config={"write_empty_chunks": True})
+    values = np.asarray(by_zarr[...]).copy()
+    values[2:4] = fill
+    by_zarr[...] = values
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    shutil.rmtree(tmp_path / "b" / "c")
+    plain = zarr.open_array(store=tmp_path / "b", mode="r")
+    for start in range(0, SHAPE[0], 2):
+        chunks.write_plain(tmp_path / "b", plain, start, values[start : start + 2])
+    for file in (path for path in (tmp_path / "a").rglob("*") if path.is_file()):
+        assert (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes() == file.read_bytes()
+    assert len(list((tmp_path / "a").rglob("*"))) == len(list((tmp_path / "b").rglob("*")))
+
+
+def test_an_error_of_the_disk_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = _array(tmp_path / "a")
+
+    def fail(path: Path, content: bytes) -> None:
+        if path.name == "1":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(chunks, "_write_file", fail)
+    with pytest.raises(OSError, match="No space left"):
+        chunks.write_plain(tmp_path / "a", array, 0, np.zeros((2, *SHAPE[1:]), np.uint32))

@@ -1,9 +1,11 @@
-"""Chunks of the arrays that sparsem writes, read and decompressed one after the other.
+"""Chunks of the arrays that sparsem writes, read and written one after the other.
 
-Zarr reads in an event loop with threads for every chunk, which takes two to three times as long for
+Zarr reads and writes in an event loop with threads for every chunk, which takes twice as long for
 chunks that the system holds in memory. Arrays of other layouts are left to Zarr.
 """
 
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -18,9 +20,9 @@ from zarr.codecs import BytesCodec, ZstdCodec
 
 from sparsem.errors import SampleError
 
-# Files that are read at the same time, while chunks are decompressed: a disk of another computer
-# answers each only after a while.
-READERS = 8
+# Files that are read or written at the same time, while chunks are decompressed or compressed: a
+# disk of another computer answers each only after a while.
+FILES_AT_ONCE = 8
 DECODER = Zstd()
 
 Ranges = Sequence[tuple[int, int]]
@@ -78,11 +80,59 @@ def read_plain(directory: Path, array: "zarr.Array[Any]", box: Ranges) -> NDArra
 
 def _contents(paths: Sequence[Path]) -> Iterator[bytes]:
     """Yield the contents of files in order."""
-    if len(paths) < READERS:
+    if len(paths) < FILES_AT_ONCE:
         yield from map(Path.read_bytes, paths)
         return
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         yield from pool.map(Path.read_bytes, paths)
+
+
+def write_plain(
+    directory: Path, array: "zarr.Array[Any]", start: int, values: NDArray[Any]
+) -> None:
+    """Write whole chunks of an array for which ``is_plain`` holds, from slice ``start`` on.
+
+    The bytes are those that Zarr writes. A file appears when it is complete.
+
+    Args:
+        directory: folder of the array.
+        array: its metadata.
+        start: a multiple of the chunks' depth.
+        values: (z, ...), as wide as the array, up to the end of a chunk or of the array.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    box = [(start, start + len(values)), *((0, length) for length in array.shape[1:])]
+    compressor: Any = array.metadata.codecs[1]  # type: ignore[union-attr]
+    encoder = Zstd(compressor.level, compressor.checksum)
+    folders: set[Path] = set()
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        written = []
+        for part in chunk_parts(box, array.chunks):
+            path = directory / array.metadata.encode_chunk_key(part.numbers)
+            if path.parent not in folders:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                folders.add(path.parent)
+            content = encoder.encode(_whole_chunk(values[part.target], array))
+            written.append(pool.submit(_write_file, path, content))
+    for result in written:
+        result.result()  # raises what went wrong
+
+
+def _whole_chunk(values: NDArray[Any], array: "zarr.Array[Any]") -> NDArray[Any]:
+    """Return the values of a chunk, those beyond the end of the array too."""
+    if values.shape == array.chunks:
+        return np.ascontiguousarray(values)
+    chunk = np.full(array.chunks, array.fill_value, array.dtype)
+    chunk[tuple(slice(length) for length in values.shape)] = values
+    return chunk
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
 
 
 def chunk_parts(box: Ranges, edges: Sequence[int]) -> Iterator[ChunkPart]:

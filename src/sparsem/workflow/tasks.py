@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
+from sparsem.store.chunks import write_plain
+from sparsem.store.lazy import LazyArray
 from sparsem.store.pyramid import coarser
 from sparsem.store.volume import Kind, VolumeSpec, process_name, write_atomically
 
@@ -203,23 +205,21 @@ class BlockTask:
                 depth_factor = factors[level][0]
                 start = start // depth_factor
                 stop = -(-stop // depth_factor)
-            array = zarr.open_array(store=self.work / "out" / output.path / str(level), mode="r+")
+            folder = self.work / "out" / output.path / str(level)
+            array = zarr.open_array(store=folder, mode="r")
             if voxels.dtype != array.dtype or voxels.shape != (stop - start, *array.shape[1:]):
                 raise AssertionError(
                     f"{output.path}: a block of {voxels.shape} {voxels.dtype} does not fit "
                     f"{array.shape} {array.dtype}"
                 )
-            # To look for empty chunks takes zarr 3.1 longer than to write them: half of all writing
-            # (measured).
-            array.with_config({"write_empty_chunks": True})[start:stop] = voxels
+            write_plain(folder, array, start, voxels)
 
 
 def coarser_block(block: ZBlock, fine: Path, output: VolumeSpec, level: int) -> BlockResult:
     """Compute a block of a level from the level below it, the array ``fine``."""
     factors = output.level_factors()[level]
     depth_factor = factors[0]
-    fine_array = zarr.open_array(store=fine, mode="r")
-    fine_voxels = np.asarray(fine_array[block.start * depth_factor : block.stop * depth_factor])
+    fine_voxels = LazyArray(fine)[block.start * depth_factor : block.stop * depth_factor]
     return {output.path: coarser(fine_voxels, factors, output.kind is Kind.LABELS)}, {}
 
 
