@@ -20,7 +20,9 @@ from sparsem.segment.inference import (
     make_compiled_forward,
     make_forward,
     plan_tiles,
+    predict_scaled,
     predict_slices,
+    quantize_enlarged,
 )
 from sparsem.segment.settings import PredictSettings
 from sparsem.segment.tiles import Probability, TileGrid
@@ -65,6 +67,30 @@ def predict_voxels(
         )
     n_slices = len(range(*own_slices.indices(len(voxels))))
     return names, _combine_models(n_slices, channels_of_models, probabilities_of_models)
+
+
+def predict_quantized(
+    voxels: NDArray[Any],
+    voxel_size: VoxelSize,
+    model: Path,
+    settings: PredictSettings,
+    own_slices: slice,
+) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """Return the structures of one model and its probabilities as they are stored.
+
+    They are (C, z, y, x) in steps of 1/255, see ``quantize_probability``. The arguments are those
+    of ``predict_voxels``.
+    """
+    ((forward, recipe),) = load_networks([model], settings)
+    prefetch = 0 if choose_device(settings.device).type == "cpu" else GPU_PREFETCH
+    factors = recipe.factors(voxel_size)
+    overlap, batch = settings.overlap, settings.batch
+    maps = predict_scaled(voxels, forward, recipe, factors, overlap, batch, prefetch, own_slices)
+    n_slices = len(range(*own_slices.indices(len(voxels))))
+    quantized = np.empty((len(recipe.structures), n_slices, *voxels.shape[1:]), np.uint8)
+    for z, probability in enumerate(maps):
+        quantize_enlarged(probability, quantized[:, z])
+    return recipe.structures, quantized
 
 
 def _combine_models(

@@ -21,7 +21,14 @@ from sparsem.models.architectures import LOCAL_ARCHITECTURES
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import autocast, keep_freed_memory
 from sparsem.models.engine import Tiles, compile_network
-from sparsem.segment.tiles import Probability, TileGrid, enlarge, scaled_shape, shrink
+from sparsem.segment.tiles import (
+    Probability,
+    TileGrid,
+    enlarge,
+    is_larger,
+    scaled_shape,
+    shrink,
+)
 from sparsem.settings import Precision
 
 T = TypeVar("T")
@@ -44,7 +51,33 @@ def predict_slices(
     """Yield the probabilities (C, y, x) float32 of one slice after another.
 
     All slices are written into one array: copy what has to outlast the next slice. New memory for
-    every slice takes longer than its values.
+    every slice takes longer than its values. The arguments are those of ``predict_scaled``.
+    """
+    images = iter(slices)
+    first = next(images, None)
+    if first is None:
+        return
+    shape = (first.shape[0], first.shape[1])
+    maps = predict_scaled(
+        chain([first], images), forward, recipe, factors, overlap, batch, prefetch, own_slices
+    )
+    enlarged: Probability | None = None
+    for probability in maps:
+        enlarged = enlarge(probability, shape, enlarged)
+        yield enlarged
+
+
+def predict_scaled(
+    slices: Iterable[NDArray[Any]],
+    forward: Forward,
+    recipe: Recipe,
+    factors: tuple[float, float],
+    overlap: float,
+    batch: int,
+    prefetch: int = 0,
+    own_slices: slice = slice(None),
+) -> Iterator[Probability]:
+    """Yield the probabilities (C, y, x) float32 of slices at the scale of the network.
 
     Args:
         slices: images (y, x) of one shape.
@@ -70,10 +103,8 @@ def predict_slices(
     own_windows = islice(windows, own_slices.start, own_slices.stop)
     inputs = (_join_window(window) for window in own_windows)  # (N, K, S, S) each
     outputs = _in_batches(prefetch_in_thread(inputs, prefetch), forward, batch, len(grid.corners))
-    enlarged: Probability | None = None
     for probabilities in prefetch_in_thread(outputs, prefetch):
-        enlarged = enlarge(grid.blend(probabilities), shape, enlarged)
-        yield enlarged
+        yield grid.blend(probabilities)
 
 
 def plan_tiles(
@@ -241,6 +272,62 @@ def quantize_probability(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
 def _quantize(probability: Any, quantized: Any) -> None:
     for index in range(len(probability)):
         quantized[index] = np.uint8(probability[index] * np.float32(255) + np.float32(0.5))
+
+
+def quantize_enlarged(probability: Probability, quantized: NDArray[np.uint8]) -> None:
+    """Compute ``quantize_probability(enlarge(probability, shape))``, but for roundings.
+
+    The full-size probabilities in 32 bits, of which a slice of 24 megapixels has half a gigabyte
+    for five structures, are never in memory.
+
+    Args:
+        probability: (C, y, x) at the scale of the network.
+        quantized: (C, y, x) of the slice, overwritten.
+    """
+    old, new = probability.shape[1:], quantized.shape[1:]
+    if not is_larger(new, old):
+        quantized[:] = quantize_probability(enlarge(probability, (new[0], new[1])))
+        return
+    rows, columns = _neighbors(old[0], new[0]), _neighbors(old[1], new[1])
+    for channel, enlarged in zip(probability, quantized, strict=True):
+        _enlarge_and_quantize(channel, *rows, *columns, enlarged)
+
+
+def _neighbors(
+    old: int, new: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
+    """Return the two pixels between which each of ``new`` pixels lies, and the part of the second.
+
+    Pixels are areas, as for OpenCV: those of the old axis are ``new / old`` times as long.
+    """
+    positions = (np.arange(new) + 0.5) * (old / new) - 0.5
+    positions = np.clip(positions, 0, old - 1)
+    before = positions.astype(np.int32)
+    after = np.minimum(before + 1, old - 1).astype(np.int32)
+    return before, after, (positions - before).astype(np.float32)
+
+
+@compiled()
+def _enlarge_and_quantize(
+    probability: Any,
+    above: Any,
+    below: Any,
+    part_below: Any,
+    left: Any,
+    right: Any,
+    part_right: Any,
+    quantized: Any,
+) -> None:
+    rows, columns = quantized.shape
+    between = np.empty(probability.shape[1], np.float32)  # an interpolated row, times 255
+    for y in range(rows):
+        upper, lower, part = probability[above[y]], probability[below[y]], part_below[y]
+        for x in range(len(between)):
+            value = upper[x] + (lower[x] - upper[x]) * part
+            between[x] = value * np.float32(255) + np.float32(0.5)
+        for x in range(columns):
+            first = between[left[x]]
+            quantized[y, x] = np.uint8(first + (between[right[x]] - first) * part_right[x])
 
 
 def make_compiled_forward(network: nn.Module, precision: Precision) -> Forward:

@@ -4,7 +4,7 @@ One network predicts, or the mean of several. On disk probabilities are uint8 ro
 foreground is >= 128.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,17 @@ from numpy.typing import NDArray
 
 from sparsem.annotation.precedence import apply_precedence
 from sparsem.errors import InputError
-from sparsem.geometry import ZBlock
+from sparsem.geometry import VoxelSize, ZBlock
 from sparsem.models.checkpoint import Recipe, file_digest, load_checkpoint
 from sparsem.models.device import free_memory, gpus_of, resolve_precision, settle_device
 from sparsem.models.memory import prediction_bytes
 from sparsem.progress import print_note
-from sparsem.segment.ensemble import choose_engine, load_networks, predict_voxels
+from sparsem.segment.ensemble import (
+    choose_engine,
+    load_networks,
+    predict_quantized,
+    predict_voxels,
+)
 from sparsem.segment.gray_levels import gray_level_note
 from sparsem.segment.inference import quantize_probability
 from sparsem.segment.settings import PredictSettings
@@ -265,17 +270,15 @@ def _predict_block(
 ) -> BlockResult:
     """Return the outputs of one block; there is no summary."""
     voxels = image.read(block.read)
-    structures, predictions = predict_voxels(
-        voxels, image.voxel_size, models, (), settings, block.inner
+    structures, probabilities, uncertainties = _predict_slices(
+        voxels, image.voxel_size, models, settings, block.inner
     )
-    shape = (len(structures), block.stop - block.start, *voxels.shape[1:])
-    probabilities, uncertainties = _quantize_all(predictions, shape)
     if sides is not None:
         probabilities = _with_side_views(probabilities, structures, block, sides)
     arrays: dict[str, NDArray[Any]] = {}
     for channel, name in enumerate(structures):
         arrays |= _arrays_of_structure(name, probabilities[channel])
-        if len(models) > 1:
+        if uncertainties is not None:
             arrays[f"probabilities/{name}{UNCERTAINTY}"] = uncertainties[channel]
     return arrays, {}
 
@@ -294,18 +297,29 @@ def _with_side_views(
     return combine_views(structures, views)
 
 
-def _quantize_all(
-    predictions: Iterator[EnsemblePrediction], shape: tuple[int, ...]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return probabilities and uncertainties (structures, z, y, x) of slices, as stored."""
-    probabilities = np.empty(shape, np.uint8)
-    # Without several models nothing is written here, and memory that is not written costs nothing.
-    uncertainties = np.empty(shape, np.uint8)
+def _predict_slices(
+    voxels: NDArray[Any],
+    voxel_size: VoxelSize,
+    models: Sequence[Path],
+    settings: PredictSettings,
+    own_slices: slice,
+) -> tuple[tuple[str, ...], NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Return structures, and the probabilities and uncertainties of slices, as stored.
+
+    Both are (structures, z, y, x); there is no uncertainty of one model. The arguments are those of
+    ``predict_voxels``.
+    """
+    if len(models) == 1:
+        return *predict_quantized(voxels, voxel_size, models[0], settings, own_slices), None
+    structures, predictions = predict_voxels(voxels, voxel_size, models, (), settings, own_slices)
+    n_slices = len(range(*own_slices.indices(len(voxels))))
+    shape = (len(structures), n_slices, *voxels.shape[1:])
+    probabilities, uncertainties = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
     for z, prediction in enumerate(predictions):
         probabilities[:, z] = quantize_probability(prediction.mean)
         if prediction.uncertainty is not None:
             uncertainties[:, z] = quantize_probability(prediction.uncertainty)
-    return probabilities, uncertainties
+    return structures, probabilities, uncertainties
 
 
 def _arrays_of_structure(name: str, probability: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:

@@ -75,9 +75,13 @@ def _resize(image: Image, shape: tuple[int, int], out: Image | None = None) -> I
         if out is not None:
             out[:] = image
         return image
-    is_smaller = shape[0] <= image.shape[0] and shape[1] <= image.shape[1]
-    method = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
+    method = cv2.INTER_LINEAR if is_larger(shape, image.shape) else cv2.INTER_AREA
     return np.asarray(cv2.resize(image, shape[::-1], out, interpolation=method), np.float32)
+
+
+def is_larger(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Return whether a shape (y, x) is larger than another one along an axis."""
+    return shape[0] > other[0] or shape[1] > other[1]
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
