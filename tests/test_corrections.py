@@ -36,7 +36,7 @@ from sparsem.labels.editing import (
 )
 from sparsem.labels.inventory import describe, remove_pieces
 from sparsem.labels.object_index import find_runs, object_boxes, object_index
-from sparsem.labels.results import result_labels
+from sparsem.labels.results import is_outdated, result_labels
 from sparsem.measure.measure import measure
 from sparsem.phantom.phantom import phantom
 from sparsem.report.export import export
@@ -403,13 +403,17 @@ def test_a_score_leaves_out_what_a_person_drew(own_tissue: Sample) -> None:
     shape = own_tissue.image("raw").shape
     truth = own_tissue.volume("truth", "nucleus").read(slice(None))
     computed(own_tissue, "nucleus", np.ones(shape, np.uint8))
-    honest = score(own_tissue, "nucleus", on=QUIET)
     drawn = score(own_tissue, "nucleus", with_drawn=True, on=QUIET)
+    assert not is_outdated(own_tissue, "nucleus", "score")
+    honest = score(own_tissue, "nucleus", on=QUIET)
+    assert not is_outdated(own_tissue, "nucleus", "score")
     fraction = (truth[9] > 0).mean()
     assert honest.slices[9].dice == pytest.approx(2 * fraction / (1 + fraction))
     assert drawn.slices[9].dice == 1
     constrain(own_tissue, inside_cells=False, on=QUIET)
+    assert is_outdated(own_tissue, "nucleus", "score")  # the constrained labels count now
     assert score(own_tissue, "nucleus", on=QUIET).slices[9].dice == honest.slices[9].dice
+    assert not is_outdated(own_tissue, "nucleus", "score")
     assert score(own_tissue, "nucleus", with_drawn=True, on=QUIET).slices[9].dice == 1
 
 

@@ -147,11 +147,20 @@ def is_outdated(sample: Sample, name: str, table: str) -> bool:
     if read_fingerprint is None:
         return False
     try:
-        present = sample.image(name) if table == "quality" else result_labels(sample, name)
-        has_changed = read_fingerprint != present.fingerprint
+        has_changed = read_fingerprint != _fingerprint_to_read(sample, name, table)
         return has_changed or (table == "measure" and _were_objects_renumbered(sample, name))
     except SampleError:
         return True
+
+
+def _fingerprint_to_read(sample: Sample, name: str, table: str) -> str:
+    """Return the fingerprint of what a table would be computed from now."""
+    if table == "quality":
+        return sample.image(name).fingerprint
+    labels = result_labels(sample, name)
+    if table == "score" and not sample.last_settings(f"score-{name}").get("with_drawn"):
+        return labels.computed_fingerprint  # what a person drew would be compared with itself
+    return labels.fingerprint
 
 
 def _were_objects_renumbered(sample: Sample, name: str) -> bool:
