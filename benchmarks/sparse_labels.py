@@ -23,6 +23,7 @@ from sparsem.annotation.settings import AnnotationSettings
 from sparsem.geometry import evenly_spaced
 from sparsem.io.ingest import import_stack
 from sparsem.io.settings import ImportSettings
+from sparsem.models.architectures import default_optimizer
 from sparsem.score.score import score
 from sparsem.segment.network_training import train_network
 from sparsem.segment.predict import predict
@@ -48,6 +49,7 @@ TRAINING_OPTIONS: tuple[tuple[str, str, type], ...] = (
     ("--see", "input_px", int),
     ("--updates", "updates", int),
     ("--learning-rate", "learning_rate", float),
+    ("--optimizer", "optimizer", str),
 )
 
 
@@ -82,6 +84,7 @@ def measure(
         "input_px": training.input_px,
         "updates": training.updates,
         "learning_rate": training.learning_rate,
+        "optimizer": training.optimizer or default_optimizer(training.architecture),
         "seed": training.seed,
         "train_s": round(train_end - start),
         "predict_s": round(predict_end - train_end),

@@ -21,6 +21,7 @@ from sparsem.segment.inference import (
     make_forward,
     plan_tiles,
     predict_slices,
+    quantize_enlarged,
     quantize_probability,
     slice_windows,
 )
@@ -285,6 +286,7 @@ def test_tile_borders_are_not_visible(tmp_path: Path) -> None:
             "batch": 4,
             "updates": 60,
             "learning_rate": 3e-3,
+            "optimizer": "adam",  # after so few updates, a network of Muon has fewer seams
             "ema": 0.9,
         },
     )
@@ -453,3 +455,29 @@ def test_flips_are_the_mean_of_four_predictions(
     predict(own_tissue, model, settings)
     with pytest.raises(ResumeError, match="flips: false -> true"):
         predict(own_tissue, model, changed(settings, {"flips": True}))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ((40, 50), (79, 101)),
+        ((40, 50), (160, 50)),
+        ((3, 1), (64, 7)),
+        ((40, 50), (40, 50)),
+        ((40, 50), (21, 26)),
+    ],
+    ids=["twice", "one axis", "a column", "equal", "smaller"],
+)
+def test_enlarging_and_quantizing_at_once_differs_by_roundings(
+    old: tuple[int, int], new: tuple[int, int]
+) -> None:
+    random = np.random.default_rng(0)
+    probability = random.random((3, *old), np.float32)
+    probability[0] = np.round(probability[0])  # 0 and 1 stay 0 and 255
+    quantized = np.full((3, 2, *new), 77, np.uint8)
+    quantize_enlarged(probability, quantized[:, 1])
+    plain = quantize_probability(enlarge(probability, new))
+    difference = np.abs(quantized[:, 1].astype(int) - plain)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-3
+    assert (quantized[:, 0] == 77).all()

@@ -2,8 +2,9 @@
 
 To add one: write a file with the class, add a line here, and its parameter count to the tests. A
 class states ``tile_multiple`` and ``width_multiple``, of which the edge of a tile and the width
-must be multiples; ``default_width``; and ``default_learning_rate``, at which it trains well. Its
-module is imported when the network is built, since some import libraries that take seconds to load.
+must be multiples; ``default_width``; ``default_learning_rate``, at which it trains well; and
+``trains_with_muon`` if it trains better with Muon than with Adam. Its module is imported when the
+network is built, since some import libraries that take seconds to load.
 """
 
 import inspect
@@ -14,7 +15,7 @@ from torch import nn
 
 from sparsem.errors import SettingsError
 from sparsem.extras import require
-from sparsem.settings import nearest
+from sparsem.settings import Optimizer, nearest
 
 ARCHITECTURES = {
     "resunet": "resunet.ResUNet",
@@ -132,6 +133,11 @@ def default_learning_rate(name: str) -> float:
     return float(architecture_class(name).default_learning_rate)
 
 
+def default_optimizer(name: str) -> Optimizer:
+    """Return the optimizer of an architecture if none is set."""
+    return "muon" if getattr(architecture_class(name), "trains_with_muon", False) else "adam"
+
+
 def count_parameters(network: nn.Module) -> int:
     """Count the trainable parameters of a network."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
@@ -145,6 +151,7 @@ __all__ = [
     "build_network",
     "count_parameters",
     "default_learning_rate",
+    "default_optimizer",
     "default_width",
     "load_pretrained_weights",
 ]

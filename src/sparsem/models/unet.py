@@ -34,6 +34,7 @@ class UNet(nn.Module):
     default_width = 16
     width_multiple = 1
     default_learning_rate = 2e-3
+    trains_with_muon = True
 
     def __init__(self, width: int = default_width, inputs: int = 1, outputs: int = 1) -> None:
         super().__init__()

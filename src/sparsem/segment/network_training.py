@@ -11,6 +11,7 @@ from typing import Any
 
 from sparsem import __version__
 from sparsem.errors import SettingsError
+from sparsem.models.architectures import default_optimizer
 from sparsem.models.checkpoint import Recipe, load_state, read_recipe, save_checkpoint
 from sparsem.progress import print_note
 from sparsem.segment.earlier_model import (
@@ -135,6 +136,7 @@ def _record_of(job: TrainingJob) -> dict[str, Any]:
         "device": job.device.type,
         "width": job.recipe.width,
         "learning_rate": rate,
+        "optimizer": job.settings.optimizer or default_optimizer(job.recipe.architecture),
     }
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsem.annotation.labeled_slices import UNKNOWN
-from sparsem.models.architectures import load_pretrained_weights
+from sparsem.models.architectures import default_optimizer, load_pretrained_weights
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import autocast, keep_freed_memory
 from sparsem.score.overlap import MaskOverlap, mask_overlap, pool_slices
@@ -24,7 +24,9 @@ from sparsem.segment.sampling import Batch, Sampling, TileSampler
 from sparsem.segment.targets import outlines_and_distances
 from sparsem.segment.tiles import TileGrid
 from sparsem.segment.training_slices import TrainingSlice
+from sparsem.settings import Optimizer
 from sparsem.training.loop import Progress, TrainingState, run_updates, update_weights
+from sparsem.training.muon import Muon, kernels_of
 from sparsem.training.processes import own_part, with_mean_gradients
 from sparsem.training.settings import TrainSettings
 
@@ -46,8 +48,21 @@ def start_network(
         load_earlier_weights(network, recipe, Path(settings.from_model))
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     rate = settings.learning_rate or usual_learning_rate(recipe.architecture, settings)
-    optimizer = torch.optim.Adam(network.parameters(), rate, betas=(0.9, 0.999), eps=1e-7)
-    return TrainingState.beginning(network, optimizer, rate)
+    optimizer = settings.optimizer or default_optimizer(recipe.architecture)
+    return TrainingState.beginning(network, _optimizers(network, optimizer, rate), rate)
+
+
+def _optimizers(network: nn.Module, name: Optimizer, rate: float) -> list[torch.optim.Optimizer]:
+    """Return the optimizers of a network: Adam, and Muon for the kernels that it can train."""
+    kernels = kernels_of(network) if name == "muon" else []
+    of_muon = set(map(id, kernels))
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in of_muon]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Adam(rest, rate, betas=(0.9, 0.999), eps=1e-7)
+    ]
+    if kernels:
+        optimizers.append(Muon(kernels, rate))
+    return optimizers
 
 
 def compute_logits(

@@ -28,7 +28,7 @@ from sparsem.workflow.execution import HERE, Execution
 
 STRUCTURES = ("nucleus", "nucleolus", "mitochondrion", "endosome", "lysosome")
 PHANTOM = PhantomSettings(shape=(64, 512, 512), voxel_nm=(16, 16, 16), cells=6, seed=1)
-TRAINING = TrainSettings(structures=STRUCTURES, cells="cells", updates=2200)
+TRAINING = TrainSettings(structures=STRUCTURES, cells="cells", updates=1100)
 
 # Smaller components are errors of the network, in tissue whose nuclei measure 2 µm³.
 MIN_VOLUME_UM3 = {"nucleus": 0.05, "nucleolus": 0.005}

@@ -33,7 +33,8 @@ class TrainingState:
     Attributes:
         network: the network that is trained.
         average: the network with the moving average of its weights.
-        optimizer: a group may hold ``part``, a factor of the learning rate of its parameters.
+        optimizers: each of its own parameters; a group of them may hold ``part``, a factor of
+            their learning rate.
         highest_rate: maximum learning rate.
         update: number of updates done.
         best_score: best mean score of the held-out slices so far.
@@ -42,7 +43,7 @@ class TrainingState:
 
     network: nn.Module
     average: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizers: Sequence[torch.optim.Optimizer]
     highest_rate: float
     update: int = 0
     best_score: float = -1.0
@@ -50,10 +51,13 @@ class TrainingState:
 
     @classmethod
     def beginning(
-        cls, network: nn.Module, optimizer: torch.optim.Optimizer, highest_rate: float
+        cls,
+        network: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        highest_rate: float,
     ) -> "TrainingState":
         """Return the state of a network that has not been trained yet."""
-        return cls(network, copy.deepcopy(network), optimizer, highest_rate)
+        return cls(network, copy.deepcopy(network), optimizers, highest_rate)
 
     @property
     def members(self) -> list["TrainingState"]:
@@ -69,9 +73,10 @@ class TrainingState:
             tensors[f"average.{name}"] = tensor
         for name, tensor in self.best.items():
             tensors[f"best.{name}"] = tensor
-        for number, parameter in enumerate(self._parameters()):
-            for key, moment in self.optimizer.state[parameter].items():
-                tensors[f"adam.{number}.{key}"] = moment
+        for index, optimizer in enumerate(self.optimizers):
+            for number, parameter in enumerate(_parameters_of(optimizer)):
+                for key, moment in optimizer.state[parameter].items():
+                    tensors[f"optimizer.{index}.{number}.{key}"] = moment
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -84,19 +89,26 @@ class TrainingState:
         load_state(self.network, _select("network.", tensors))
         load_state(self.average, _select("average.", tensors))
         self.best = _select("best.", tensors)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for number, _ in enumerate(self._parameters()):
-            moments_of_parameter = _select(f"adam.{number}.", tensors)
-            if moments_of_parameter:
-                moments[number] = moments_of_parameter
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        for index, optimizer in enumerate(self.optimizers):
+            _restore_moments(optimizer, _select(f"optimizer.{index}.", tensors))
         self.update = int(about["update"])
         self.best_score = float(about["best_scores"][0])
 
-    def _parameters(self) -> list[nn.Parameter]:
-        """Return the trained parameters in the order of the optimizer."""
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+def _restore_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Load the saved moments of an optimizer."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for number, _ in enumerate(_parameters_of(optimizer)):
+        moments_of_parameter = _select(f"{number}.", tensors)
+        if moments_of_parameter:
+            moments[number] = moments_of_parameter
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Return the parameters of an optimizer in its order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _select(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -144,13 +156,15 @@ def update_weights(
 ) -> None:
     """Update the weights once along the gradient of a loss, and then their moving average."""
     learning_rate = learning_rate_at(state.update, settings, state.highest_rate)
-    for group in state.optimizer.param_groups:
-        group["lr"] = group.get("part", 1.0) * learning_rate
-    state.optimizer.zero_grad()
+    for optimizer in state.optimizers:
+        optimizer.zero_grad()
+        for group in optimizer.param_groups:
+            group["lr"] = group.get("part", 1.0) * learning_rate
     loss.backward()
     if max_grad_norm is not None:
         nn.utils.clip_grad_norm_(state.network.parameters(), max_grad_norm)
-    state.optimizer.step()
+    for optimizer in state.optimizers:
+        optimizer.step()
     decay = min(settings.ema, (1 + state.update) / (EMA_RAMP + state.update))
     _update_average(state.average, state.network, decay)
     state.update += 1

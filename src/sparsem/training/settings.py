@@ -10,6 +10,7 @@ from sparsem.errors import SettingsError
 from sparsem.settings import (
     Metavar,
     ObjectNames,
+    Optimizer,
     OptionName,
     Precision,
     Settings,
@@ -41,7 +42,7 @@ class LoopSettings(Settings):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="maximum learning rate of Adam (default: that of the network; resunet 0.002)",
+        description="maximum learning rate (default: that of the network; resunet 0.002)",
     )
     schedule: Literal["cosine", "constant"] = Field(
         "cosine",
@@ -86,7 +87,7 @@ class NetworkTrainingSettings(LoopSettings):
             "adjacent_slices",
             "from_model",
         ),
-        "Training": ("loss", "precision", "max_grad_norm"),
+        "Training": ("optimizer", "loss", "precision", "max_grad_norm"),
         "Sampling and augmentation": (
             "foreground_fraction",
             "min_foreground_px",
@@ -138,6 +139,14 @@ class NetworkTrainingSettings(LoopSettings):
         description=(
             "start from an earlier model, NAME.safetensors; architecture, width, tile, nm per "
             "pixel and adjacent slices are then its own, and other structures get new output layers"
+        ),
+    )
+    updates: int = Field(1000, ge=1, description="number of weight updates")
+    optimizer: Optimizer | None = Field(
+        None,
+        description=(
+            "muon: the updates of convolutions are orthogonalized, and half as many reach the same "
+            "Dice; adam: the paper's (default: that of the network; resunet muon)"
         ),
     )
     loss: Literal["dice", "linear-dice", "dice+cross-entropy", "tanimoto"] | None = Field(

@@ -311,7 +311,7 @@ def _training_state(
     rate = settings.learning_rate or usual_rate(network, settings)
     groups = _parameter_groups(network)
     optimizer = torch.optim.AdamW(groups, rate, weight_decay=WEIGHT_DECAY)
-    return TrainingState.beginning(network, optimizer, rate)
+    return TrainingState.beginning(network, [optimizer], rate)
 
 
 def _parameter_groups(network: Detector) -> list[dict[str, Any]]:
