@@ -79,9 +79,9 @@ def _resize(image: Image, shape: tuple[int, int], out: Image | None = None) -> I
     return np.asarray(cv2.resize(image, shape[::-1], out, interpolation=method), np.float32)
 
 
-def is_larger(shape: Sequence[int], other: Sequence[int]) -> bool:
-    """Return whether a shape (y, x) is larger than another one along an axis."""
-    return shape[0] > other[0] or shape[1] > other[1]
+def is_larger(shape: Sequence[int], reference: Sequence[int]) -> bool:
+    """Return whether a shape (y, x) is larger than a reference along an axis."""
+    return shape[0] > reference[0] or shape[1] > reference[1]
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
