@@ -368,19 +368,22 @@ def spread(workers: Workers, calls: Iterable[Call]) -> Iterator[None]:
     n_threads = sum(client.nthreads().values())
     n_ahead = 2 * max(workers.n_most, n_threads)
     # Nothing else keeps the results: they would be computed again when their worker is gone.
-    running = as_completed(_submitted(client, islice(waiting, n_ahead)), loop=client.loop)
-    for future in _watched(running, workers.supervise) if workers.supervise else running:
-        try:
-            future.result()
-        except KilledWorker as error:
-            raise ResourceError(
-                f"Workers died while they computed a block ({error}). Look at their memory, use "
-                "fewer workers, and run the command again."
-            ) from None
-        yield
-        for submitted in _submitted(client, islice(waiting, 1)):
-            running.add(submitted)
-        del future
+    # To wait for a result here would be to wait forever if its worker was the last: a job that has
+    # reached its wall time is replaced by the supervision, so results are fetched beside it.
+    submitted = _submitted(client, islice(waiting, n_ahead))
+    running = as_completed(submitted, loop=client.loop, with_results=True)
+    del submitted
+    try:
+        for _ in _watched(running, workers.supervise) if workers.supervise else running:
+            yield
+            for future in _submitted(client, islice(waiting, 1)):
+                running.add(future)
+                del future
+    except KilledWorker as error:
+        raise ResourceError(
+            f"Workers died while they computed a block ({error}). Look at their memory, use "
+            "fewer workers, and run the command again."
+        ) from None
 
 
 def _submitted(client: "Client", calls: Iterable[Call]) -> list[Any]:
@@ -389,7 +392,7 @@ def _submitted(client: "Client", calls: Iterable[Call]) -> list[Any]:
 
 
 def _watched(running: Any, supervise: Callable[[int], None]) -> Iterator[Any]:
-    """Yield futures as they are finished, and supervise the workers meanwhile."""
+    """Yield futures and results as they arrive, and supervise the workers meanwhile."""
     supervised_s = 0.0
     while not running.is_empty():
         if time.monotonic() - supervised_s > SUPERVISE_EVERY_S:
