@@ -110,7 +110,7 @@ def test_options_come_from_the_settings() -> None:
         option = {"structures": "structure", "from_model": "from"}.get(name, name)
         assert f"--{option.replace('_', '-')}" in text
         assert str(field.description).split(";")[0].split(":")[0] in text
-    assert "[default: 2000]" in text
+    assert "number of weight updates [≥ 1] [default: 1000]" in text
 
 
 def test_the_main_job_by_commands(
