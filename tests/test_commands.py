@@ -685,8 +685,9 @@ def test_the_readme_commands_run(
         "2",
     ]
     study = "\n".join(readme_blocks("toml")).replace(
-        "updates = 2000", "updates = 4\nwidth = 4\ncontext_px = 64\ninput_px = 32\nbatch = 2"
+        "updates = 1000", "updates = 4\nwidth = 4\ncontext_px = 64\ninput_px = 32\nbatch = 2"
     )
+    assert "updates = 4" in study
     (tmp_path / "study.toml").write_text(study)
     monkeypatch.chdir(tmp_path)
     lines = [
@@ -721,7 +722,8 @@ def test_the_readme_python_runs(
     blocks = readme_blocks("python")
     assert blocks
     for block in blocks:
-        exec(block.replace("updates=2000", "updates=3, width=4, context_px=64, input_px=32"), {})
+        assert "updates" not in block or "updates=1000" in block
+        exec(block.replace("updates=1000", "updates=3, width=4, context_px=64, input_px=32"), {})
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def run_page(page: str) -> int:
     for text in blocks(page, "toml"):
         Path("study.toml").write_text(
             text.replace(
-                "updates = 2000",
+                "updates = 1000",
                 "updates = 4\nwidth = 4\ncontext_px = 64\ninput_px = 32\nbatch = 2",
             ).replace("updates = 300", "updates = 3\ninput_px = 128\nbatch = 1")
         )

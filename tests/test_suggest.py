@@ -166,16 +166,16 @@ def _assert_mean_and_uncertainty_are_written(
         ]
     )
     mean = sample.volume("probabilities", "nucleus").read(slice(None))[[0, 7]] / 255
-    assert mean == pytest.approx(each.mean(0), abs=0.51 / 255)
+    assert mean == pytest.approx(each.mean(0), abs=1 / 255)
     written_uncertainty = (
         sample.volume("probabilities", "nucleus-uncertainty").read(slice(None))[[0, 7]] / 255
     )
     assert written_uncertainty == pytest.approx(
-        _entropy(each.mean(0)) - _entropy(each).mean(0), abs=0.52 / 255
+        _entropy(each.mean(0)) - _entropy(each).mean(0), abs=1 / 255
     )
     again = suggest(sample, "nucleus", SuggestSettings(n=2))
     assert again.criterion == "disagreement"
-    assert again.uncertainty == pytest.approx(uncertainty, abs=0.6 / 255)
+    assert again.uncertainty == pytest.approx(uncertainty, abs=1 / 255)
     predict(sample, models[0], on=REPLACE)
     assert sample.names("probabilities") == [
         "nucleus"
