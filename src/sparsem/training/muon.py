@@ -85,10 +85,17 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     products = matrix @ matrix.T
     squared_norm = products.trace().clamp(min=torch.finfo(matrix.dtype).tiny)
     products = products / squared_norm
-    total = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    for _ in range(STEPS):
-        polynomial = CUBIC * products + QUINTIC * (products @ products)
-        polynomial.diagonal().add_(LINEAR)
-        total = polynomial @ total
+    total = _polynomial(products)
+    polynomial = total
+    for _ in range(STEPS - 1):
         products = polynomial @ products @ polynomial
+        polynomial = _polynomial(products)
+        total = polynomial @ total
     return total @ (matrix * squared_norm.rsqrt())
+
+
+def _polynomial(products: Tensor) -> Tensor:
+    """Return the polynomial of a matrix (n, n) by which a step multiplies."""
+    polynomial = CUBIC * products + QUINTIC * (products @ products)
+    polynomial.diagonal().add_(LINEAR)
+    return polynomial
