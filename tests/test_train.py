@@ -60,6 +60,7 @@ def test_training_converges_and_reports_its_scores(tissue: Sample, tmp_path: Pat
         width=8,
         updates=60,
         batch=4,
+        optimizer="adam",  # in so few updates Muon reaches 0.5
         learning_rate=3e-3,
         ema=0.9,
         n_validation_slices=1,
@@ -70,7 +71,7 @@ def test_training_converges_and_reports_its_scores(tissue: Sample, tmp_path: Pat
     assert recipe.structures == ("nucleolus",)
     assert recipe.training["held_out"] == ["tissue 9"]
     assert recipe.training["trained_on"] == ["tissue 0", "tissue 18"]
-    assert recipe.training["validation_dice"] > 0.4  # all foreground would reach 0.2
+    assert recipe.training["validation_dice"] > 0.6  # all foreground would reach 0.2
     assert recipe.pixel_nm == (40, 40)  # 64 px of 20 nm seen at 32
     rows = log_of(out)
     assert [int(row["update"]) for row in rows] == list(range(1, 61))
