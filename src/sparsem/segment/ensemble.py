@@ -17,11 +17,11 @@ from sparsem.models.engine import COMPILED_ARCHITECTURES, is_openvino_installed
 from sparsem.segment.inference import (
     Forward,
     average_over_flips,
+    enlarge_slices,
     make_compiled_forward,
     make_forward,
     plan_tiles,
     predict_scaled,
-    predict_slices,
     quantize_enlarged,
 )
 from sparsem.segment.settings import PredictSettings
@@ -54,17 +54,14 @@ def predict_voxels(
         own_slices: slices to predict; the others only serve as adjacent slices.
     """
     names: tuple[str, ...] = tuple(structures)
-    prefetch = 0 if choose_device(settings.device).type == "cpu" else GPU_PREFETCH
+    shape = (voxels.shape[1], voxels.shape[2])
     channels_of_models: list[slice | list[int]] = []
     probabilities_of_models = []
     for forward, recipe in load_networks(models, settings):
         names = names or recipe.structures
         channels_of_models.append(_channels_of(names, recipe))
-        factors = recipe.factors(voxel_size)
-        overlap, batch = settings.overlap, settings.batch
-        probabilities_of_models.append(
-            predict_slices(voxels, forward, recipe, factors, overlap, batch, prefetch, own_slices)
-        )
+        maps = _scaled_maps(voxels, voxel_size, (forward, recipe), settings, own_slices)
+        probabilities_of_models.append(enlarge_slices(maps, shape))
     n_slices = len(range(*own_slices.indices(len(voxels))))
     return names, _combine_models(n_slices, channels_of_models, probabilities_of_models)
 
@@ -81,16 +78,29 @@ def predict_quantized(
     They are (C, z, y, x) in steps of 1/255, see ``quantize_probability``. The arguments are those
     of ``predict_voxels``.
     """
-    ((forward, recipe),) = load_networks([model], settings)
-    prefetch = 0 if choose_device(settings.device).type == "cpu" else GPU_PREFETCH
-    factors = recipe.factors(voxel_size)
-    overlap, batch = settings.overlap, settings.batch
-    maps = predict_scaled(voxels, forward, recipe, factors, overlap, batch, prefetch, own_slices)
+    (network,) = load_networks([model], settings)
+    _, recipe = network
+    maps = _scaled_maps(voxels, voxel_size, network, settings, own_slices)
     n_slices = len(range(*own_slices.indices(len(voxels))))
     quantized = np.empty((len(recipe.structures), n_slices, *voxels.shape[1:]), np.uint8)
     for z, probability in enumerate(maps):
         quantize_enlarged(probability, quantized[:, z])
     return recipe.structures, quantized
+
+
+def _scaled_maps(
+    voxels: NDArray[Any],
+    voxel_size: VoxelSize,
+    network: tuple[Forward, Recipe],
+    settings: PredictSettings,
+    own_slices: slice,
+) -> Iterator[Probability]:
+    """Yield the probabilities of one network at its scale, see ``predict_voxels``."""
+    forward, recipe = network
+    prefetch = 0 if choose_device(settings.device).type == "cpu" else GPU_PREFETCH
+    factors = recipe.factors(voxel_size)
+    overlap, batch = settings.overlap, settings.batch
+    return predict_scaled(voxels, forward, recipe, factors, overlap, batch, prefetch, own_slices)
 
 
 def _combine_models(

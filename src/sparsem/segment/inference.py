@@ -61,6 +61,11 @@ def predict_slices(
     maps = predict_scaled(
         chain([first], images), forward, recipe, factors, overlap, batch, prefetch, own_slices
     )
+    yield from enlarge_slices(maps, shape)
+
+
+def enlarge_slices(maps: Iterable[Probability], shape: tuple[int, int]) -> Iterator[Probability]:
+    """Yield the maps (C, y, x) of slices at the shape (y, x) of a slice, all in one array."""
     enlarged: Probability | None = None
     for probability in maps:
         enlarged = enlarge(probability, shape, enlarged)
