@@ -3,10 +3,11 @@
     python benchmarks/peer.py [--slices 100] [--width 16]
 
 The stack has slices of 24 Mpx (6000 x 4000) and one structure. Tiles of 256 px are shrunk to 128 px
-and overlap by a quarter; sparsem computes tiles twice as long, with the same overlap in pixels. Every program runs in a process of its own, one after the other: sparsem
-with its defaults, sparsem with torch in float32, the bare compiled network on as many tiles, and
-MONAI's sliding-window inference in float32 and in bfloat16. MONAI gets one slice after the other;
-the functions of sparsem shrink, enlarge and write it. In addition, sparsem writes coarser levels,
+and overlap by a quarter; sparsem computes tiles twice as long, with the same overlap in pixels.
+Every program runs in a process of its own, one after the other: sparsem with its defaults, in 8-bit
+integers, with torch in float32, the bare compiled network on as many tiles, and MONAI's
+sliding-window inference in float32 and in bfloat16. MONAI gets one slice after the other; the
+functions of sparsem shrink, enlarge and write it. In addition, sparsem writes coarser levels,
 labels and a resumable state. MONAI must be installed.
 """
 
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
+import torch
 import zarr
 
 from rows import peak_gb
@@ -34,6 +37,7 @@ from sparsem.io.settings import ImportSettings
 from sparsem.models.checkpoint import Recipe, load_checkpoint, save_checkpoint
 from sparsem.models.device import autocast, choose_device, keep_freed_memory, resolve_precision
 from sparsem.models.engine import compile_network
+from sparsem.models.quantization import measure_ranges
 from sparsem.phantom.phantom import phantom_slice
 from sparsem.phantom.settings import PhantomSettings
 from sparsem.segment.inference import plan_tiles, quantize_probability
@@ -66,7 +70,9 @@ def write_inputs(folder: Path, slices: int, width: int) -> None:
         folder / "raw.tif", folder / "s.zarr", ImportSettings(voxel_nm=(8, 8, 8), block_depth=4)
     )
     recipe = Recipe("resunet", width, ("nucleus",), 128, (16.0, 16.0), 128.0, 30.0)
-    save_checkpoint(folder / "m.safetensors", recipe.build(), recipe)
+    network = recipe.build().eval()
+    ranges = measure_ranges(network, [torch.randn(4, 1, 128, 128)])
+    save_checkpoint(folder / "m.safetensors", network, replace(recipe, ranges=ranges))
 
 
 def by_sparsem(folder: Path, **changes: Any) -> None:
@@ -75,13 +81,13 @@ def by_sparsem(folder: Path, **changes: Any) -> None:
     predict(sample, folder / "m.safetensors", PredictSettings(batch=BATCH), **changes)
 
 
-def by_sparsem_in_torch(folder: Path) -> None:
-    """Predict as ``by_sparsem``, but with torch in float32, in a copy of the sample."""
-    shutil.copytree(folder / "s.zarr", folder / "torch.zarr")
-    sample = Sample.open(folder / "torch.zarr")
-    for name in ("probabilities", "labels"):
-        shutil.rmtree(sample.path / name, ignore_errors=True)
-    settings = PredictSettings(batch=BATCH, engine="torch", precision="float32")
+def by_sparsem_in_a_copy(folder: Path, name: str, **changes: Any) -> None:
+    """Predict as ``by_sparsem`` with changed settings, in a copy of the sample."""
+    shutil.copytree(folder / "s.zarr", folder / name)
+    sample = Sample.open(folder / name)
+    for outputs in ("probabilities", "labels"):
+        shutil.rmtree(sample.path / outputs, ignore_errors=True)
+    settings = PredictSettings(batch=BATCH, **changes)
     predict(sample, folder / "m.safetensors", settings, on=Execution(overwrite=True))
 
 
@@ -106,8 +112,6 @@ def by_bare_engine(folder: Path) -> None:
 
 def by_monai(folder: Path, precision: Precision) -> None:
     """Predict with MONAI slice by slice, as in its documentation."""
-    import torch
-
     sliding_window_inference: Any = import_module("monai.inferers").sliding_window_inference
 
     keep_freed_memory()
@@ -150,17 +154,20 @@ def by_monai(folder: Path, precision: Precision) -> None:
 
 SIDES: dict[str, Callable[[Path], None]] = {
     "sparsem": by_sparsem,
-    "sparsem, torch float32": by_sparsem_in_torch,
+    "sparsem, int8": partial(by_sparsem_in_a_copy, name="int8.zarr", precision="int8"),
+    "sparsem, torch float32": partial(
+        by_sparsem_in_a_copy, name="torch.zarr", engine="torch", precision="float32"
+    ),
     "bare engine": by_bare_engine,
     "monai float32": partial(by_monai, precision="float32"),
     "monai bfloat16": partial(by_monai, precision="bfloat16"),
 }
 
 
-def label_difference(folder: Path) -> float:
-    """Return the fraction of voxels whose label differs between the engine and torch."""
+def label_difference(folder: Path, name: str) -> float:
+    """Return the fraction of voxels whose label in a sample differs from that of torch."""
     labels = [
-        Sample.open(folder / name).volume("labels", "nucleus") for name in ("s.zarr", "torch.zarr")
+        Sample.open(folder / sample).volume("labels", "nucleus") for sample in (name, "torch.zarr")
     ]
     differing = 0
     for z in range(labels[0].shape[0]):
@@ -205,7 +212,9 @@ def main() -> None:
             row = {"slices": arguments.slices, "mpx": 24, "width": arguments.width}
             rows.append(row | measured)
             print(rows[-1], flush=True)
-        print(f"labels that differ from torch: {label_difference(Path(folder)):.2g}")
+        for name in ("s.zarr", "int8.zarr"):
+            difference = label_difference(Path(folder), name)
+            print(f"{name}: labels that differ from torch: {difference:.2g}")
     with (RESULTS / "peer.csv").open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         if file.tell() == 0:

@@ -55,6 +55,7 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 Precision = Literal["auto", "float32", "bfloat16"]  # of a network on its device
+PredictPrecision = Precision | Literal["int8"]
 Optimizer = Literal["muon", "adam"]  # of the weights of a pixel network
 Engine = Literal["auto", "openvino", "torch"]  # what computes networks on a processor
 Interpolation = Literal["nearest", "linear", "cubic"]  # between the pixels of an image

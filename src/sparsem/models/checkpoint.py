@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sparsem.errors import InputError, SparsemError
 from sparsem.geometry import VoxelSize
 from sparsem.models.architectures import build_network
+from sparsem.models.quantization import Ranges
 from sparsem.store.names import checked_name
 
 N = TypeVar("N", bound=nn.Module)
@@ -45,6 +46,8 @@ class Recipe:
         std: standard deviation of their gray levels, in the same unit.
         adjacent_slices: slices above and below the one that it segments, which it also sees.
         training: settings, samples and slices of its training, and the scores that it reached.
+        ranges: ranges of the inputs of its convolutions on the labeled slices, by which they are
+            computed in 8 bits; empty if they were not measured.
     """
 
     architecture: str
@@ -56,6 +59,7 @@ class Recipe:
     std: float
     adjacent_slices: int = 0
     training: dict[str, Any] = field(default_factory=dict)
+    ranges: Ranges = field(default_factory=dict)
 
     def factors(self, voxel: VoxelSize) -> tuple[float, float]:
         """Return the slice pixels per network pixel (y, x).
@@ -231,11 +235,13 @@ def _validated_recipe(about: dict[str, Any]) -> Recipe:
     """
     structures = tuple(about["structures"])
     pixel_nm = tuple(about["pixel_nm"])
-    recipe = Recipe(**{**about, "structures": structures, "pixel_nm": pixel_nm})
+    ranges = {layer: (low, high) for layer, (low, high) in about.get("ranges", {}).items()}
+    recipe = Recipe(**{**about, "structures": structures, "pixel_nm": pixel_nm, "ranges": ranges})
     y, x = recipe.pixel_nm
     positive = [*VoxelSize.of((1, y, x)), float(recipe.std), float(recipe.width)]
     positive.append(float(recipe.input_px))
-    is_finite = all(map(math.isfinite, [*positive, recipe.mean]))
+    limits = [limit for pair in ranges.values() for limit in pair]
+    is_finite = all(map(math.isfinite, [*positive, recipe.mean, *limits]))
     if not recipe.structures or not is_finite or min(positive) <= 0 or recipe.adjacent_slices < 0:
         raise ValueError("a value of its recipe is out of range")
     for structure in recipe.structures:

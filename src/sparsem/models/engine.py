@@ -3,7 +3,8 @@
 A compiled network computes the same function: in float32 it differs from torch by less than
 ``MAX_DIFFERENCE`` in every probability, which is checked when it is compiled. Measured: 1.3 to 1.5
 times as fast as torch in float32, and 1.4 times in bfloat16 where the processor has instructions
-for it.
+for it. In 8-bit integers (``quantization``) it is 1.6 times as fast as in bfloat16; the labels of
+two or three pixels of ten thousand differ.
 """
 
 import sys
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsem.errors import SettingsError
-from sparsem.settings import Precision
+from sparsem.models.quantization import Ranges, integer_limits
+from sparsem.settings import PredictPrecision
 
 Tiles = NDArray[np.float32]
 
@@ -35,6 +37,8 @@ COMPILED_ARCHITECTURES = (
     "fractalresnet",
 )
 MAX_DIFFERENCE = 1e-5  # of a probability in float32, from torch
+# Axis of the outputs of the kernels of OpenVINO's convolutions.
+OUTPUT_AXES = {"Convolution": 0, "ConvolutionBackpropData": 1}
 
 
 class Probabilities(nn.Module):
@@ -56,7 +60,10 @@ def is_openvino_installed() -> bool:
 
 
 def compile_network(
-    network: nn.Module, shape: tuple[int, int, int, int], precision: Precision
+    network: nn.Module,
+    shape: tuple[int, int, int, int],
+    precision: PredictPrecision,
+    ranges: Ranges | None = None,
 ) -> Callable[[Tiles], Tiles]:
     """Return a compiled network as a function of numpy arrays.
 
@@ -66,7 +73,8 @@ def compile_network(
     Args:
         network: network that returns logits, in evaluation mode on the CPU.
         shape: shape of all tiles.
-        precision: float32 or bfloat16.
+        precision: float32, bfloat16 or int8.
+        ranges: for int8, the ranges of the inputs of its convolutions.
 
     Raises:
         SettingsError: OpenVINO is not installed, or cannot compile this network.
@@ -92,7 +100,11 @@ def compile_network(
             f"OpenVINO computes probabilities that differ by {difference:.1g} from those of torch; "
             "use --engine torch."
         )
-    return in_float32 if precision == "float32" else _compiled(model, precision)
+    if precision == "float32":
+        return in_float32
+    if precision == "int8":
+        _quantize(model, ranges or {})
+    return _compiled(model, precision)
 
 
 def _import_openvino() -> Any:
@@ -132,7 +144,46 @@ def _core() -> Any:
     return _import_openvino().Core()
 
 
-def _compiled(model: Any, precision: Precision) -> Callable[[Tiles], Tiles]:
+def _quantize(model: Any, ranges: Ranges) -> None:
+    """Round the inputs and the kernels of the convolutions with a range to 8 bits, in place.
+
+    OpenVINO computes a convolution between two such operations in integers.
+
+    Raises:
+        SettingsError: not all of these convolutions are in the model.
+    """
+    n_quantized = 0
+    for node in model.get_ordered_ops():
+        # torch's name of the layer is the first part, after that of the module that was traced.
+        layer = node.get_friendly_name().split("/")[0].removeprefix("__module.network.")
+        if node.get_type_name() in OUTPUT_AXES and layer in ranges:
+            _quantize_convolution(node, ranges[layer])
+            n_quantized += 1
+    if not ranges or n_quantized != len(ranges):
+        raise SettingsError(
+            f"The model has {len(ranges)} convolutions with a range of 8 bits, of which OpenVINO "
+            f"has {n_quantized}; use --precision auto."
+        )
+
+
+def _quantize_convolution(node: Any, limits: tuple[float, float]) -> None:
+    """Round the inputs and the kernels of one convolution to 8 bits, in place."""
+    opset = import_module("openvino.opset13")
+    inputs, kernels = node.input_value(0), node.input_value(1)
+    low, high = map(np.float32, integer_limits(*limits))
+    rounded_inputs = opset.fake_quantize(inputs, low, high, low, high, levels=256)
+    node.input(0).replace_source_output(rounded_inputs.output(0))
+    weights = np.array(kernels.get_node().data, np.float32)
+    all_axes_of_an_output = tuple({0, 1, 2, 3} - {OUTPUT_AXES[node.get_type_name()]})
+    largest = np.abs(weights).max(axis=all_axes_of_an_output, keepdims=True)
+    largest = np.maximum(largest, np.finfo(np.float32).tiny)
+    rounded_kernels = opset.fake_quantize(
+        opset.constant(weights), -largest, largest, -largest, largest, levels=255
+    )
+    node.input(1).replace_source_output(rounded_kernels.output(0))
+
+
+def _compiled(model: Any, precision: PredictPrecision) -> Callable[[Tiles], Tiles]:
     """Return a model as a function; its result is an array of its own."""
     compiled = _core().compile_model(model, "CPU", _options(precision))
     request = compiled.create_infer_request()
@@ -144,13 +195,16 @@ def _compiled(model: Any, precision: Precision) -> Callable[[Tiles], Tiles]:
     return forward
 
 
-def _options(precision: Precision) -> dict[str, Any]:
+def _options(precision: PredictPrecision) -> dict[str, Any]:
     """Return the options of OpenVINO for a precision.
 
-    Processes that work side by side must not be bound to the same cores.
+    Processes that work side by side must not be bound to the same cores. What is left between the
+    convolutions in 8 bits is computed in bfloat16 where the processor has instructions for it.
     """
+    has_bfloat16 = "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    in_bfloat16 = precision == "bfloat16" or (precision == "int8" and has_bfloat16)
     return {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if in_bfloat16 else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,

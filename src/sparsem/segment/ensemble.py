@@ -27,7 +27,7 @@ from sparsem.segment.inference import (
 from sparsem.segment.settings import PredictSettings
 from sparsem.segment.tiles import Probability, TileGrid
 from sparsem.segment.uncertainty import EnsemblePrediction, combine_predictions
-from sparsem.settings import Engine, Precision, changed
+from sparsem.settings import Engine, PredictPrecision, changed
 from sparsem.store.volume import Volume
 
 # Tiles from which on compiling a network saves more time than it takes (a second, measured).
@@ -131,6 +131,43 @@ def settings_for_device(device: str) -> PredictSettings:
     )
 
 
+def settle_precision(
+    models: Sequence[Path],
+    settings: PredictSettings,
+    device: torch.device,
+    earlier: PredictPrecision | None = None,
+) -> PredictPrecision:
+    """Return the precision in which networks predict, see ``resolve_precision``.
+
+    Args:
+        models: checkpoints.
+        settings: settings of the prediction.
+        device: device that blocks are computed on.
+        earlier: the precision of an earlier run of the same work.
+
+    Raises:
+        SettingsError: int8 is requested on a GPU or without OpenVINO, or of a model that does not
+            say how its values are rounded.
+    """
+    if settings.precision == "auto" and earlier is not None:
+        return earlier
+    if settings.precision != "int8":
+        return resolve_precision(device, settings.precision)
+    if device.type != "cpu" or settings.engine == "torch":
+        raise SettingsError(
+            "Integers of 8 bits are computed on the processor by the engine openvino; use "
+            "--precision int8 with --device cpu and without --engine torch."
+        )
+    for path in models:
+        recipe = read_recipe(path)
+        if recipe.architecture in COMPILED_ARCHITECTURES and not recipe.ranges:
+            raise SettingsError(
+                f"{path.name} does not say how its values are rounded to 8 bits, which 'sparsem "
+                "train' measures at its end; train it again, or use --precision auto."
+            )
+    return "int8"
+
+
 def choose_engine(
     models: Sequence[Path],
     image: Volume,
@@ -153,7 +190,7 @@ def choose_engine(
     """
     if settings.engine == "torch":
         return "torch"
-    is_requested = settings.engine == "openvino"
+    is_requested = settings.engine == "openvino" or settings.precision == "int8"
     if earlier is not None and not is_requested:
         return earlier
     is_on_cpu = device.type == "cpu"
@@ -216,7 +253,10 @@ def load_networks(
 
 @lru_cache(maxsize=1)
 def _load_cached(
-    versions: tuple[tuple[Path, int], ...], device: str, precision: Precision, is_compiled: bool
+    versions: tuple[tuple[Path, int], ...],
+    device: str,
+    precision: PredictPrecision,
+    is_compiled: bool,
 ) -> list[tuple[Forward, Recipe]]:
     """Load the networks of this process once for all of its blocks.
 
@@ -225,8 +265,8 @@ def _load_cached(
     networks = []
     for path, _ in versions:
         network, recipe = load_checkpoint(path)
-        if is_compiled:
-            forward = make_compiled_forward(network, precision)
+        if is_compiled or precision == "int8":
+            forward = make_compiled_forward(network, precision, recipe.ranges)
         else:
             forward = make_forward(network, choose_device(device), precision)
         networks.append((forward, recipe))

@@ -21,6 +21,7 @@ from sparsem.models.architectures import LOCAL_ARCHITECTURES
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import autocast, keep_freed_memory
 from sparsem.models.engine import Tiles, compile_network
+from sparsem.models.quantization import Ranges
 from sparsem.segment.tiles import (
     Probability,
     TileGrid,
@@ -29,7 +30,7 @@ from sparsem.segment.tiles import (
     scaled_shape,
     shrink,
 )
-from sparsem.settings import Precision
+from sparsem.settings import Precision, PredictPrecision
 
 T = TypeVar("T")
 
@@ -335,8 +336,15 @@ def _enlarge_and_quantize(
             quantized[y, x] = np.uint8(first + (between[right[x]] - first) * part_right[x])
 
 
-def make_compiled_forward(network: nn.Module, precision: Precision) -> Forward:
+def make_compiled_forward(
+    network: nn.Module, precision: PredictPrecision, ranges: Ranges
+) -> Forward:
     """Return a network on the CPU, which is compiled for the shape of its first tiles.
+
+    Args:
+        network: the network.
+        precision: float32, bfloat16 or int8.
+        ranges: for int8, see ``compile_network``.
 
     Raises:
         SettingsError: it cannot be compiled, see ``compile_network``.
@@ -348,7 +356,7 @@ def make_compiled_forward(network: nn.Module, precision: Precision) -> Forward:
         if not compiled:
             batch, inputs, rows, columns = tiles.shape
             shape = (batch, inputs, rows, columns)
-            compiled.append(compile_network(network, shape, precision))
+            compiled.append(compile_network(network, shape, precision, ranges))
         return compiled[0](tiles)
 
     return forward

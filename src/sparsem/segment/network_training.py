@@ -13,6 +13,7 @@ from sparsem import __version__
 from sparsem.errors import SettingsError
 from sparsem.models.architectures import default_optimizer
 from sparsem.models.checkpoint import Recipe, load_state, read_recipe, save_checkpoint
+from sparsem.models.engine import COMPILED_ARCHITECTURES
 from sparsem.progress import print_note
 from sparsem.segment.earlier_model import (
     refuse_seen_slices,
@@ -25,7 +26,7 @@ from sparsem.segment.semi_supervised import (
     second_recipe,
     start_joint_networks,
 )
-from sparsem.segment.supervised import fit, start_network, validation_dice
+from sparsem.segment.supervised import fit, measured_ranges, start_network, validation_dice
 from sparsem.segment.training_job import TrainingJob, prepare_training
 from sparsem.segment.training_memory import training_needs
 from sparsem.segment.training_slices import TrainingSlice
@@ -195,11 +196,13 @@ def _write_networks(
     if len(scores) > 1 and job.settings.save_second:
         second = best_first[1]
         second_network = replace(recipes[second], training=about)
-        _write_network(files.second_path, state.members[second], second_network, validation, job)
+        _write_network(
+            files.second_path, state.members[second], second_network, training, validation, job
+        )
     best = best_first[0]
     # The checkpoint comes last: it marks the training as complete.
     best_network = replace(recipes[best], training=about)
-    recipe = _write_network(files.out, state.members[best], best_network, validation, job)
+    recipe = _write_network(files.out, state.members[best], best_network, training, validation, job)
     files.state_path.unlink(missing_ok=True)
     return recipe
 
@@ -232,6 +235,7 @@ def _write_network(
     out: Path,
     state: TrainingState,
     recipe: Recipe,
+    training: Sequence[TrainingSlice],
     validation: Sequence[TrainingSlice],
     job: TrainingJob,
 ) -> Recipe:
@@ -248,8 +252,12 @@ def _write_network(
         about["weights"] = "best"
         about["validation_dice"] = round(state.best_score, 6) if known else None
         about["validation_dice_by_structure"] = known
-    recipe = replace(recipe, training=about)
-    save_checkpoint(out, network.cpu(), recipe)
+    network = network.cpu()
+    ranges = {}
+    if recipe.architecture in COMPILED_ARCHITECTURES:
+        ranges = measured_ranges(network, training, job.settings)
+    recipe = replace(recipe, training=about, ranges=ranges)
+    save_checkpoint(out, network, recipe)
     return recipe
 
 

@@ -18,7 +18,7 @@ from sparsem.annotation.precedence import apply_precedence
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize, ZBlock
 from sparsem.models.checkpoint import Recipe, file_digest, load_checkpoint
-from sparsem.models.device import free_memory, gpus_of, resolve_precision, settle_device
+from sparsem.models.device import free_memory, gpus_of, settle_device
 from sparsem.models.memory import prediction_bytes
 from sparsem.progress import print_note
 from sparsem.segment.ensemble import (
@@ -26,6 +26,7 @@ from sparsem.segment.ensemble import (
     load_networks,
     predict_quantized,
     predict_voxels,
+    settle_precision,
 )
 from sparsem.segment.gray_levels import gray_level_note
 from sparsem.segment.inference import quantize_probability
@@ -101,7 +102,7 @@ def predict(
     stage_name = f"predict-{'-'.join(recipes[0].structures)}"
     earlier = earlier_setting(sample, stage_name, "precision", on.overwrite)
     settings, device = settle_device(settings, on)
-    precision = resolve_precision(device, settings.precision, earlier)
+    precision = settle_precision(models, settings, device, earlier)
     settings = changed(settings, {"image": image_name, "precision": precision})
     earlier_engine = earlier_setting(sample, stage_name, "engine", on.overwrite)
     engine = choose_engine(models, image, settings, device, earlier_engine)
@@ -220,8 +221,10 @@ def _needs(
     """Return the memory of one process and the disk space of a prediction."""
     ram = _slice_bytes(image, recipes)
     networks = 0
+    # In 8 bits a network needs less memory than in bfloat16.
+    precision = "bfloat16" if settings.precision == "int8" else settings.precision
     for recipe in recipes:
-        networks += prediction_bytes(recipe, settings.batch, device, settings.precision)
+        networks += prediction_bytes(recipe, settings.batch, device, precision)
     specs = _output_specs(recipes[0].structures, len(recipes), image, "")
     disk = sum(spec.nbytes for spec in specs) // 4
     if settings.views > 1:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sparsem.settings import Engine, Precision, Settings
+from sparsem.settings import Engine, PredictPrecision, Settings
 from sparsem.training.settings import NetworkTrainingSettings
 
 
@@ -28,8 +28,10 @@ class PredictSettings(Settings):
         ge=1,
         description="tiles in a batch; changes the speed and the memory, not the result",
     )
-    precision: Precision = Field(
-        "auto", description="auto: bfloat16 where the processor computes it fast"
+    precision: PredictPrecision = Field(
+        "auto",
+        description="auto: bfloat16 where the processor computes it fast, else float32; int8: "
+        "integers, which are faster and change the labels of a few pixels of 10,000",
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     engine: Engine = Field(

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsem.annotation.labeled_slices import UNKNOWN
+from sparsem.geometry import evenly_spaced
 from sparsem.models.architectures import default_optimizer, load_pretrained_weights
 from sparsem.models.checkpoint import Recipe
 from sparsem.models.device import autocast, keep_freed_memory
+from sparsem.models.quantization import Ranges, measure_ranges
 from sparsem.score.overlap import MaskOverlap, mask_overlap, pool_slices
 from sparsem.segment.earlier_model import load_earlier_weights, usual_learning_rate
 from sparsem.segment.losses import cross_entropy_loss, dice_loss, tanimoto_loss
@@ -29,6 +31,8 @@ from sparsem.training.loop import Progress, TrainingState, run_updates, update_w
 from sparsem.training.muon import Muon, kernels_of
 from sparsem.training.processes import own_part, with_mean_gradients
 from sparsem.training.settings import TrainSettings
+
+CALIBRATION_TILES = 64
 
 
 def start_network(
@@ -250,6 +254,27 @@ def validation_dice(
             predicted = probability[structure] >= 0.5
             overlaps[structure].append(mask_overlap(predicted, target == 1, target != UNKNOWN))
     return tuple(pool_slices(of_structure).dice for of_structure in overlaps)
+
+
+def measured_ranges(
+    network: nn.Module, slices: Sequence[TrainingSlice], settings: TrainSettings
+) -> Ranges:
+    """Return the ranges by which a network on the CPU is computed in 8 bits, see ``quantization``.
+
+    They are those of evenly spaced tiles of labeled slices, ``CALIBRATION_TILES`` in all.
+    """
+    tiles_per_slice = -(-CALIBRATION_TILES // len(slices))
+    network = network.eval()
+
+    def batches() -> Iterator[Tensor]:
+        for labeled in slices:
+            _, height, width = labeled.image.shape
+            grid = TileGrid((height, width), settings.input_px, overlap=0)
+            tiles = grid.cut(labeled.image)
+            selected = evenly_spaced(len(tiles), min(tiles_per_slice, len(tiles)))
+            yield from torch.from_numpy(tiles[list(selected)]).split(settings.batch)
+
+    return measure_ranges(network, batches())
 
 
 def _predict_without_overlap(
