@@ -1,6 +1,6 @@
 """Prediction with the same network and tiles by sparsem and by MONAI: time and peak memory.
 
-    python benchmarks/peer.py [--slices 100] [--width 16]
+    python benchmarks/peer.py [--slices 100] [--width 16] [--sides sparsem "monai float32"]
 
 The stack has slices of 24 Mpx (6000 x 4000) and one structure. Tiles of 256 px are shrunk to 128 px
 and overlap by a quarter; sparsem computes tiles twice as long, with the same overlap in pixels.
@@ -196,6 +196,7 @@ def main() -> None:
     )
     parser.add_argument("--slices", type=int, default=100)
     parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--side", choices=SIDES, help="internal: the program of a process")
     parser.add_argument("--folder", type=Path, help="internal: the folder of the inputs")
     arguments = parser.parse_args()
@@ -205,14 +206,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(Path(folder), arguments.slices, arguments.width)
         rows = []
-        for side in SIDES:
+        for side in arguments.sides:
             command = [sys.executable, __file__, "--side", side, "--folder", folder]
             result = subprocess.run(command, check=True, capture_output=True, text=True)
             measured = json.loads(result.stdout.splitlines()[-1])
             row = {"slices": arguments.slices, "mpx": 24, "width": arguments.width}
             rows.append(row | measured)
             print(rows[-1], flush=True)
-        for name in ("s.zarr", "int8.zarr"):
+        compared = ("s.zarr", "int8.zarr") if arguments.sides == list(SIDES) else ()
+        for name in compared:
             difference = label_difference(Path(folder), name)
             print(f"{name}: labels that differ from torch: {difference:.2g}")
     with (RESULTS / "peer.csv").open("a", newline="", encoding="utf-8") as file:
