@@ -1,6 +1,6 @@
 """Scaling: every stage with 1 and 2 workers, speed-up and equal bytes; time for 50 gigavoxels.
 
-    python benchmarks/scaling.py workers [--slices 8]    # slices of 24 Mpx (6000 x 4000)
+    python benchmarks/scaling.py workers [--slices 8] [--folder INPUTS]   # of 24 Mpx (6000 x 4000)
     python benchmarks/scaling.py memory [--slices 8]     # memory that stages state, and peak
     python benchmarks/scaling.py cost                    # from the rates in results/scaling.csv
 
@@ -140,11 +140,22 @@ def run_stages(folder: Path, source: Path, model: Path, count: int) -> dict[str,
     return results
 
 
-def compare_workers(slices: int) -> None:
-    """Run all stages with one worker and with two."""
+def compare_workers(slices: int, input_folder: Path | None = None) -> None:
+    """Run all stages with one worker and with two.
+
+    Args:
+        slices: depth of the sample.
+        input_folder: folder where the inputs, which take a minute a slice, are kept for another
+            run.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source, model = write_inputs(folder, slices)
+        inputs = input_folder or folder
+        source, model = inputs / "raw.tif", inputs / "m.safetensors"
+        if not model.exists():
+            write_inputs(inputs, slices)
+        if input_folder:
+            (folder / "phantom.zarr").symlink_to((inputs / "phantom.zarr").absolute())
         with_one, with_two = (run_stages(folder, source, model, count) for count in (1, 2))
     gigavoxels = slices * SHAPE[0] * SHAPE[1] / 1e9
     for stage in with_one:
@@ -244,10 +255,10 @@ def main() -> None:
     parser.add_argument("what", choices=["workers", "memory", "cost", "one"])
     parser.add_argument("--slices", type=int, default=8)
     parser.add_argument("--stage", help="stage for one, a process that memory starts")
-    parser.add_argument("--folder", type=Path, help="folder of the inputs, for one")
+    parser.add_argument("--folder", type=Path, help="folder of the inputs")
     arguments = parser.parse_args()
     benchmarks = {
-        "workers": lambda: compare_workers(arguments.slices),
+        "workers": lambda: compare_workers(arguments.slices, arguments.folder),
         "memory": lambda: compare_memory(arguments.slices),
         "one": lambda: run_stage(arguments.folder, arguments.stage),
         "cost": cost,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sparsem.labels.overlaps import Overlaps, add_overlaps, overlaps
+from sparsem.labels.overlaps import Overlaps, add_overlaps, overlaps, positions_in, renumber
 from sparsem.score.instances import (
     adapted_rand_error,
     dice_of_cells,
@@ -40,6 +40,15 @@ def as_dict(table: Overlaps) -> dict[tuple[int, int], int]:
             table.first.tolist(), table.second.tolist(), table.pixels.tolist(), strict=True
         )
     }
+
+
+@given(maps, st.sets(some_labels.filter(bool)))
+def test_labels_are_renumbered_by_their_position(labels: NDArray[Any], ids: set[int]) -> None:
+    ascending = np.array(sorted(ids), np.int64)
+    for array in (labels, labels.astype(np.int64), labels[:, :, ::2]):
+        numbers = renumber(ascending, array)
+        assert numbers.dtype == np.uint32
+        np.testing.assert_array_equal(numbers, positions_in(ascending, array))
 
 
 @given(maps)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsem.annotation.labeled_slices import UNKNOWN
+from sparsem.segment import tiles as tiles_module
 from sparsem.segment.sampling import Sampling, TileSampler, tile_counts
 from sparsem.segment.tiles import (
     TileGrid,
@@ -82,6 +83,19 @@ def test_a_large_area_is_shrunk_and_enlarged_again(read: int) -> None:
     assert small.shape == scaled_shape((600, 900), factors)
     assert small.mean() == pytest.approx(image.mean(), abs=5e-3)
     np.testing.assert_allclose(enlarge(small[None], (600, 900))[0], image, atol=0.06)
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (63, 47), (60, 50), (8, 8)])
+@pytest.mark.parametrize(
+    "factors", [(2, 2), (4, 3), (3, 1.7), (1, 2), (1, 0.5), (0.5, 0.5), (9, 9)]
+)
+def test_stripes_change_nothing(
+    shape: tuple[int, int], factors: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.random.default_rng(1).integers(0, 65536, shape, dtype=np.uint16)
+    whole = shrink(image, factors)
+    monkeypatch.setattr(tiles_module, "STRIPE_ROWS", 5)
+    np.testing.assert_array_equal(shrink(image, factors), whole)
 
 
 def test_shrunk_masks_follow_the_majority_of_what_is_known() -> None:

@@ -149,6 +149,20 @@ def test_models_of_other_scales_and_slices_fewer_than_a_tile(tmp_path: Path) -> 
     assert sample.volume("probabilities", "m-uncertainty").shape == (1, 40, 30)
 
 
+def test_compiled_networks_predict_views_with_tiles_of_another_size(
+    tmp_path: Path, model: Path
+) -> None:
+    """Slices across z are large enough for larger tiles, and slices across y and x are not."""
+    pytest.importorskip("openvino")
+    probabilities = []
+    for engine in ("torch", "openvino"):
+        sample = Sample.create(tmp_path / f"{engine}.zarr")
+        put(sample, "", stack((10, 140, 150)), 4, VoxelSize(16, 16, 16))
+        predict(sample, model, **EXACT, engine=engine)
+        probabilities.append(sample.volume("probabilities", NAMES[0]).read(slice(None)).astype(int))
+    assert np.abs(probabilities[0] - probabilities[1]).max() <= 1
+
+
 def test_what_has_no_side_views_is_refused(tmp_path: Path, model: Path) -> None:
     thick = sample_of(tmp_path / "thick.zarr", 7, VoxelSize(50, 5, 5))
     with pytest.raises(SampleError, match=r"about as long as wide.* are 50 x 5 x 5 nm \(z y x\)"):

@@ -81,8 +81,12 @@ def positions_in(ids: NDArray[Any], values: NDArray[Any]) -> NDArray[np.int64]:
 def renumber(ids: NDArray[Any], labels: Labels) -> NDArray[np.uint32]:
     """Return for every label its position in ascending ``ids``, as ``positions_in``.
 
-    Labels are searched once for each run of equal ones: much faster for whole volumes.
+    Labels are searched once for each run of equal ones: much faster for whole volumes. Labels that
+    are numbered from 1 without gaps are returned as they are.
     """
+    is_numbered = len(ids) > 0 and ids[-1] == len(ids)
+    if is_numbered and labels.dtype == np.uint32 and labels.max(initial=0) <= len(ids):
+        return np.asarray(labels, np.uint32)
     numbers = np.empty(labels.shape, np.uint32)
     _renumber(np.asarray(ids, np.uint32), _flatten(labels, None), numbers.reshape(-1))
     return numbers

@@ -295,8 +295,18 @@ def quantize_enlarged(probability: Probability, quantized: NDArray[np.uint8]) ->
         quantized[:] = quantize_probability(enlarge(probability, (new[0], new[1])))
         return
     rows, columns = _neighbors(old[0], new[0]), _neighbors(old[1], new[1])
-    for channel, enlarged in zip(probability, quantized, strict=True):
-        _enlarge_and_quantize(channel, *rows, *columns, enlarged)
+    n_threads = (
+        torch.get_num_threads()
+    )  # which are idle, since the network waits for the next slice
+
+    def fill(number: int) -> None:
+        part = slice(number * new[0] // n_threads, (number + 1) * new[0] // n_threads)
+        rows_of_part = [values[part] for values in rows]
+        for channel, enlarged in zip(probability, quantized, strict=True):
+            _enlarge_and_quantize(channel, *rows_of_part, *columns, enlarged[part])
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        list(pool.map(fill, range(n_threads)))
 
 
 def _neighbors(
@@ -339,7 +349,7 @@ def _enlarge_and_quantize(
 def make_compiled_forward(
     network: nn.Module, precision: PredictPrecision, ranges: Ranges
 ) -> Forward:
-    """Return a network on the CPU, which is compiled for the shape of its first tiles.
+    """Return a network on the CPU, which is compiled for every shape of its tiles.
 
     Args:
         network: the network.
@@ -350,14 +360,14 @@ def make_compiled_forward(
         SettingsError: it cannot be compiled, see ``compile_network``.
     """
     keep_freed_memory()
-    compiled: list[Forward] = []
+    compiled: dict[tuple[int, ...], Forward] = {}
 
     def forward(tiles: Tiles) -> Tiles:
-        if not compiled:
-            batch, inputs, rows, columns = tiles.shape
-            shape = (batch, inputs, rows, columns)
-            compiled.append(compile_network(network, shape, precision, ranges))
-        return compiled[0](tiles)
+        batch, inputs, rows, columns = tiles.shape
+        shape = (batch, inputs, rows, columns)
+        if shape not in compiled:  # slices of another view may have tiles of another size
+            compiled[shape] = compile_network(network, shape, precision, ranges)
+        return compiled[shape](tiles)
 
     return forward
 

@@ -5,7 +5,7 @@ network's scale and cut there into overlapping square tiles; the probability map
 is enlarged once. Images are (y, x) float32; probabilities (C, y, x) float32 in 0..1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 Image = NDArray[np.float32]
 Probability = NDArray[np.float32]
 
+# Rows of an image that are shrunk at once.
+STRIPE_ROWS = 256
 # A cosine taper ends at 0: the outermost row of a slice, which one tile covers, would be 0 / 0.
 WINDOW_FLOOR = 1e-3
 
@@ -31,10 +33,26 @@ def shrink(image: NDArray[Any], factors: tuple[float, float]) -> Image:
 
     Pixels are averaged over their area; a factor below 1 enlarges by linear interpolation.
     """
-    is_integer = np.issubdtype(image.dtype, np.integer)
-    unit = np.float32(1 / np.iinfo(image.dtype).max if is_integer else 1)
-    shape = scaled_shape((image.shape[0], image.shape[1]), factors)
-    return _resize(image.astype(np.float32) * unit, shape)
+    height, width = scaled_shape((image.shape[0], image.shape[1]), factors)
+    shrunk = np.empty((height, width), np.float32)
+    for rows, shrunk_rows in _stripes(image.shape[0], height):
+        stripe = shrunk[shrunk_rows]
+        _resize(image[rows].astype(np.float32), (len(stripe), width), stripe)
+    if np.issubdtype(image.dtype, np.integer):
+        shrunk *= np.float32(1 / np.iinfo(image.dtype).max)
+    return shrunk
+
+
+def _stripes(n_rows: int, n_shrunk: int) -> Iterator[tuple[slice, slice]]:
+    """Yield rows of an image, and the rows of the shrunk image that depend on these alone.
+
+    Few rows at a time stay in the cache. Where pixels are not whole rows high, all are one stripe.
+    """
+    factor, remainder = divmod(n_rows, n_shrunk)
+    step = n_shrunk if remainder else max(1, STRIPE_ROWS // factor)
+    for start in range(0, n_shrunk, step):
+        stop = min(start + step, n_shrunk)
+        yield slice(start * factor, stop * factor if not remainder else n_rows), slice(start, stop)
 
 
 def shrink_mask(

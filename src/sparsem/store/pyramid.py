@@ -73,21 +73,44 @@ def _write_mode(fine: Any, fz: Any, fy: Any, fx: Any, mode: Any) -> None:
     """Write the mode of every cell; the last voxel of an odd axis stands for the missing one."""
     depth, rows, columns = fine.shape
     cell = np.empty(fz * fy * fx, fine.dtype)
+    is_mixed = np.empty(mode.shape[2], fine.dtype)
     for z in range(mode.shape[0]):
         for y in range(mode.shape[1]):
+            _write_first_labels(fine, (fz, fy, fx), (z, y), mode[z, y], is_mixed)
             for x in range(mode.shape[2]):
+                if not is_mixed[x]:
+                    continue
                 count = 0
-                is_mixed = False
                 for k in range(fz):
                     for j in range(fy):
                         for i in range(fx):
                             voxel_z = min(z * fz + k, depth - 1)
                             voxel_y = min(y * fy + j, rows - 1)
-                            label = fine[voxel_z, voxel_y, min(x * fx + i, columns - 1)]
-                            is_mixed |= label != cell[0] and count > 0
-                            cell[count] = label
+                            cell[count] = fine[voxel_z, voxel_y, min(x * fx + i, columns - 1)]
                             count += 1
-                mode[z, y, x] = _most_frequent(cell) if is_mixed else cell[0]
+                mode[z, y, x] = _most_frequent(cell)
+
+
+@compiled()
+def _write_first_labels(fine: Any, factors: Any, row: Any, first: Any, is_mixed: Any) -> None:
+    """Write the first label of the cells of a row, and not 0 where a cell holds several labels.
+
+    Many cells are compared at once.
+    """
+    fz, fy, fx = factors
+    z, y = row
+    depth, rows, columns = fine.shape
+    n_whole = columns // fx
+    first_row = fine[z * fz, y * fy]
+    for x in range(len(first)):
+        first[x] = first_row[x * fx]
+        is_mixed[x] = x >= n_whole
+    for k in range(fz):
+        for j in range(fy):
+            labels = fine[min(z * fz + k, depth - 1), min(y * fy + j, rows - 1)]
+            for i in range(fx):
+                for x in range(n_whole):
+                    is_mixed[x] |= labels[x * fx + i] ^ first[x]
 
 
 @compiled()

@@ -5,11 +5,13 @@ Thibault et al. 2013; Machireddy et al. 2023, equations 14 and 15.
 Gray levels are (z, y, x) integers 1 to N, and 0 outside the object. Zones are 26-connected.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
+
+from sparsem.compiled import compiled
 
 Gray = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -36,10 +38,19 @@ class SizeZoneFeatures(NamedTuple):
 def zones(gray: Gray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the gray level of every zone, (n,), and its size in voxels, (n,)."""
     connected, count = cc3d.connected_components(gray, connectivity=26, return_N=True)
-    sizes = np.bincount(connected.ravel(), minlength=count + 1)
-    levels = np.zeros(count + 1, np.int64)
-    levels[connected.ravel()] = gray.ravel()
+    levels, sizes = np.zeros((2, count + 1), np.int64)
+    _add_voxels(connected.ravel(), gray.ravel(), levels, sizes)
     return levels[1:], sizes[1:]
+
+
+@compiled()
+def _add_voxels(connected: Any, gray: Any, levels: Any, sizes: Any) -> None:
+    """Write the level of every zone, and count its voxels."""
+    for index in range(len(connected)):
+        zone = connected[index]
+        if zone:
+            levels[zone] = gray[index]
+            sizes[zone] += 1
 
 
 def size_zone_features(levels: NDArray[np.int64], sizes: NDArray[np.int64]) -> SizeZoneFeatures:

@@ -129,6 +129,9 @@ def _spectrum_of(image: Image, mask: Mask, gray: GrayScale, scale: TextureScale)
 
 def _quantize(image: Image, low: float, high: float, levels: int) -> NDArray[np.uint8]:
     """Return levels 0 to ``levels`` - 1 of equal width between ``low`` and ``high``."""
+    if image.dtype == np.uint8 and image.size > 256:
+        every_value = np.arange(256, dtype=np.uint8)
+        return np.asarray(_quantize(every_value, low, high, levels)[image])
     per_value = np.float32(levels / (high - low))
     level = np.floor((image.astype(np.float32) - np.float32(low)) * per_value)
     return np.asarray(np.clip(level, 0, levels - 1), np.uint8)
