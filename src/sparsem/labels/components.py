@@ -15,6 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from sparsem.compiled import compiled
+from sparsem.labels.overlaps import sum_equal_pairs
 from sparsem.labels.runs import LabelRuns, label_runs
 
 Parts = NDArray[np.uint32]
@@ -161,12 +162,11 @@ def touching_pairs(upper: LabelRuns, lower: LabelRuns, shape: tuple[int, int]) -
     """
     rows, columns = shape
     lines = _first_of_lines(upper, rows, columns), _first_of_lines(lower, rows, columns)
-    keys = np.empty(0, np.uint64)
-    for shift in (-1, 0, 1):
-        pairs = _touching_runs(upper, lower, *lines, shift, columns).astype(np.uint64)
-        # A pair is one number, since whole rows are sorted much more slowly.
-        keys = np.union1d(keys, pairs[:, 0] << np.uint64(32) | pairs[:, 1])
-    return np.stack([keys >> np.uint64(32), keys & np.uint64(2**32 - 1)], axis=1).astype(np.int64)
+    pairs = np.concatenate(
+        [_touching_runs(upper, lower, *lines, shift, columns) for shift in (-1, 0, 1)]
+    )
+    touching = sum_equal_pairs(pairs[:, 0], pairs[:, 1], np.ones(len(pairs), np.int64))
+    return np.stack([touching.first, touching.second], axis=1).astype(np.int64)
 
 
 @compiled()

@@ -84,9 +84,9 @@ def renumber(ids: NDArray[Any], labels: Labels) -> NDArray[np.uint32]:
     Labels are searched once for each run of equal ones: much faster for whole volumes. Labels that
     are numbered from 1 without gaps are returned as they are.
     """
-    is_numbered = len(ids) > 0 and ids[-1] == len(ids)
-    if is_numbered and labels.dtype == np.uint32 and labels.max(initial=0) <= len(ids):
-        return np.asarray(labels, np.uint32)
+    is_numbered = len(ids) > 0 and ids[0] == 1 and ids[-1] == len(ids)
+    if is_numbered and labels.dtype.kind == "u" and labels.max(initial=0) <= len(ids):
+        return labels.astype(np.uint32, copy=False)
     numbers = np.empty(labels.shape, np.uint32)
     _renumber(np.asarray(ids, np.uint32), _flatten(labels, None), numbers.reshape(-1))
     return numbers

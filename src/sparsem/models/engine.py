@@ -4,7 +4,7 @@ A compiled network computes the same function: in float32 it differs from torch 
 ``MAX_DIFFERENCE`` in every probability, which is checked when it is compiled. Measured: 1.3 to 1.5
 times as fast as torch in float32, and 1.4 times in bfloat16 where the processor has instructions
 for it. In 8-bit integers (``quantization``) it is 1.6 times as fast as in bfloat16; the labels of
-two or three pixels of ten thousand differ.
+one or two pixels of ten thousand differ.
 """
 
 import sys
@@ -201,8 +201,9 @@ def _options(precision: PredictPrecision) -> dict[str, Any]:
     Processes that work side by side must not be bound to the same cores. What is left between the
     convolutions in 8 bits is computed in bfloat16 where the processor has instructions for it.
     """
-    has_bfloat16 = "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    in_bfloat16 = precision == "bfloat16" or (precision == "int8" and has_bfloat16)
+    in_bfloat16 = precision == "bfloat16"
+    if precision == "int8":
+        in_bfloat16 = "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return {
         "INFERENCE_PRECISION_HINT": "bf16" if in_bfloat16 else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),

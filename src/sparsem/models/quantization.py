@@ -18,7 +18,6 @@ CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 # Convolutions with fewer inputs or outputs, the first and the last of a network, take little time,
 # and their rounding changes the most labels. Those in groups are not rounded either.
 MIN_CHANNELS = 8
-UNSIGNED_STEPS = 255
 NEGATIVE_STEPS, POSITIVE_STEPS = 128, 127
 
 

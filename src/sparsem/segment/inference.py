@@ -295,9 +295,7 @@ def quantize_enlarged(probability: Probability, quantized: NDArray[np.uint8]) ->
         quantized[:] = quantize_probability(enlarge(probability, (new[0], new[1])))
         return
     rows, columns = _neighbors(old[0], new[0]), _neighbors(old[1], new[1])
-    n_threads = (
-        torch.get_num_threads()
-    )  # which are idle, since the network waits for the next slice
+    n_threads = torch.get_num_threads()  # those of the network, which waits meanwhile
 
     def fill(number: int) -> None:
         part = slice(number * new[0] // n_threads, (number + 1) * new[0] // n_threads)

@@ -136,9 +136,6 @@ def renumber_consecutively(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], Id
         The renumbered labels, of the shape of ``labels``, and the ids, (n,).
     """
     ids, _ = label_sizes(labels)
-    is_compact = not len(ids) or int(ids[-1]) == len(ids)
-    if is_compact:
-        return labels.astype(np.uint32, copy=False), ids
     return renumber(ids, labels), ids
 
 
