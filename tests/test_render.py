@@ -1,5 +1,6 @@
 """Meshes without seams, solids, renderings, videos and files for other programs."""
 
+import importlib
 import json
 import shutil
 import urllib.parse
@@ -19,6 +20,7 @@ from sparsem.measure.settings import MeasureSettings
 from sparsem.report.export import export as export_stage
 from sparsem.report.layers import read_layers
 from sparsem.report.mesh import Mesh, mesh_from_mask, simplify
+from sparsem.report.scene3d.drawing import Rendering
 from sparsem.report.scene3d.render import render as render_stage
 from sparsem.report.scene3d.single_object import SingleObject, select_object_layers
 from sparsem.report.scene3d.solids import Cut, solids_of, volume_box
@@ -243,6 +245,28 @@ def test_a_video_of_one_frame_is_a_video(tissue_with_cells: Sample, tmp_path: Pa
     is_read, frame = video.read()
     assert is_read
     assert frame.shape == (120, 160, 3)
+
+
+def test_a_video_has_fewer_triangles_than_a_still(
+    tissue_with_cells: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = importlib.import_module("sparsem.report.scene3d.render")
+    counts: list[int] = []
+
+    def count_triangles(rendering: Rendering, path: Path, *_: Any) -> None:
+        counts.append(sum(len(solid.mesh.triangles) for _, solid in rendering.solids))
+        path.touch()
+
+    monkeypatch.setattr(stage, "draw_still", count_triangles)
+    monkeypatch.setattr(stage, "draw_turntable", count_triangles)
+    monkeypatch.setattr(stage, "VIDEO_TRIANGLES", 200)
+    settings = changed(SMALL, {"structures": ("nucleus",), "triangles": None})
+    render(tissue_with_cells, tmp_path / "still.png", settings)
+    render(tissue_with_cells, tmp_path / "video.mp4", settings)
+    render(tissue_with_cells, tmp_path / "full.mp4", changed(settings, {"triangles": 0}))
+    still, video, full = counts
+    assert 0 < video < still / 4
+    assert full == still  # fewer than two million
 
 
 def test_renderings_that_cannot_be_written_are_refused(

@@ -128,8 +128,11 @@ class RenderSettings(Settings):
             "million voxels that are read per structure; a coarser level is read beyond that"
         ),
     )
-    triangles: int = Field(
-        2_000_000, ge=0, description="maximum triangles per structure; 0 for no limit"
+    triangles: int | None = Field(
+        None,
+        ge=0,
+        description="maximum triangles per structure; 0 for no limit; default: 2 million, and "
+        "300,000 in a turntable",
     )
     background: str = Field("white", description="a color, such as white, black or #202830")
     seconds: float = Field(8, gt=0, description="length of a turntable video")
