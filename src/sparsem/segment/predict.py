@@ -41,6 +41,13 @@ from sparsem.segment.views import (
     require_side_views,
     side_view_bytes,
 )
+from sparsem.segment.z_smoothing import (
+    PredictedSlices,
+    Smoothing,
+    name_of_block,
+    smooth_slices,
+    smoothed_structures,
+)
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.names import UNCERTAINTY
 from sparsem.store.sample import Sample
@@ -48,7 +55,11 @@ from sparsem.store.slice_use import combined, matched_use
 from sparsem.store.volume import FOREGROUND, Kind, Volume, VolumeSpec
 from sparsem.workflow.execution import HERE, Execution, Needs
 from sparsem.workflow.result import StageResult
-from sparsem.workflow.stage import BlockResult, Stage, earlier_setting
+from sparsem.workflow.stage import Arrays, BlockResult, Stage, earlier_setting
+
+# Beginnings of the names of arrays of predicted slices; the number of the structure follows.
+PROBABILITY = "probability"
+UNCERTAIN = "uncertainty"
 
 
 def predict(
@@ -65,6 +76,8 @@ def predict(
     Several models predict their mean, and ``probabilities/NAME-uncertainty`` in addition: the
     mutual information of model and prediction, 255 times its bits, which is large where the models
     contradict each other (see ``uncertainty.EnsemblePrediction``). ``suggest`` uses it.
+
+    Probabilities of structures are smoothed across slices (see ``z_smoothing``).
 
     With three views slices across y and x are predicted, too, and combined with those across z (see
     ``views.combine_views``): objects that touch parallel to the slices are separated then.
@@ -116,14 +129,63 @@ def predict(
     with Stage(sample, stage_name, recorded, inputs, outputs, on, needs, replaced) as stage:
         if not stage.finished:
             _print_gray_level_notes(image, models, recipes, on.quiet)
-        blocks = image.blocks(halo=_max_adjacent_slices(recipes))
-        sides = None
-        if settings.views > 1 and stage.undone_blocks(blocks):
-            sides = predict_side_views(stage, image, models, recipes, settings)
-        stage.map(_predict_block, blocks, image, models, settings, sides)
+        smoothing = _smoothing_of(image, recipes, settings)
+        if smoothing:
+            _predict_smoothed(stage, image, models, recipes, settings, smoothing)
+        else:
+            _predict_directly(stage, image, models, recipes, settings)
     for name in recipes[0].structures:
         apply_precedence(sample, name, on.quiet)
     return StageResult(sample=sample, written=tuple(output_paths))
+
+
+def _smoothing_of(
+    image: Volume, recipes: Sequence[Recipe], settings: PredictSettings
+) -> Smoothing | None:
+    """Return how probabilities are smoothed across slices; None if they are not.
+
+    Three views are smooth across slices already, and separate images are no stack.
+    """
+    is_smooth = settings.views > 1 or image.sizes or not settings.z_smoothing_nm
+    if is_smooth or not smoothed_structures(recipes[0].structures):
+        return None
+    smoothing = Smoothing(settings.z_smoothing_nm / image.voxel_size.z)
+    return smoothing if smoothing.reach else None
+
+
+def _predict_directly(
+    stage: Stage,
+    image: Volume,
+    models: Sequence[Path],
+    recipes: Sequence[Recipe],
+    settings: PredictSettings,
+) -> None:
+    """Predict block by block, and combine slices with side views if these are requested."""
+    blocks = image.blocks(halo=_max_adjacent_slices(recipes))
+    sides = None
+    if settings.views > 1 and stage.undone_blocks(blocks):
+        sides = predict_side_views(stage, image, models, recipes, settings)
+    stage.map(_predict_block, blocks, image, models, settings, sides)
+
+
+def _predict_smoothed(
+    stage: Stage,
+    image: Volume,
+    models: Sequence[Path],
+    recipes: Sequence[Recipe],
+    settings: PredictSettings,
+    smoothing: Smoothing,
+) -> None:
+    """Predict all slices, which are kept until the stage ends, then smooth block by block."""
+    blocks = image.blocks(halo=_max_adjacent_slices(recipes))
+    slices = None
+    if stage.undone_blocks(blocks):
+        chains = {name_of_block(block): [block] for block in blocks}
+        title = f"{stage.name}, slices"
+        folder = stage.chain(title, _predict_link, chains, image, models, settings)
+        slices = PredictedSlices(folder, blocks)
+    structures, is_ensemble = recipes[0].structures, len(recipes) > 1
+    stage.map(_smooth_block, blocks, slices, structures, is_ensemble, smoothing)
 
 
 def _print_gray_level_notes(
@@ -231,6 +293,11 @@ def _needs(
         side_ram, side_disk = side_view_bytes(image, recipes, settings)
         ram += side_ram
         disk += side_disk
+    smoothing = _smoothing_of(image, recipes, settings)
+    if smoothing:
+        _, height, width = image.shape
+        ram += 2 * smoothing.reach * height * width
+        disk += sum(spec.nbytes for spec in specs if spec.kind is Kind.PROBABILITY) // 4
     if device.type == "cuda":
         advice = "use a smaller --batch, fewer --workers, or import with a smaller --block-depth"
         free, n_gpus = free_memory(device), gpus_of(settings.device)
@@ -283,6 +350,49 @@ def _predict_block(
         arrays |= _arrays_of_structure(name, probabilities[channel])
         if uncertainties is not None:
             arrays[f"probabilities/{name}{UNCERTAINTY}"] = uncertainties[channel]
+    return arrays, {}
+
+
+def _predict_link(
+    block: ZBlock,
+    _previous: None,
+    image: Volume,
+    models: Sequence[Path],
+    settings: PredictSettings,
+) -> Arrays:
+    """Return the probabilities and uncertainties of one block, before they are smoothed."""
+    voxels = image.read(block.read)
+    _, probabilities, uncertainties = _predict_slices(
+        voxels, image.voxel_size, models, settings, block.inner
+    )
+    arrays: dict[str, NDArray[np.uint8]] = {}
+    for channel, probability in enumerate(probabilities):
+        arrays[f"{PROBABILITY}{channel}"] = probability
+        if uncertainties is not None:
+            arrays[f"{UNCERTAIN}{channel}"] = uncertainties[channel]
+    return arrays
+
+
+def _smooth_block(
+    block: ZBlock,
+    slices: PredictedSlices,
+    structures: Sequence[str],
+    is_ensemble: bool,
+    smoothing: Smoothing,
+) -> BlockResult:
+    """Return the outputs of one block, smoothed; there is no summary."""
+    smoothed = smoothed_structures(structures)
+    arrays: dict[str, NDArray[Any]] = {}
+    for channel, name in enumerate(structures):
+        reach = smoothing.reach if name in smoothed else 0
+        around = slices.read(f"{PROBABILITY}{channel}", block.start - reach, block.stop + reach)
+        first = min(reach, block.start)
+        own_slices = slice(first, first + block.stop - block.start)
+        probability = smooth_slices(around, own_slices, smoothing) if reach else around
+        arrays |= _arrays_of_structure(name, probability)
+        if is_ensemble:
+            uncertainty = slices.read(f"{UNCERTAIN}{channel}", block.start, block.stop)
+            arrays[f"probabilities/{name}{UNCERTAINTY}"] = uncertainty
     return arrays, {}
 
 

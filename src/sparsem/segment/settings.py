@@ -23,6 +23,12 @@ class PredictSettings(Settings):
         description="3: predict slices across y and x, too, and combine the three views, where "
         "voxels are about as long as wide; takes about four times as long",
     )
+    z_smoothing_nm: float = Field(
+        20,
+        ge=0,
+        description="standard deviation of the Gaussian across slices by which probabilities are "
+        "smoothed, but those of boundaries and cells; 0: none; not with three views",
+    )
     batch: int = Field(
         16,
         ge=1,

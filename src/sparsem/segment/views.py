@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.annotation.labeled_slices import boundary_of_objects
 from sparsem.errors import SampleError
 from sparsem.geometry import VoxelSize, ZBlock, z_blocks
 from sparsem.models.checkpoint import Recipe
 from sparsem.segment.ensemble import predict_voxels
 from sparsem.segment.inference import quantize_probability
 from sparsem.segment.settings import PredictSettings
+from sparsem.store.names import BOUNDARY
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 from sparsem.workflow.stage import Arrays, Stage, link_arrays
@@ -232,8 +232,8 @@ def _read_slices(image: Volume, strip: SideStrip, first: int, stop: int) -> NDAr
 def combine_views(structures: Sequence[str], views: Sequence[Bytes]) -> Bytes:
     """Return the probabilities of structures from those of three views, (structures, z, y, x).
 
-    A probability is the mean of the views. The boundary between objects is where any view shows
-    it: it is the largest.
+    A probability is the mean of the views. The boundary between objects or cells is where any
+    view shows it: it is the largest.
 
     Args:
         structures: names of the structures.
@@ -243,9 +243,8 @@ def combine_views(structures: Sequence[str], views: Sequence[Bytes]) -> Bytes:
     for view in views:
         total += view
     combined = ((total + 1) // 3).astype(np.uint8)
-    boundaries = {boundary_of_objects(name) for name in structures}
     for channel, name in enumerate(structures):
-        if name in boundaries:
+        if name.endswith(BOUNDARY):
             np.maximum.reduce([view[channel] for view in views], out=combined[channel])
     return combined
 
