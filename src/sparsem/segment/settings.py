@@ -24,7 +24,7 @@ class PredictSettings(Settings):
         "voxels are about as long as wide; takes about four times as long",
     )
     z_smoothing_nm: float = Field(
-        20,
+        25,
         ge=0,
         description="standard deviation of the Gaussian across slices by which probabilities are "
         "smoothed, but those of boundaries and cells; 0: none; not with three views",

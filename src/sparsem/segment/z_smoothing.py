@@ -9,10 +9,12 @@ probabilities of their slice.
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sparsem.annotation.labeled_slices import annotation_of_output
@@ -21,7 +23,7 @@ from sparsem.geometry import ZBlock
 from sparsem.workflow.stage import link_arrays
 
 MAX_SIGMAS = 2.5  # distance beyond which slices do not count
-WEIGHT_BITS = 16  # weights are integers whose sum is a power of two, so that sums are exact
+WEIGHT_BITS = 16  # weights are integers whose sum is this power of two, so that sums are exact
 CHUNK = 4096  # pixels whose sums stay in the fastest memory
 
 Bytes = NDArray[np.uint8]
@@ -41,13 +43,13 @@ class Smoothing(NamedTuple):
         """Slices on either side that count."""
         return math.ceil(MAX_SIGMAS * self.sigma - 0.5)
 
-    def weights(self, distances: NDArray[np.int64]) -> NDArray[np.uint32]:
+    def weights(self, distances: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the weights of slices at distances from one; their sum is 2**WEIGHT_BITS."""
         gaussian = np.exp(-0.5 * (distances / self.sigma) ** 2)
         total = 2**WEIGHT_BITS
         weights = np.asarray(np.round(gaussian * (total / gaussian.sum())), np.int64)
         weights[distances == 0] += total - weights.sum()
-        return weights.astype(np.uint32)
+        return weights.astype(np.float32)
 
 
 class PredictedSlices(NamedTuple):
@@ -98,23 +100,32 @@ def smooth_slices(slices: Bytes, own_slices: slice, smoothing: Smoothing) -> Byt
     positions = range(*own_slices.indices(len(slices)))
     smooth = np.empty((len(positions), *slices.shape[1:]), np.uint8)
     lines = slices.reshape(len(slices), -1)
-    for z, out in zip(positions, smooth, strict=True):
+
+    def fill(number: int) -> None:
+        z = positions[number]
         low, high = max(0, z - smoothing.reach), min(len(slices), z + smoothing.reach + 1)
         weights = smoothing.weights(np.arange(low, high) - z)
-        _weighted_mean(lines[low:high], weights, out.reshape(-1))
+        _weighted_mean(lines[low:high], weights, smooth[number].reshape(-1))
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(fill, range(len(positions))))
     return smooth
 
 
 @compiled()
 def _weighted_mean(lines: Any, weights: Any, out: Any) -> None:
-    """Write the weighted mean of every pixel of lines (z, pixels), rounded, into ``out``."""
-    sums = np.empty(CHUNK, np.uint32)
+    """Write the weighted mean of every pixel of lines (z, pixels), rounded, into ``out``.
+
+    The sums are integers below 2**24, which 32-bit floats represent exactly.
+    """
+    sums = np.empty(CHUNK, np.float32)
+    scale = np.float32(1 / 2**WEIGHT_BITS)
     for start in range(0, out.size, CHUNK):
         n_pixels = min(CHUNK, out.size - start)
-        sums[:] = 1 << (WEIGHT_BITS - 1)  # rounds
+        sums[:] = np.float32(2 ** (WEIGHT_BITS - 1))  # rounds
         for z in range(len(lines)):
-            weight = weights[z]
+            weight, line = weights[z], lines[z, start : start + n_pixels]
             for pixel in range(n_pixels):
-                sums[pixel] += weight * lines[z, start + pixel]
+                sums[pixel] += weight * np.float32(line[pixel])
         for pixel in range(n_pixels):
-            out[start + pixel] = sums[pixel] >> WEIGHT_BITS
+            out[start + pixel] = np.uint8(sums[pixel] * scale)
