@@ -52,14 +52,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("sigma", [0.3, 0.8, 1.0, 2.5, 6.0])
 def test_slices_are_smoothed_by_a_gaussian(sigma: float) -> None:
-    """Inside of a stack it is the Gaussian of SciPy; at its ends the rest counts more."""
+    """It is the Gaussian of SciPy, at the ends of the stack as well."""
     slices, smoothing = stack((40, 9, 700)), Smoothing(sigma)
     smooth = smooth_slices(slices, slice(0, 40), smoothing).astype(float)
-    plain: dict[str, Any] = {"axis": 0, "mode": "constant", "radius": smoothing.reach}
-    weighted = gaussian_filter1d(slices.astype(float), sigma, **plain)
-    weights = gaussian_filter1d(np.ones(slices.shape), sigma, **plain)
+    plain = gaussian_filter1d(
+        slices.astype(float), sigma, axis=0, mode="nearest", radius=smoothing.reach
+    )
     # Half a step is lost by rounding, a little by weights of 16 bits.
-    assert np.abs(smooth - weighted / weights).max() < 0.52
+    assert np.abs(smooth - plain).max() < 0.52
 
 
 @pytest.mark.parametrize("n_slices", [1, 2, 30])

@@ -43,13 +43,14 @@ class Smoothing(NamedTuple):
         """Slices on either side that count."""
         return math.ceil(MAX_SIGMAS * self.sigma - 0.5)
 
-    def weights(self, distances: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the weights of slices at distances from one; their sum is 2**WEIGHT_BITS."""
+    def weights(self) -> NDArray[np.int64]:
+        """Return the weights of the slices from -reach to reach; their sum is 2**WEIGHT_BITS."""
+        distances = np.arange(-self.reach, self.reach + 1)
         gaussian = np.exp(-0.5 * (distances / self.sigma) ** 2)
         total = 2**WEIGHT_BITS
         weights = np.asarray(np.round(gaussian * (total / gaussian.sum())), np.int64)
-        weights[distances == 0] += total - weights.sum()
-        return weights.astype(np.float32)
+        weights[self.reach] += total - weights.sum()
+        return weights
 
 
 class PredictedSlices(NamedTuple):
@@ -90,7 +91,8 @@ def smoothed_structures(structures: Sequence[str]) -> list[str]:
 def smooth_slices(slices: Bytes, own_slices: slice, smoothing: Smoothing) -> Bytes:
     """Return slices, each the weighted mean of itself and the slices around it.
 
-    Before the first and behind the last slice nothing counts.
+    Before the first and behind the last slice these repeat: weights that are not symmetric would
+    draw structures of the ends inward.
 
     Args:
         slices: (z, y, x).
@@ -100,12 +102,14 @@ def smooth_slices(slices: Bytes, own_slices: slice, smoothing: Smoothing) -> Byt
     positions = range(*own_slices.indices(len(slices)))
     smooth = np.empty((len(positions), *slices.shape[1:]), np.uint8)
     lines = slices.reshape(len(slices), -1)
+    reach, weights = smoothing.reach, smoothing.weights()
 
     def fill(number: int) -> None:
         z = positions[number]
-        low, high = max(0, z - smoothing.reach), min(len(slices), z + smoothing.reach + 1)
-        weights = smoothing.weights(np.arange(low, high) - z)
-        _weighted_mean(lines[low:high], weights, smooth[number].reshape(-1))
+        around = np.clip(range(z - reach, z + reach + 1), 0, len(slices) - 1)
+        low, high = around[0], around[-1] + 1
+        sums = np.bincount(around - low, weights).astype(np.float32)
+        _weighted_mean(lines[low:high], sums, smooth[number].reshape(-1))
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(fill, range(len(positions))))
