@@ -33,7 +33,6 @@ from sparsem.annotation.settings import AnnotationSettings
 from sparsem.annotation.writing import write_annotation
 from sparsem.cells.cells import cells
 from sparsem.cells.disagreement import disagreement_map, largest_disagreements, nearer_front
-from sparsem.cells.flow import flow_between, reduce_to_grid
 from sparsem.cells.linking import link_slices, relabel_islands
 from sparsem.cells.propagate import ArrivalCarrier, Carrier, FlowCarrier, GridSlice, PerFrameCarrier
 from sparsem.cells.refine import number_islands, refine_labels
@@ -43,6 +42,7 @@ from sparsem.cells.track import track
 from sparsem.experiment.cells import compare_cell_methods
 from sparsem.experiment.settings import CellMethodsSettings
 from sparsem.geometry import VoxelSize, ZBlock, evenly_spaced
+from sparsem.image.flow import flow_between, reduce_to_grid
 from sparsem.io.ingest import import_stack
 from sparsem.io.settings import ImportSettings
 from sparsem.labels.overlaps import label_sizes, resample_labels

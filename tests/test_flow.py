@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparsem.cells.flow import (
-    compact_labels,
+from sparsem.cells.warp import compact_labels, warp_labels
+from sparsem.image.flow import (
     compose_flow,
     flow_between,
     identity_flow,
@@ -16,9 +16,8 @@ from sparsem.cells.flow import (
     reduce_to_grid,
     sample_along,
     target_positions,
-    warp_labels,
 )
-from sparsem.cells.settings import FlowSettings
+from sparsem.image.settings import FlowSettings
 from tests.conftest import drawn
 
 

@@ -6,39 +6,18 @@ either side is (shape-based interpolation, Raya and Udupa 1990, after compensati
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.cells.flow import (
-    ComposedFlow,
-    Flow,
-    Labels,
-    compose_flow,
-    flow_between,
-    identity_flow,
-    reduce_to_grid,
-    warp_labels,
-)
-from sparsem.cells.settings import FlowSettings
+from sparsem.cells.warp import Labels, warp_labels
+from sparsem.image.flow import ComposedFlow, PairFlow, compose_flow, flows_between, identity_flow
+from sparsem.image.settings import FlowSettings
 from sparsem.labels.overlaps import label_sizes
 
 MARGIN_PX = 2  # around the pixels of an object in which distances are computed
-
-
-class PairFlow(NamedTuple):
-    """The optical flow between a slice and the next one.
-
-    Attributes:
-        to_before: from every pixel of the next slice to the slice, (y, x, 2) float32.
-        to_after: from every pixel of the slice to the next one, (y, x, 2) float32.
-    """
-
-    to_before: Flow
-    to_after: Flow
 
 
 def carry_labels(
@@ -59,24 +38,6 @@ def carry_labels(
         The labels of all slices but the first, in the order of the images.
     """
     return list(_carry(labels, flows_between(images, settings, window)))
-
-
-def flows_between(
-    images: Sequence[NDArray[Any]],
-    settings: FlowSettings = FlowSettings(),
-    window: tuple[float, float] | None = None,
-) -> list[PairFlow]:
-    """Return the flow between each slice and the next one.
-
-    The arguments are those of ``carry_labels``.
-    """
-    height, width = images[0].shape
-    grid = settings.grid_shape((height, width))
-    small = [reduce_to_grid(np.asarray(image), grid, window) for image in images]
-    return [
-        PairFlow(flow_between(after, before, settings), flow_between(before, after, settings))
-        for before, after in pairwise(small)
-    ]
 
 
 def _carry(labels: Labels, flows: Sequence[PairFlow]) -> Iterator[Labels]:

@@ -19,6 +19,7 @@ from sparsem.annotation.labeled_slices import (
     outputs_of_cells,
     read_annotation,
 )
+from sparsem.cells.agreement import agreed_labels
 from sparsem.cells.disagreement import (
     Disagreement,
     disagreement_map,
@@ -40,6 +41,7 @@ from sparsem.cells.separate import Evidence, Labels, Mask, Seeds, separate_cells
 from sparsem.cells.settings import CellsSettings
 from sparsem.errors import InputError, SampleError
 from sparsem.geometry import ZBlock
+from sparsem.image.flow import volume_window
 from sparsem.labels.overlaps import label_sizes, resample_labels
 from sparsem.settings import resolve_settings
 from sparsem.store.names import DISAGREEMENT, REGIONS, checked_separation
@@ -106,7 +108,7 @@ def cells(
         grid=settings.grid_shape(image.shape[1:]),
         z=annotation.z,
         base=base,
-        window=_gray_window(image),
+        window=volume_window(image),
     )
     return _run_job(job, annotation.fingerprint, prints, on)
 
@@ -316,6 +318,8 @@ def _separate_slice(
     if z in job.z:
         return _complete_labeled_slice(job.z.index(z), mask, boundary, below, job)
     labels = nearer_front(below, above).labels
+    if len(fronts) == 2:
+        labels = agreed_labels(labels, below, above)
     if grid_slice is not None:
         seeds = seeds_of_nearest_slice(fronts, z, job.z)
         labels = _separate_on_grid(labels, grid_slice, seeds, job.settings)
@@ -380,17 +384,6 @@ def _probability(sample: Sample, name: str) -> Volume:
             f"train with --cells {annotation} and predict with that model before cells."
         )
     return sample.volume("probabilities", name)
-
-
-def _gray_window(image: Volume) -> tuple[float, float] | None:
-    """Return the gray levels between which 99 % of an image lie; None for 8 bit.
-
-    They are computed on the coarsest level of the image.
-    """
-    if image.dtype == np.uint8:
-        return None
-    low, high = np.percentile(image.read(slice(None), image.levels - 1), (0.5, 99.5))
-    return float(low), float(high)
 
 
 def _inspect_annotation(annotation: LabeledSlices, name: str) -> tuple[list[str], int]:

@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.cells.flow import Flow, compact_labels, remap_values
+from sparsem.cells.warp import compact_labels
+from sparsem.image.flow import Flow, remap_values
 
 Labels = NDArray[Any]
 Cost = NDArray[np.float64]

@@ -167,13 +167,17 @@ def fronts_to_arrays(fronts: Sequence[Front]) -> Arrays:
         np.where(np.isinf(front.cost), np.inf, np.minimum(front.cost, MAX_COST)) for front in fronts
     ]
     n_seeds = [len(front.seeds.ids) for front in fronts]
-    return {
+    arrays: dict[str, NDArray[Any]] = {
         "labels": np.stack([front.labels for front in fronts]).astype(np.uint32),
         "cost": np.stack(costs).astype(np.float16),
         "seed_slices": np.repeat(np.arange(len(fronts)), n_seeds),
         "seed_ids": np.concatenate([front.seeds.ids for front in fronts]).astype(np.uint32),
         "seed_positions": np.concatenate([front.seeds.positions for front in fronts]),
     }
+    along_flow = [front.along_flow for front in fronts if front.along_flow is not None]
+    if along_flow:
+        arrays["along_flow"] = np.stack(along_flow).astype(np.uint32)
+    return arrays
 
 
 def _front_from_arrays(arrays: Mapping[str, Any], number: int) -> Front:
@@ -183,4 +187,5 @@ def _front_from_arrays(arrays: Mapping[str, Any], number: int) -> Front:
     seed_positions = np.asarray(arrays["seed_positions"][...])[in_slice]
     labels = np.asarray(arrays["labels"][number])
     cost = np.asarray(arrays["cost"][number]).astype(np.float32)
-    return Front(labels, cost, Seeds(seed_ids, seed_positions))
+    along_flow = np.asarray(arrays["along_flow"][number]) if "along_flow" in arrays else None
+    return Front(labels, cost, Seeds(seed_ids, seed_positions), along_flow)

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsem.annotation.labeled_slices import read_annotation
-from sparsem.cells.flow import reduce_to_grid
 from sparsem.cells.propagate import (
     ArrivalCarrier,
     Carrier,
@@ -16,6 +15,7 @@ from sparsem.cells.propagate import (
 )
 from sparsem.cells.separate import METHODS, METHODS_WITH_CARRIED_IDS, Labels, Mask
 from sparsem.cells.settings import CellsSettings
+from sparsem.image.flow import reduce_to_grid
 from sparsem.store.sample import Sample
 from sparsem.store.volume import Volume
 

@@ -14,17 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from sparsem.cells.flow import (
-    ComposedFlow,
-    Flow,
-    compose_flow,
-    flow_between,
-    identity_flow,
-    inconsistency,
-    remap_values,
-    sample_along,
-    warp_labels,
-)
 from sparsem.cells.geodesic import (
     Arrival,
     advance_arrival,
@@ -42,7 +31,19 @@ from sparsem.cells.separate import (
     place_seeds,
     separate_per_frame,
 )
-from sparsem.cells.settings import FlowSettings, PropagationSettings
+from sparsem.cells.settings import PropagationSettings
+from sparsem.cells.warp import warp_labels
+from sparsem.image.flow import (
+    ComposedFlow,
+    Flow,
+    compose_flow,
+    flow_between,
+    identity_flow,
+    inconsistency,
+    remap_values,
+    sample_along,
+)
+from sparsem.image.settings import FlowSettings
 
 State = Mapping[str, NDArray[Any]]
 
@@ -76,11 +77,14 @@ class Front(NamedTuple):
         labels: labels of cells, 0 for none.
         cost: float32; infinite where no label has arrived.
         seeds: seeds of the cells.
+        along_flow: labels of the labeled slice, carried by the optical flow alone; None for
+            methods that do not compare them with those of the other side.
     """
 
     labels: Labels
     cost: NDArray[np.float32]
     seeds: Seeds
+    along_flow: Labels | None = None
 
 
 class Carrier(Protocol):
@@ -172,7 +176,7 @@ class PerFrameCarrier(NamedTuple):
 
 
 class ArrivalCarrier(NamedTuple):
-    """Labels propagated by arrival cost (see ``geodesic``).
+    """Labels propagated by arrival cost (see ``geodesic``), and along the flow alone.
 
     Attributes:
         settings: settings of the flow.
@@ -196,7 +200,9 @@ class ArrivalCarrier(NamedTuple):
                 np.where(is_far, np.uint32(UNDECIDED), reached.labels),
                 np.where(is_far, 0, reached.cost),
             )
-        return _arrival_state(current.image, start, slice_resistance)
+        still = np.zeros((*labels.shape, 2), np.float32)
+        state = _arrival_state(current.image, start, slice_resistance)
+        return {**state, "origin": _mark_undecided(labels, known), "flow": still}
 
     def advance(self, previous: State, current: GridSlice) -> State:
         """Propagate along the flow to this slice, then within the slice."""
@@ -209,16 +215,19 @@ class ArrivalCarrier(NamedTuple):
             step,
             self.thickness,
         )
-        return _arrival_state(current.image, arrival, slice_resistance)
+        composed = step + sample_along(previous["flow"], step)
+        state = _arrival_state(current.image, arrival, slice_resistance)
+        return {**state, "origin": previous["origin"], "flow": composed}
 
     def front(self, state: State) -> Front:
-        """Return the labels that have arrived."""
-        return _front(state["labels"], state["cost"])
+        """Return the labels that have arrived, and those that the flow alone carries."""
+        arrived = _front(state["labels"], state["cost"])
+        return arrived._replace(along_flow=warp_labels(state["origin"], state["flow"]))
 
 
 def _arrival_state(
     image: NDArray[np.uint8], arrival: Arrival, slice_resistance: NDArray[np.float64]
-) -> State:
+) -> dict[str, NDArray[Any]]:
     return {
         "image": image,
         "labels": arrival.labels,

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.cells.flow import compact_labels
 from sparsem.cells.separate import UNASSIGNED, Labels, Mask
+from sparsem.cells.warp import compact_labels
 from sparsem.labels.components import connected_labels, number_runs
 from sparsem.labels.overlaps import resample_labels
 

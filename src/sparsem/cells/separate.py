@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.segmentation import watershed
 
-from sparsem.cells.flow import compact_labels
 from sparsem.cells.settings import SeedPoint
+from sparsem.cells.warp import compact_labels
 from sparsem.labels.distance_transform import distances_inside
 from sparsem.labels.overlaps import Overlaps, overlaps
 

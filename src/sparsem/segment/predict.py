@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sparsem.annotation.precedence import apply_precedence
 from sparsem.errors import InputError
 from sparsem.geometry import VoxelSize, ZBlock
+from sparsem.image.flow import volume_window
 from sparsem.models.checkpoint import Recipe, file_digest, load_checkpoint
 from sparsem.models.device import free_memory, gpus_of, settle_device
 from sparsem.models.memory import prediction_bytes
@@ -28,6 +29,7 @@ from sparsem.segment.ensemble import (
     predict_voxels,
     settle_precision,
 )
+from sparsem.segment.flow_smoothing import FlowImage, flow_smoothing_bytes, smooth_along_flow
 from sparsem.segment.gray_levels import gray_level_note
 from sparsem.segment.inference import quantize_probability
 from sparsem.segment.settings import PredictSettings
@@ -47,6 +49,7 @@ from sparsem.segment.z_smoothing import (
     name_of_block,
     smooth_slices,
     smoothed_structures,
+    smoothing_of_stack,
 )
 from sparsem.settings import Settings, changed, resolve_settings
 from sparsem.store.names import UNCERTAINTY
@@ -149,8 +152,7 @@ def _smoothing_of(
     is_smooth = settings.views > 1 or image.sizes or not settings.z_smoothing_nm
     if is_smooth or not smoothed_structures(recipes[0].structures):
         return None
-    smoothing = Smoothing(settings.z_smoothing_nm / image.voxel_size.z)
-    return smoothing if smoothing.reach else None
+    return smoothing_of_stack(settings.z_smoothing_nm, image.voxel_size.z)
 
 
 def _predict_directly(
@@ -185,7 +187,8 @@ def _predict_smoothed(
         folder = stage.chain(title, _predict_link, chains, image, models, settings)
         slices = PredictedSlices(folder, blocks)
     structures, is_ensemble = recipes[0].structures, len(recipes) > 1
-    stage.map(_smooth_block, blocks, slices, structures, is_ensemble, smoothing)
+    flow_image = FlowImage(image, volume_window(image)) if smoothing.along_flow else None
+    stage.map(_smooth_block, blocks, slices, structures, is_ensemble, smoothing, flow_image)
 
 
 def _print_gray_level_notes(
@@ -297,6 +300,8 @@ def _needs(
     if smoothing:
         _, height, width = image.shape
         ram += 2 * smoothing.reach * height * width
+        if smoothing.along_flow:
+            ram += flow_smoothing_bytes(image, len(recipes[0].structures), smoothing)
         disk += sum(spec.nbytes for spec in specs if spec.kind is Kind.PROBABILITY) // 4
     if device.type == "cuda":
         advice = "use a smaller --batch, fewer --workers, or import with a smaller --block-depth"
@@ -379,21 +384,41 @@ def _smooth_block(
     structures: Sequence[str],
     is_ensemble: bool,
     smoothing: Smoothing,
+    flow_image: FlowImage | None,
 ) -> BlockResult:
     """Return the outputs of one block, smoothed; there is no summary."""
+    stored = {name: f"{PROBABILITY}{channel}" for channel, name in enumerate(structures)}
     smoothed = smoothed_structures(structures)
+    names = [stored.pop(name) for name in smoothed]
+    probabilities = _smooth_probabilities(block, slices, names, smoothing, flow_image)
     arrays: dict[str, NDArray[Any]] = {}
-    for channel, name in enumerate(structures):
-        reach = smoothing.reach if name in smoothed else 0
-        around = slices.read(f"{PROBABILITY}{channel}", block.start - reach, block.stop + reach)
-        first = min(reach, block.start)
-        own_slices = slice(first, first + block.stop - block.start)
-        probability = smooth_slices(around, own_slices, smoothing) if reach else around
+    for name, probability in zip(smoothed, probabilities, strict=True):
         arrays |= _arrays_of_structure(name, probability)
-        if is_ensemble:
+    for name, of_slices in stored.items():
+        arrays |= _arrays_of_structure(name, slices.read(of_slices, block.start, block.stop))
+    if is_ensemble:
+        for channel, name in enumerate(structures):
             uncertainty = slices.read(f"{UNCERTAIN}{channel}", block.start, block.stop)
             arrays[f"probabilities/{name}{UNCERTAINTY}"] = uncertainty
     return arrays, {}
+
+
+def _smooth_probabilities(
+    block: ZBlock,
+    slices: PredictedSlices,
+    names: Sequence[str],
+    smoothing: Smoothing,
+    flow_image: FlowImage | None,
+) -> list[NDArray[np.uint8]]:
+    """Return the smoothed slices of a block, for every name of predicted probabilities."""
+    first = max(0, block.start - smoothing.reach)
+    stop = block.stop + smoothing.reach
+    own_slices = slice(block.start - first, block.stop - first)
+    volumes = (slices.read(name, first, stop) for name in names)
+    if flow_image is None:
+        return [smooth_slices(volume, own_slices, smoothing) for volume in volumes]
+    flows = flow_image.flows(first, stop)
+    return smooth_along_flow(list(volumes), own_slices, flows, smoothing)
 
 
 def _with_side_views(

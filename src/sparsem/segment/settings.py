@@ -27,7 +27,8 @@ class PredictSettings(Settings):
         25,
         ge=0,
         description="standard deviation of the Gaussian across slices by which probabilities are "
-        "smoothed, but those of boundaries and cells; 0: none; not with three views",
+        "smoothed, but those of boundaries and cells; for thicker slices one slice, along the "
+        "optical flow; 0: none; not with three views",
     )
     batch: int = Field(
         16,

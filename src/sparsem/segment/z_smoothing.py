@@ -5,6 +5,9 @@ part of it is missing in one slice and present in the next. The mean of a probab
 the slices next to it, weighted by a Gaussian of a length in nm, removes such errors: structures
 are much larger than this length. Boundaries between objects and cells are thinner, and keep the
 probabilities of their slice.
+
+Where slices are thicker than this length, structures move from one to the next, and the mean is
+along the optical flow (see ``flow_smoothing``).
 """
 
 import math
@@ -34,14 +37,16 @@ class Smoothing(NamedTuple):
 
     Attributes:
         sigma: its standard deviation in slices.
+        along_flow: pixels move from slice to slice by the optical flow.
     """
 
     sigma: float
+    along_flow: bool = False
 
     @property
     def reach(self) -> int:
-        """Slices on either side that count."""
-        return math.ceil(MAX_SIGMAS * self.sigma - 0.5)
+        """Slices on either side that count; along the flow, more than one gain nothing."""
+        return 1 if self.along_flow else math.ceil(MAX_SIGMAS * self.sigma - 0.5)
 
     def weights(self) -> NDArray[np.int64]:
         """Return the weights of the slices from -reach to reach; their sum is 2**WEIGHT_BITS."""
@@ -78,6 +83,19 @@ class PredictedSlices(NamedTuple):
         return np.concatenate(parts)
 
 
+def smoothing_of_stack(sigma_nm: float, slice_nm: float) -> Smoothing:
+    """Return the smoothing of a stack.
+
+    Args:
+        sigma_nm: standard deviation of the Gaussian; above 0.
+        slice_nm: distance between slices. If it is larger, the standard deviation is one slice,
+            along the optical flow.
+    """
+    if slice_nm > sigma_nm:
+        return Smoothing(1.0, along_flow=True)
+    return Smoothing(sigma_nm / slice_nm)
+
+
 def name_of_block(block: ZBlock) -> str:
     """Return the name of the results of a block."""
     return f"z-{block.start}"
@@ -102,22 +120,29 @@ def smooth_slices(slices: Bytes, own_slices: slice, smoothing: Smoothing) -> Byt
     positions = range(*own_slices.indices(len(slices)))
     smooth = np.empty((len(positions), *slices.shape[1:]), np.uint8)
     lines = slices.reshape(len(slices), -1)
-    reach, weights = smoothing.reach, smoothing.weights()
 
     def fill(number: int) -> None:
-        z = positions[number]
-        around = np.clip(range(z - reach, z + reach + 1), 0, len(slices) - 1)
-        low, high = around[0], around[-1] + 1
-        sums = np.bincount(around - low, weights).astype(np.float32)
-        _weighted_mean(lines[low:high], sums, smooth[number].reshape(-1))
+        weights = weights_of_slices(positions[number], len(slices), smoothing)
+        low, high = min(weights), max(weights) + 1
+        sums = np.array([weights[z] for z in range(low, high)], np.float32)
+        weighted_mean(lines[low:high], sums, smooth[number].reshape(-1))
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(fill, range(len(positions))))
     return smooth
 
 
+def weights_of_slices(z: int, n_slices: int, smoothing: Smoothing) -> dict[int, int]:
+    """Return the weight of every slice that counts for one; the ends repeat."""
+    weights: dict[int, int] = {}
+    for offset, weight in enumerate(smoothing.weights(), -smoothing.reach):
+        neighbor = min(max(z + offset, 0), n_slices - 1)
+        weights[neighbor] = weights.get(neighbor, 0) + int(weight)
+    return weights
+
+
 @compiled()
-def _weighted_mean(lines: Any, weights: Any, out: Any) -> None:
+def weighted_mean(lines: Any, weights: Any, out: Any) -> None:
     """Write the weighted mean of every pixel of lines (z, pixels), rounded, into ``out``.
 
     The sums are integers below 2**24, which 32-bit floats represent exactly.

@@ -12,10 +12,11 @@ from qtpy.QtWidgets import QComboBox, QLineEdit, QListWidget, QVBoxLayout, QWidg
 from sparsem.annotation.corrected_predictions import computed_slice
 from sparsem.annotation.painted import PaintedAnnotation
 from sparsem.cells.between import carry_labels, fill_between
-from sparsem.cells.flow import Labels
+from sparsem.cells.warp import Labels
 from sparsem.detect.masks.outline import PlacedMask
 from sparsem.detect.masks.outliner import BoxOutliner
 from sparsem.errors import SampleError
+from sparsem.image.flow import gray_window
 from sparsem.segment.suggest import suggest
 from sparsem.settings import nearest
 from sparsem.store.names import checked_structure
@@ -439,7 +440,7 @@ class LabelPage(QWidget):
 
             def carry() -> Labels:
                 images = [self._canvas.image_slice(n, painted.image) for n in (z, z + 1)]
-                return carry_labels(plane, images, window=_window(images))[0]
+                return carry_labels(plane, images, window=gray_window(images[0]))[0]
 
             def show(carried: Labels) -> str:
                 self._replace(layer, {z + 1: carried})
@@ -470,7 +471,7 @@ class LabelPage(QWidget):
             def fill() -> list[Labels]:
                 numbers = range(first, last + 1)
                 images = [self._canvas.image_slice(n, painted.image) for n in numbers]
-                return fill_between(*ends, images, window=_window(images))
+                return fill_between(*ends, images, window=gray_window(images[0]))
 
             def show(planes: list[Labels]) -> str:
                 # Slices that were painted meanwhile stay.
@@ -481,11 +482,3 @@ class LabelPage(QWidget):
             self.work.start(f"Filling the slices {first + 1} to {last - 1}", fill, show)
 
         self._attempt(start)
-
-
-def _window(images: list[Any]) -> tuple[float, float] | None:
-    """Return the gray levels for the optical flow; None for 8 bit."""
-    if images[0].dtype == np.uint8:
-        return None
-    low, high = np.percentile(images[0], (0.5, 99.5))
-    return float(low), float(high)

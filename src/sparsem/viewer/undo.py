@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sparsem.cells.flow import Labels
+from sparsem.cells.warp import Labels
 
 MAX_STEPS = 30
 

@@ -1,30 +1,40 @@
-"""Dense optical flow between slices, and labels carried along it (paper 3.3).
+"""Dense optical flow between slices (paper 3.3).
 
 Farneback 2003 as in the paper, or dense inverse search (DIS, Kroeger et al. 2016).
 
-Images are (y, x) uint8 or uint16, labels (y, x) unsigned integers. A flow is (h, w, 2) float32:
+Images are (y, x) uint8 or uint16. A flow is (h, w, 2) float32:
 ``flow[y, x] = (dx, dy)`` in pixels of its own grid, so that ``target`` sampled at
 ``(x + dx, y + dy)`` resembles ``source`` at ``(x, y)``. Its grid may be coarser than the image: one
 flow pixel then stands for image height / h by image width / w pixels.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsem.cells.settings import FlowSettings
+from sparsem.image.settings import FlowSettings
+from sparsem.store.volume import Volume
 
 Flow = NDArray[np.float32]
-Labels = NDArray[Any]
 
 # OpenCV refuses smaller images for DIS, so their edges are repeated up to this size.
 MIN_DIS_PX = 16
-# OpenCV samples 16 bit labels and no more.
-MAX_LABELS = 2**16
-# Up to this id, a lookup table of 16 bit is small: 32 MB.
-MAX_TABLE_ID = 2**24
+
+
+class PairFlow(NamedTuple):
+    """The optical flow between a slice and the next one.
+
+    Attributes:
+        to_before: from every pixel of the next slice to the slice, (y, x, 2) float32.
+        to_after: from every pixel of the slice to the next one, (y, x, 2) float32.
+    """
+
+    to_before: Flow
+    to_after: Flow
 
 
 class ComposedFlow(NamedTuple):
@@ -38,6 +48,21 @@ class ComposedFlow(NamedTuple):
 
     flow: Flow
     error: NDArray[np.float32]
+
+
+def gray_window(gray: NDArray[Any]) -> tuple[float, float] | None:
+    """Return the gray levels between which 99 % of the pixels lie; None for 8 bit."""
+    if gray.dtype == np.uint8:
+        return None
+    low, high = np.percentile(gray, (0.5, 99.5))
+    return float(low), float(high)
+
+
+def volume_window(image: Volume) -> tuple[float, float] | None:
+    """Return ``gray_window`` of the coarsest level of an image."""
+    if image.dtype == np.uint8:
+        return None
+    return gray_window(image.read(slice(None), image.levels - 1))
 
 
 def reduce_to_grid(
@@ -75,6 +100,27 @@ def flow_between(
     if settings.flow == "dis":
         return _dis_flow(source, target)
     return _farneback_flow(source, target, settings)
+
+
+def flows_between(
+    images: Sequence[NDArray[Any]],
+    settings: FlowSettings = FlowSettings(),
+    window: tuple[float, float] | None = None,
+) -> list[PairFlow]:
+    """Return the flow between each slice and the next one.
+
+    Args:
+        images: (y, x) gray slices, consecutive.
+        settings: how the flow is computed.
+        window: gray levels that become 0 and 255; needed for more than 8 bit.
+    """
+    height, width = images[0].shape
+    grid = settings.grid_shape((height, width))
+    small = [reduce_to_grid(np.asarray(image), grid, window) for image in images]
+    return [
+        PairFlow(flow_between(after, before, settings), flow_between(before, after, settings))
+        for before, after in pairwise(small)
+    ]
 
 
 def _dis_flow(source: NDArray[np.uint8], target: NDArray[np.uint8]) -> Flow:
@@ -170,20 +216,7 @@ def inconsistency(forward: Flow, backward: Flow) -> NDArray[np.float32]:
     return np.asarray(np.hypot(residual[..., 0], residual[..., 1]), np.float32)
 
 
-def warp_labels(labels: Labels, flow: Flow) -> Labels:
-    """Carry labels (y, x) of the slice that ``flow`` leads to back to the slice where it starts.
-
-    Sampling is nearest neighbor; a pixel whose flow leads out of the slice gets 0. Any ids are
-    allowed: they are replaced by 16 bit numbers for OpenCV.
-    """
-    if flow.shape[:2] != labels.shape:
-        flow = _resize_flow(flow, labels.shape)
-    ids, compact = compact_labels(labels)
-    warped = remap_values(compact, flow, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
-    return np.asarray(ids[warped])
-
-
-def _resize_flow(flow: Flow, shape: tuple[int, ...]) -> Flow:
+def resize_flow(flow: Flow, shape: tuple[int, ...]) -> Flow:
     """Interpolate a flow on another grid, in pixels of that grid."""
     height, width = shape
     scale = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
@@ -191,31 +224,3 @@ def _resize_flow(flow: Flow, shape: tuple[int, ...]) -> Flow:
     return np.asarray(
         cv2.resize(flow * scale, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
     )
-
-
-def compact_labels(labels: Labels) -> tuple[Labels, NDArray[np.uint16]]:
-    """Replace the ids of a slice by consecutive 16 bit numbers.
-
-    Returns:
-        The ids, ascending and beginning with 0; and the slice with the index of each id instead of
-        the id.
-
-    Raises:
-        ValueError: there are more than 65,536 ids in the slice, 0 included.
-    """
-    ids = np.union1d(np.zeros(1, labels.dtype), labels.ravel()[_run_starts(labels)])
-    if len(ids) > MAX_LABELS:
-        raise ValueError(f"{len(ids)} ids in one slice; expected at most {MAX_LABELS:,}")
-    if ids[-1] < MAX_TABLE_ID:
-        table = np.zeros(int(ids[-1]) + 1, np.uint16)
-        table[ids] = np.arange(len(ids), dtype=np.uint16)
-        return ids, table[labels]
-    return ids, np.searchsorted(ids, labels).astype(np.uint16)
-
-
-def _run_starts(labels: Labels) -> NDArray[np.int64]:
-    """Return the flat indices at which runs of equal labels begin: far fewer than pixels."""
-    if not labels.size:
-        return np.empty(0, int)
-    changes = np.flatnonzero(np.diff(labels.ravel())) + 1
-    return np.concatenate([[0], changes])
