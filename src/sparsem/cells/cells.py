@@ -446,9 +446,9 @@ def _needs(job: SeparationJob, outputs: Sequence[VolumeSpec]) -> Needs:
     """Estimate the memory of a block and the disk space of the result, in bytes."""
     n_slices, y, x = job.image.shape
     grid_px = job.grid[0] * job.grid[1]
-    block = job.image.block_depth * (y * x * 8 + grid_px * 24) + y * x * 40 + grid_px * 200
+    block = job.image.block_depth * (y * x * 8 + grid_px * 32) + y * x * 40 + grid_px * 200
     regions, disagreement = outputs
-    disk = regions.nbytes // 16 + disagreement.nbytes // 8 + 2 * n_slices * grid_px * 3
+    disk = regions.nbytes // 16 + disagreement.nbytes // 8 + 2 * n_slices * grid_px * 4
     return Needs(
         ram=block, disk=disk, smaller="import with a smaller --block-depth, or use fewer --workers"
     )
