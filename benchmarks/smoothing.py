@@ -57,7 +57,12 @@ def main() -> None:
                 for nm in options.nm:
                     predict(sample, model, z_smoothing_nm=nm, on=AGAIN)
                     predicted = sample.computed(NAME).read(slice(None)) > 0
-                    row = {"stack": options.stack, "labeled": labeled, "seed": seed, "nm": f"{nm:g}"}
+                    row = {
+                        "stack": options.stack,
+                        "labeled": labeled,
+                        "seed": seed,
+                        "nm": f"{nm:g}",
+                    }
                     save("smoothing", row | _scores(predicted, truth, unseen))
 
 
