@@ -51,7 +51,7 @@ def main() -> None:
         for labeled in options.labeled:
             for seed in options.seeds:
                 name = f"{options.stack}_{labeled}_{seed}"
-                sample, model = _trained(data, options.stack, labeled, seed, folder / name)
+                sample, model = trained(data, options.stack, labeled, seed, folder / name)
                 truth = tifffile.imread(data / DATA[options.stack][1]) > 0
                 unseen = sorted(set(range(len(truth))) - set(evenly_spaced(len(truth), labeled)))
                 for nm in options.nm:
@@ -63,10 +63,10 @@ def main() -> None:
                         "seed": seed,
                         "nm": f"{nm:g}",
                     }
-                    save("smoothing", row | _scores(predicted, truth, unseen))
+                    save("smoothing", row | slice_scores(predicted, truth, unseen))
 
 
-def _trained(data: Path, stack: str, labeled: int, seed: int, folder: Path) -> tuple[Sample, Path]:
+def trained(data: Path, stack: str, labeled: int, seed: int, folder: Path) -> tuple[Sample, Path]:
     """Return a sample with evenly spaced labeled slices, and a network that was trained on them."""
     model = folder / "m.safetensors"
     if model.exists():
@@ -81,7 +81,7 @@ def _trained(data: Path, stack: str, labeled: int, seed: int, folder: Path) -> t
     return sample, model
 
 
-def _scores(
+def slice_scores(
     predicted: NDArray[np.bool_], truth: NDArray[np.bool_], unseen: list[int]
 ) -> dict[str, float]:
     """Return the mean Dice of unseen slices, that of the worst one, and flicker."""

@@ -488,6 +488,7 @@ def test_slices_are_as_far_apart_as_they_are(tmp_path: Path, grid: int) -> None:
         (12 // grid, 30 // grid),
         (0,),
         1,
+        2,
     )
     assert job.pixel_nm == pytest.approx(20 * np.sqrt(12 * 30 / ((12 // grid) * (30 // grid))))
     assert job.carrier.thickness == pytest.approx(60 / job.pixel_nm)  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ interval is independent. Each slice is then separated on its own and brought to 
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,9 +34,18 @@ from sparsem.cells.intervals import (
     plan_legs,
     seeds_of_nearest_slice,
     slice_fingerprints,
+    whole_intervals,
 )
 from sparsem.cells.job import SeparationJob
-from sparsem.cells.propagate import Front, GridSlice
+from sparsem.cells.new_cells import (
+    MAX_NEW_PER_SLICE,
+    SeededLeg,
+    both_sides,
+    find_new_cells,
+    read_seeds,
+    seeded_legs,
+)
+from sparsem.cells.propagate import ArrivalCarrier, Front, GridSlice
 from sparsem.cells.refine import enlarge_labels, fill_region_holes, number_islands, refine_labels
 from sparsem.cells.separate import Evidence, Labels, Mask, Seeds, separate_cells
 from sparsem.cells.settings import CellsSettings
@@ -54,6 +64,8 @@ from sparsem.workflow.stage import Arrays, BlockResult, Stage
 # OpenCV resamples labels of 16 bit.
 MAX_CELLS_PER_SLICE = 65_000
 MAX_ISLANDS_PER_SLICE = 2**20
+# Larger ids of cells leave no room for the numbers of islands.
+MAX_ID = 2**32 - MAX_ISLANDS_PER_SLICE
 # Islands are numbered from the next multiple of it.
 ISLAND_STEP = 2**16
 
@@ -65,8 +77,9 @@ def cells(
 
     Writes ``labels/NAME-regions``: in every slice, each cell under its annotated id, and every
     island under a number from 65,536 on. Where ids are that large, islands begin at the next
-    multiple of it. Also writes ``probabilities/NAME-disagreement``: where labels from the two sides
-    disagree. ``track`` then joins islands to cells.
+    multiple of it. New cells, if they are looked for (see ``new_cells``), have ids between those of
+    annotated cells and the numbers of islands. Also writes ``probabilities/NAME-disagreement``:
+    where labels from the two sides disagree. ``track`` then joins islands to cells.
 
     After a labeled slice was corrected or added, ``on.overwrite`` recomputes only the slices up to
     its labeled neighbors; the others are copied.
@@ -83,7 +96,8 @@ def cells(
     Raises:
         SampleError: there is no such annotation or there are no such probabilities, or the
             annotation belongs to another image.
-        InputError: no labeled slice holds a cell, or ids leave no room for islands.
+        InputError: no labeled slice holds a cell, ids leave no room for islands or new cells, or
+            too many new cells begin in one slice.
         ResumeError: there is a result of other settings, and ``on.overwrite`` is not set.
         ResourceError: a block does not fit into memory.
     """
@@ -97,7 +111,8 @@ def cells(
     for probability in (interior, boundary):
         _require_pixels_of_image(sample, probability, image_name, image, settings.cells)
     annotation = annotations[settings.cells]
-    prints, base = _inspect_annotation(annotation, settings.cells)
+    prints, first_new = _inspect_annotation(annotation, settings.cells)
+    base = _last_id_of_cells(first_new, image.shape[0], settings)
     job = SeparationJob(
         sample=sample,
         image_name=image_name,
@@ -108,6 +123,7 @@ def cells(
         grid=settings.grid_shape(image.shape[1:]),
         z=annotation.z,
         base=base,
+        first_new=first_new,
         window=volume_window(image),
     )
     return _run_job(job, annotation.fingerprint, prints, on)
@@ -158,15 +174,43 @@ def _run_stage(stage: Stage, job: SeparationJob, prints: Sequence[str]) -> None:
     for block in stage.undone_blocks(blocks):
         for z in range(block.start, block.stop):
             is_needed[z] = previous[z]["fingerprint"] != fingerprints[z]
-    chains = plan_legs(job.z, n_slices, job.image.block_depth, is_needed)
-    folder = stage.chain(f"{stage.name}, propagation", _propagate_labels, chains, job)
+    fronts = _propagate(stage, job, is_needed)
     stage.map(
         _separate_block,
         blocks,
         job,
-        Fronts(folder, chains),
+        fronts,
         of_block=lambda block: (fingerprints[block.own], previous[block.own]),
     )
+
+
+def _propagate(stage: Stage, job: SeparationJob, is_needed: Sequence[bool]) -> Fronts:
+    """Carry labels to all slices that are needed; with new cells twice, the second time with them.
+
+    Args:
+        stage: stage to run.
+        job: inputs of the separation.
+        is_needed: for every slice, whether its result has to be computed.
+    """
+    has_new_cells = job.settings.new_cells_um3 > 0
+    needed = whole_intervals(job.z, is_needed) if has_new_cells else is_needed
+    chains = plan_legs(job.z, len(needed), job.image.block_depth, needed)
+    folder = stage.chain(f"{stage.name}, propagation", _propagate_labels, chains, job)
+    fronts = Fronts(folder, chains)
+    if not has_new_cells or stage.finished:
+        return fronts
+    ids = find_new_cells(stage, job, fronts)
+    # A chain crosses one interval; without new cells in it, its fronts stay as they are.
+    seeded: dict[str, list[SeededLeg]] = {}
+    final: dict[str, list[Leg]] = {}
+    for name, legs in chains.items():
+        with_new_cells = seeded_legs(legs, ids, job.image.block_depth)
+        if with_new_cells:
+            seeded[f"{name}-seeded"] = with_new_cells
+        final[f"{name}-seeded" if with_new_cells else name] = legs
+    title = f"{stage.name}, propagation with new cells"
+    stage.chain(title, _propagate_with_new_cells, seeded, job, folder)
+    return Fronts(folder, final)
 
 
 def _inputs_of_all_slices(job: SeparationJob) -> dict[str, Any]:
@@ -189,16 +233,41 @@ def _previous_slices(stage: Stage, n_slices: int) -> list[dict[str, Any]]:
 
 def _propagate_labels(leg: Leg, previous: Arrays | None, job: SeparationJob) -> Arrays:
     """Carry labels across a leg; return the fronts, and the state at the end for the next leg."""
+    return _advance_along(leg, previous, job, None)
+
+
+def _propagate_with_new_cells(
+    seeded: SeededLeg, previous: Arrays | None, job: SeparationJob, folder: Path
+) -> Arrays:
+    """Carry labels across a leg, with new cells that begin at their seeds."""
+    return _advance_along(seeded.leg, previous, job, read_seeds(seeded, job, folder))
+
+
+def _advance_along(
+    leg: Leg, previous: Arrays | None, job: SeparationJob, seeds: NDArray[np.uint32] | None
+) -> Arrays:
+    """Carry labels across a leg; return the fronts, and the state at the end for the next leg.
+
+    Args:
+        leg: slices to cross.
+        previous: the state after the leg before; None if this one begins at a labeled slice.
+        job: inputs of the separation.
+        seeds: ids of new cells in the slices of the leg, from its lowest one on.
+    """
     carrier = job.carrier
     fronts = []
     state = None
     if previous is not None:
         state = {name.removeprefix("state-"): array for name, array in previous.items()}
-    for grid_slice in job.grid_slices(slice(leg.start, leg.stop))[:: leg.step]:
+    slices = range(leg.start, leg.stop)
+    grid_slices = job.grid_slices(slice(leg.start, leg.stop))
+    for n in range(len(slices))[:: leg.step]:
         if state is None:
-            state = _start_at_labels(leg.source, job, grid_slice)
+            state = _start_at_labels(leg.source, job, grid_slices[n])
+        elif seeds is not None and isinstance(carrier, ArrivalCarrier):
+            state = dict(carrier.advance(state, grid_slices[n], seeds[n]))
         else:
-            state = dict(carrier.advance(state, grid_slice))
+            state = dict(carrier.advance(state, grid_slices[n]))
         fronts.append(carrier.front(state))
     arrays = dict(fronts_to_arrays(fronts[:: leg.step]))
     for name, array in (state or {}).items():
@@ -232,7 +301,12 @@ def _separate_block(
     pairs = zip(previous, fingerprints, strict=True)
     is_changed = [summary["fingerprint"] != fingerprint for summary, fingerprint in pairs]
     summaries = list(previous)
-    summary = {"slices": summaries, "base": job.base, "labeled_slices": list(job.z)}
+    summary = {
+        "slices": summaries,
+        "base": job.base,
+        "first_new": job.first_new,
+        "labeled_slices": list(job.z),
+    }
     if not any(is_changed):  # image and probabilities are not read
         return _read_last_result(block, job), summary
     network_slices = _read_network_slices(block, job)
@@ -313,13 +387,14 @@ def _separate_slice(
         job: inputs of the separation.
     """
     mask, boundary, grid_slice = network_slice
-    _, below = fronts[1] if 1 in fronts else fronts[-1]
-    _, above = fronts[-1] if -1 in fronts else fronts[1]
+    below, above = both_sides(fronts)
     if z in job.z:
         return _complete_labeled_slice(job.z.index(z), mask, boundary, below, job)
     labels = nearer_front(below, above).labels
     if len(fronts) == 2:
-        labels = agreed_labels(labels, below, above)
+        # The flow knows no new cells.
+        is_new = (labels >= job.first_new) & (labels <= job.base)
+        labels = np.where(is_new, labels, agreed_labels(labels, below, above))
     if grid_slice is not None:
         seeds = seeds_of_nearest_slice(fronts, z, job.z)
         labels = _separate_on_grid(labels, grid_slice, seeds, job.settings)
@@ -386,10 +461,28 @@ def _probability(sample: Sample, name: str) -> Volume:
     return sample.volume("probabilities", name)
 
 
-def _inspect_annotation(annotation: LabeledSlices, name: str) -> tuple[list[str], int]:
-    """Return the fingerprint of every labeled slice, and the base above which islands are numbered.
+def _last_id_of_cells(first_new: int, n_slices: int, settings: CellsSettings) -> int:
+    """Return the base above which islands are numbered: behind the ids of all new cells.
 
-    The base is large enough that a few new cells do not change it.
+    Raises:
+        InputError: ids leave no room for new cells.
+    """
+    if not settings.new_cells_um3:
+        return first_new - 1
+    stop = first_new + n_slices * MAX_NEW_PER_SLICE
+    base = -(-stop // ISLAND_STEP) * ISLAND_STEP - 1
+    if base > MAX_ID:
+        raise InputError(
+            f"'{settings.cells}' has ids that leave no room for new cells in {n_slices} slices; "
+            "renumber the cells, or use --new-cells-um3 0."
+        )
+    return base
+
+
+def _inspect_annotation(annotation: LabeledSlices, name: str) -> tuple[list[str], int]:
+    """Return the fingerprint of every labeled slice, and the first number above all ids.
+
+    It is a multiple of ``ISLAND_STEP``, so that a few more annotated cells do not change it.
 
     Raises:
         InputError: a slice holds too many cells, no slice holds a cell, or an id is too large.
@@ -403,7 +496,7 @@ def _inspect_annotation(annotation: LabeledSlices, name: str) -> tuple[list[str]
         data = labels.tobytes() + np.packbits(known).tobytes()
         prints.append(hashlib.blake2b(data, digest_size=16).hexdigest())
     _refuse_largest_id(largest_id, name)
-    return prints, (largest_id // ISLAND_STEP + 1) * ISLAND_STEP - 1
+    return prints, (largest_id // ISLAND_STEP + 1) * ISLAND_STEP
 
 
 def _refuse_many_cells(labels: NDArray[Any], z: int, name: str) -> None:
@@ -423,10 +516,9 @@ def _refuse_largest_id(largest_id: int, name: str) -> None:
             f"No labeled slice of '{name}' holds a cell; "
             "check the annotation, --classes and --ignore."
         )
-    max_id = 2**32 - MAX_ISLANDS_PER_SLICE
-    if largest_id > max_id:
+    if largest_id > MAX_ID:
         raise InputError(
-            f"'{name}' has the id {largest_id}; ids up to {max_id} leave room for islands. "
+            f"'{name}' has the id {largest_id}; ids up to {MAX_ID} leave room for islands. "
             "Renumber the cells."
         )
 
@@ -448,7 +540,9 @@ def _needs(job: SeparationJob, outputs: Sequence[VolumeSpec]) -> Needs:
     grid_px = job.grid[0] * job.grid[1]
     block = job.image.block_depth * (y * x * 8 + grid_px * 32) + y * x * 40 + grid_px * 200
     regions, disagreement = outputs
-    disk = regions.nbytes // 16 + disagreement.nbytes // 8 + 2 * n_slices * grid_px * 4
+    n_propagations = 2 if job.settings.new_cells_um3 else 1
+    fronts = n_propagations * 2 * n_slices * grid_px * 4
+    disk = regions.nbytes // 16 + disagreement.nbytes // 8 + fronts
     return Needs(
         ram=block, disk=disk, smaller="import with a smaller --block-depth, or use fewer --workers"
     )

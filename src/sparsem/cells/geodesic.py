@@ -78,6 +78,7 @@ def advance_arrival(
     flow: Flow,
     thickness: float,
     rounds: int = ROUNDS,
+    seeds: Labels | None = None,
 ) -> Arrival:
     """Propagate labels to the next slice: along the flow, then within the slice.
 
@@ -88,13 +89,18 @@ def advance_arrival(
         flow: from this slice to the previous one.
         thickness: distance of the two slices divided by the edge of a flow pixel.
         rounds: number of rounds of sweeps.
+        seeds: labels that begin in this slice at cost 0, where they are not 0; none if not given.
     """
     ids, compact = compact_labels(previous.labels)
     carried = _sample_nearest(compact, flow)
     carried_cost = _sample_nearest(previous.cost.astype(np.float32), flow)
     carried_resistance = _sample_nearest(previous_resistance.astype(np.float32), flow)
     cost = carried_cost + thickness * (carried_resistance + slice_resistance) / 2
-    return spread_labels(Arrival(ids[carried], cost), slice_resistance, rounds)
+    arrival = Arrival(ids[carried], cost)
+    if seeds is not None:
+        is_seed = seeds > 0
+        arrival = Arrival(np.where(is_seed, seeds, arrival.labels), np.where(is_seed, 0, cost))
+    return spread_labels(arrival, slice_resistance, rounds)
 
 
 def _sample_nearest(values: NDArray[Any], flow: Flow) -> NDArray[Any]:

@@ -68,6 +68,19 @@ def plan_legs(
     return needed_chains
 
 
+def whole_intervals(z: Sequence[int], is_needed: Sequence[bool]) -> list[bool]:
+    """Return ``is_needed`` for every slice, with all slices of an interval if one is needed.
+
+    Args:
+        z: numbers of the labeled slices, ascending.
+        is_needed: for every slice, whether its result has to be computed.
+    """
+    needed = list(is_needed)
+    for start, stop in pairwise([0, *z, len(needed)]):
+        needed[start:stop] = [any(needed[start:stop])] * (stop - start)
+    return needed
+
+
 def _legs_from(
     source: int, z: Sequence[int], n_slices: int, depth: int
 ) -> tuple[list[Leg], list[Leg]]:

@@ -34,6 +34,7 @@ class SeparationJob:
         grid: (h, w) of the flow.
         z: numbers of the labeled slices.
         base: labels above it are islands.
+        first_new: id from which on cells are new ones; ``base`` + 1 if none are looked for.
         window: gray levels of the image that become 0 and 255 for the flow; None for 8 bit images.
     """
 
@@ -46,6 +47,7 @@ class SeparationJob:
     grid: tuple[int, int]
     z: tuple[int, ...]
     base: int
+    first_new: int
     window: tuple[float, float] | None = None
 
     @property
@@ -89,6 +91,12 @@ class SeparationJob:
     def max_hole_px(self) -> int:
         """Maximum area of a filled hole in pixels of a slice."""
         return self._area_px(1e6 * self.settings.fill_holes_um2)
+
+    @property
+    def min_new_voxels(self) -> int:
+        """Minimum size of a new cell in voxels of the grid."""
+        voxel_nm3 = self.pixel_nm**2 * self.image.voxel_size.z
+        return max(1, round(1e9 * self.settings.new_cells_um3 / voxel_nm3))
 
     def _area_px(self, area_nm2: float) -> int:
         return round(area_nm2 / (self.image.voxel_size.y * self.image.voxel_size.x))

@@ -204,8 +204,8 @@ class ArrivalCarrier(NamedTuple):
         state = _arrival_state(current.image, start, slice_resistance)
         return {**state, "origin": _mark_undecided(labels, known), "flow": still}
 
-    def advance(self, previous: State, current: GridSlice) -> State:
-        """Propagate along the flow to this slice, then within the slice."""
+    def advance(self, previous: State, current: GridSlice, seeds: Labels | None = None) -> State:
+        """Propagate along the flow to this slice, then within the slice, with ``seeds`` of it."""
         slice_resistance = resistance(current.boundary, current.interior)
         step = flow_between(current.image, previous["image"], self.settings)
         arrival = advance_arrival(
@@ -214,6 +214,7 @@ class ArrivalCarrier(NamedTuple):
             slice_resistance,
             step,
             self.thickness,
+            seeds=seeds,
         )
         composed = step + sample_along(previous["flow"], step)
         state = _arrival_state(current.image, arrival, slice_resistance)

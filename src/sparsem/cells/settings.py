@@ -1,9 +1,9 @@
 """Settings of the stages ``cells`` and ``track``."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sparsem.image.settings import FlowSettings
 from sparsem.settings import Settings
@@ -28,7 +28,13 @@ class CellsSettings(PropagationSettings):
     """Settings of the separation of cells."""
 
     OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
-        "Separation": ("outline_margin_nm", "min_iou", "min_island_nm2", "fill_holes_um2"),
+        "Separation": (
+            "outline_margin_nm",
+            "min_iou",
+            "min_island_nm2",
+            "fill_holes_um2",
+            "new_cells_um3",
+        ),
     }
 
     cells: str = Field(
@@ -68,6 +74,21 @@ class CellsSettings(PropagationSettings):
         description="maximum area of a hole that is filled: one cell encloses it in a slice, as "
         "happens with organelles",
     )
+
+    new_cells_um3: float = Field(
+        0.0,
+        ge=0,
+        description="minimum volume of a new cell: tissue behind boundaries that no labeled slice "
+        "shows gets an id of its own instead of that of a neighbor; 0 for none",
+    )
+
+    @model_validator(mode="after")
+    def _new_cells_need_costs(self) -> Self:
+        if self.new_cells_um3 and self.method != "arrival":
+            raise ValueError(
+                f"--new-cells-um3 needs the costs of --method arrival, not {self.method}"
+            )
+        return self
 
     @property
     def name(self) -> str:

@@ -1,6 +1,7 @@
 """Tables that ``track`` writes: tracks of islands, links of regions."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,26 +13,58 @@ from sparsem.geometry import VoxelSize
 
 
 def track_table(
-    tracks: Tracks, pixels: Sequence[NDArray[np.int64]], voxel_size: VoxelSize, base: int
+    tracks: Tracks, pixels: Sequence[NDArray[np.int64]], voxel_size: VoxelSize, first_new: int
 ) -> pa.Table:
     """Return one row for each track of islands.
 
-    A row holds its identity (0 if it was left out), whether that is a cell, its slices and its
-    size.
+    A row holds its identity (0 if it was left out), whether that is an annotated cell, its slices
+    and its size.
 
     Args:
         tracks: result of ``resolve_tracks``.
         pixels: number of pixels of every island, slice by slice.
         voxel_size: size of a voxel.
-        base: identities above it are those of no cell.
+        first_new: identities from here on are those of no annotated cell.
     """
     columns: dict[str, Any] = {
         "track": np.arange(len(tracks.identity)),
         "identity": tracks.identity,
-        "in_cell": (tracks.identity > 0) & (tracks.identity <= base),
+        "in_cell": (tracks.identity > 0) & (tracks.identity < first_new),
         **_extent_of_tracks(tracks, pixels),
     }
     columns["volume_um3"] = columns["voxels"] * voxel_size.volume_um3
+    return pa.table(columns)
+
+
+def new_cell_table(
+    areas: Sequence[Mapping[int, int]], first_track: int, voxel_size: VoxelSize
+) -> pa.Table:
+    """Return one row for each new cell without its islands, as ``track_table`` does.
+
+    Args:
+        areas: for every slice, the pixels of its new cells by their ids.
+        first_track: number of the first row.
+        voxel_size: size of a voxel.
+    """
+    slices_of: dict[int, list[int]] = {}
+    voxels_of: Counter[int] = Counter()
+    for z, pixels in enumerate(areas):
+        voxels_of.update(pixels)
+        for identity in pixels:
+            slices_of.setdefault(identity, []).append(z)
+    identities = sorted(slices_of)
+    slices = [slices_of[identity] for identity in identities]
+    voxels = np.array([voxels_of[identity] for identity in identities], np.int64)
+    columns: dict[str, Any] = {
+        "track": first_track + np.arange(len(identities)),
+        "identity": np.array(identities, np.uint32),
+        "in_cell": np.zeros(len(identities), bool),
+        "first_z": np.array([z[0] for z in slices], np.int64),
+        "last_z": np.array([z[-1] for z in slices], np.int64),
+        "slices": np.array([len(z) for z in slices], np.int64),
+        "voxels": voxels,
+        "volume_um3": voxels * voxel_size.volume_um3,
+    }
     return pa.table(columns)
 
 

@@ -24,7 +24,7 @@ from sparsem.cells.linking import (
 )
 from sparsem.cells.review import disagreement_places, largest_area_jumps
 from sparsem.cells.settings import TrackSettings
-from sparsem.cells.tables import concatenate, link_table, track_table
+from sparsem.cells.tables import concatenate, link_table, new_cell_table, track_table
 from sparsem.errors import SampleError
 from sparsem.geometry import ZBlock
 from sparsem.labels.overlaps import label_sizes
@@ -50,7 +50,8 @@ class TrackResult(StageResult):
     Attributes:
         cells: number of annotated cells in the result.
         islands: number of tracks of islands.
-        unassigned: objects that never meet an annotated cell: identity -> volume in µm³.
+        unassigned: objects that never meet an annotated cell, new cells among them: identity ->
+            volume in µm³.
         left_out: number of such objects below the minimum volume.
         left_out_um3: their total volume.
         review: places to review, the largest area first.
@@ -74,7 +75,8 @@ def track(
     annotated; small ones are left out and reported. Labels and corrections by hand take precedence
     in it (see ``annotation.precedence``).
 
-    Also writes ``tables/tracks_NAME``, one row for each track of islands; ``tables/links_NAME``,
+    Also writes ``tables/tracks_NAME``, one row for each track of islands, and then one for each new
+    cell that ``cells`` found; ``tables/links_NAME``,
     one row for each pair of overlapping regions of neighboring slices of which one is an island, so
     that all splits and mergers are listed; and ``tables/review_NAME``, the places to review.
 
@@ -94,18 +96,18 @@ def track(
     name = settings.cells
     regions = _read_regions(sample, name)
     cells_summary = _summary_of_cells(sample, name)
-    base = int(cells_summary["base"])
+    base, first_new = int(cells_summary["base"]), int(cells_summary["first_new"])
     inputs = {"regions": regions.fingerprint}
     output = regions.like(f"labels/{name}", np.uint32, Kind.LABELS, regions.made_on)
     needs = _needs(regions, output)
     with Stage(sample, f"track-{name}", settings, inputs, [output], on, needs) as stage:
         if not stage.finished:
-            _run_stage(stage, regions, base, settings)
+            _run_stage(stage, regions, base, first_new, settings)
     apply_precedence(sample, name, on.quiet)
     areas = list(_cell_areas(sample, stage.name))
     places = _places_to_review(regions, sample.computed(name), cells_summary, areas)
     sample.write_table(f"review_{name}", review_table(places))
-    return _result(sample, name, base, areas, places)
+    return _result(sample, name, first_new, areas, places)
 
 
 def _read_regions(sample: Sample, name: str) -> Volume:
@@ -122,8 +124,18 @@ def _read_regions(sample: Sample, name: str) -> Volume:
     return sample.volume("labels", f"{name}{REGIONS}")
 
 
-def _run_stage(stage: Stage, regions: Volume, base: int, settings: TrackSettings) -> None:
-    """Compare slices, resolve the graph, and write labels and tables."""
+def _run_stage(
+    stage: Stage, regions: Volume, base: int, first_new: int, settings: TrackSettings
+) -> None:
+    """Compare slices, resolve the graph, and write labels and tables.
+
+    Args:
+        stage: stage to run.
+        regions: cells and islands of every slice.
+        base: labels above it are islands.
+        first_new: cells from this id on are new ones.
+        settings: name, window and minimum volume.
+    """
     folder = _compare_all_slices(stage, regions, base, settings)
     links, pixels = _read_links(folder, regions.blocks(halo=1))
     voxel_um3 = regions.voxel_size.volume_um3
@@ -131,10 +143,19 @@ def _run_stage(stage: Stage, regions: Volume, base: int, settings: TrackSettings
     min_voxels = settings.min_volume_um3 / voxel_um3
     tracks, left_out = remove_fragments(all_tracks, pixels, base, min_voxels)
     of_block = partial(_identities_in, tracks)
-    stage.map(_relabel_block, regions.blocks(), regions, base, of_block=of_block)
+    blocks = stage.map(
+        _relabel_block, regions.blocks(), regions, base, first_new, of_block=of_block
+    )
     stage.forget()
-    notes = {"left_out": len(left_out), "left_out_um3": sum(left_out) * voxel_um3}
-    table = track_table(tracks, pixels, regions.voxel_size, base)
+    n_tracks = len(tracks.identity)
+    notes = {
+        "islands": n_tracks,
+        "left_out": len(left_out),
+        "left_out_um3": sum(left_out) * voxel_um3,
+    }
+    new_areas = [_by_id(areas) for block in blocks for areas in block["new_cells"]]
+    new_rows = new_cell_table(new_areas, n_tracks, regions.voxel_size)
+    table = pa.concat_tables([track_table(tracks, pixels, regions.voxel_size, first_new), new_rows])
     _write_tables(stage.sample, settings.cells, table, notes, link_table(links, tracks, base))
 
 
@@ -157,32 +178,33 @@ def _compare_all_slices(stage: Stage, regions: Volume, base: int, settings: Trac
 def _result(
     sample: Sample,
     name: str,
-    base: int,
+    first_new: int,
     areas: Sequence[Mapping[int, int]],
     places: Sequence[ReviewPlace],
 ) -> TrackResult:
     """Summarize the tables of a finished stage."""
+    all_cells = {cell for slice_areas in areas for cell in slice_areas}
     table = sample.read_table(f"tracks_{name}")
     notes = sample.table_notes(f"tracks_{name}")
     tables = [f"tables/{kind}_{name}" for kind in ("tracks", "links", "review")]
     return TrackResult(
         sample=sample,
         written=(f"labels/{name}", *tables),
-        cells=len({cell for slice_areas in areas for cell in slice_areas}),
-        islands=table.num_rows,
-        unassigned=_unassigned_volumes(table, base),
+        cells=sum(cell < first_new for cell in all_cells),
+        islands=int(notes["islands"]),
+        unassigned=_unassigned_volumes(table),
         left_out=int(notes["left_out"]),
         left_out_um3=float(notes["left_out_um3"]),
         review=tuple(places),
     )
 
 
-def _unassigned_volumes(table: pa.Table, base: int) -> dict[int, float]:
+def _unassigned_volumes(table: pa.Table) -> dict[int, float]:
     """Return the volume of every object that meets no cell, in µm³, by its identity."""
     volumes: dict[int, float] = {}
-    for row in table.select(["identity", "volume_um3"]).to_pylist():
+    for row in table.select(["identity", "in_cell", "volume_um3"]).to_pylist():
         identity = row["identity"]
-        if identity > base:
+        if identity and not row["in_cell"]:
             volumes[identity] = volumes.get(identity, 0.0) + row["volume_um3"]
     return volumes
 
@@ -254,31 +276,42 @@ def _identities_in(tracks: Tracks, block: ZBlock) -> list[NDArray[np.uint32]]:
 
 
 def _relabel_block(
-    block: ZBlock, regions: Volume, base: int, identities: Sequence[Any]
+    block: ZBlock, regions: Volume, base: int, first_new: int, identities: Sequence[Any]
 ) -> BlockResult:
-    """Give the islands of a block their identities; summarize the areas of cells in pixels."""
+    """Give the islands of a block their identities.
+
+    The summary holds the areas of cells in pixels, and those of new cells before islands join them.
+    """
     labels = regions.read(block.own)
     areas: list[dict[str, int]] = []
+    new_areas: list[dict[str, int]] = []
     for number, identity in enumerate(identities):
+        has_new_cells = first_new <= base
+        new_areas.append(_areas_of(labels[number], first_new, base) if has_new_cells else {})
         labels[number] = relabel_islands(labels[number], identity, base)
-        areas.append(_areas_in_slice(labels[number], base))
+        areas.append(_areas_of(labels[number], 0, base))
     path = "labels/" + regions.directory.name.removesuffix(REGIONS)
-    return {path: labels}, {"areas": areas}
+    return {path: labels}, {"areas": areas, "new_cells": new_areas}
 
 
-def _areas_in_slice(labels: NDArray[Any], base: int) -> dict[str, int]:
-    """Return the pixels of every cell of a slice, by its id as text."""
+def _areas_of(labels: NDArray[Any], first: int, last: int) -> dict[str, int]:
+    """Return the pixels of the cells of a slice with ids from first to last, by their ids."""
     ids, pixels = label_sizes(labels)
-    is_cell = ids <= base
+    is_cell = (ids >= first) & (ids <= last)
     cell_ids, cell_pixels = ids[is_cell].tolist(), pixels[is_cell].tolist()
     return {str(cell): count for cell, count in zip(cell_ids, cell_pixels, strict=True)}
+
+
+def _by_id(areas: Mapping[str, int]) -> dict[int, int]:
+    """Return areas by ids that are numbers again, as JSON does not keep them."""
+    return {int(cell): pixels for cell, pixels in areas.items()}
 
 
 def _cell_areas(sample: Sample, stage_name: str) -> Iterator[dict[int, int]]:
     """Yield the areas of the cells of every slice: id -> pixels."""
     for block in finished(sample, stage_name):
         for areas in block["areas"]:
-            yield {int(cell): pixels for cell, pixels in areas.items()}
+            yield _by_id(areas)
 
 
 def _places_to_review(
