@@ -199,18 +199,26 @@ def _propagate(stage: Stage, job: SeparationJob, is_needed: Sequence[bool]) -> F
     fronts = Fronts(folder, chains)
     if not has_new_cells or stage.finished:
         return fronts
+    return _propagate_again(stage, job, fronts)
+
+
+def _propagate_again(stage: Stage, job: SeparationJob, fronts: Fronts) -> Fronts:
+    """Find new cells behind the fronts, and return the fronts of labels and new cells.
+
+    A chain crosses one interval; without new cells in it, its fronts stay as they are.
+    """
     ids = find_new_cells(stage, job, fronts)
-    # A chain crosses one interval; without new cells in it, its fronts stay as they are.
     seeded: dict[str, list[SeededLeg]] = {}
-    final: dict[str, list[Leg]] = {}
-    for name, legs in chains.items():
+    final: dict[str, Sequence[Leg]] = {}
+    for name, legs in fronts.chains.items():
         with_new_cells = seeded_legs(legs, ids, job.image.block_depth)
         if with_new_cells:
-            seeded[f"{name}-seeded"] = with_new_cells
-        final[f"{name}-seeded" if with_new_cells else name] = legs
+            name = f"{name}-seeded"
+            seeded[name] = with_new_cells
+        final[name] = legs
     title = f"{stage.name}, propagation with new cells"
-    stage.chain(title, _propagate_with_new_cells, seeded, job, folder)
-    return Fronts(folder, final)
+    stage.chain(title, _propagate_with_new_cells, seeded, job, fronts.folder)
+    return Fronts(fronts.folder, final)
 
 
 def _inputs_of_all_slices(job: SeparationJob) -> dict[str, Any]:

@@ -140,14 +140,24 @@ def new_cell_ids(
     large = np.flatnonzero(sizes >= job.min_new_voxels)
     large = large[np.argsort(first_voxel[large])]
     first_slice = first_voxel[large] // (job.grid[0] * job.grid[1])
-    number = np.arange(len(large)) - np.searchsorted(first_slice, first_slice)
-    _refuse_many(first_slice, number)
     id_of = np.zeros(n_components, np.uint32)
-    id_of[large] = job.first_new + first_slice * MAX_NEW_PER_SLICE + number
+    id_of[large] = job.first_new + _numbers_by_slice(first_slice)
+    ids_of_parts = id_of[component]
     return [
-        np.concatenate([[0], id_of[component[start:stop]]]).astype(np.uint32)
+        np.insert(ids_of_parts[start:stop], 0, 0).astype(np.uint32)
         for start, stop in pairwise(starts)
     ]
+
+
+def _numbers_by_slice(first_slice: Ints) -> Ints:
+    """Return numbers made of a slice and the position among those of the same slice, (n,).
+
+    Args:
+        first_slice: (n,) ascending.
+    """
+    number = np.arange(len(first_slice)) - np.searchsorted(first_slice, first_slice)
+    _refuse_many(first_slice, number)
+    return first_slice * MAX_NEW_PER_SLICE + number
 
 
 def _refuse_many(first_slice: Ints, number: Ints) -> None:
@@ -162,17 +172,23 @@ def _refuse_many(first_slice: Ints, number: Ints) -> None:
 
 def _unreached_parts(block: ZBlock, _previous: None, job: SeparationJob, fronts: Fronts) -> Arrays:
     """Return the connected parts of a block that labels only reach across boundaries."""
-    masks = np.zeros((block.stop - block.start, *job.grid), bool)
-    fronts_of_slices = [fronts.at(z) for z in range(block.start, block.stop)]
-    if any(fronts_of_slices):
-        grid_slices = job.grid_slices(block.own)
-        for n, of_slice in enumerate(fronts_of_slices):
-            if of_slice and block.start + n not in job.z:
-                masks[n] = unreached(*both_sides(of_slice), grid_slices[n])
-    runs = connected_parts(masks)
+    runs = connected_parts(_unreached_in(block, job, fronts))
     voxels, firsts = sizes_of_runs(runs)
     offset = block.start * job.grid[0] * job.grid[1]
     return {**runs._asdict(), "voxels": voxels, "firsts": firsts + offset}
+
+
+def _unreached_in(block: ZBlock, job: SeparationJob, fronts: Fronts) -> Mask:
+    """Return what is unreached in the unlabeled slices of a block, (slices, h, w)."""
+    masks = np.zeros((block.stop - block.start, *job.grid), bool)
+    fronts_of_slices = [fronts.at(z) for z in range(block.start, block.stop)]
+    if not any(fronts_of_slices):
+        return masks
+    grid_slices = job.grid_slices(block.own)
+    for n, of_slice in enumerate(fronts_of_slices):
+        if of_slice and block.start + n not in job.z:
+            masks[n] = unreached(*both_sides(of_slice), grid_slices[n])
+    return masks
 
 
 def both_sides(fronts: Mapping[int, tuple[int, Front]]) -> tuple[Front, Front]:

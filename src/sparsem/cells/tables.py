@@ -1,6 +1,5 @@
 """Tables that ``track`` writes: tracks of islands, links of regions."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,26 +45,27 @@ def new_cell_table(
         first_track: number of the first row.
         voxel_size: size of a voxel.
     """
-    slices_of: dict[int, list[int]] = {}
-    voxels_of: Counter[int] = Counter()
-    for z, pixels in enumerate(areas):
-        voxels_of.update(pixels)
-        for identity in pixels:
-            slices_of.setdefault(identity, []).append(z)
-    identities = sorted(slices_of)
-    slices = [slices_of[identity] for identity in identities]
-    voxels = np.array([voxels_of[identity] for identity in identities], np.int64)
-    columns: dict[str, Any] = {
-        "track": first_track + np.arange(len(identities)),
-        "identity": np.array(identities, np.uint32),
-        "in_cell": np.zeros(len(identities), bool),
-        "first_z": np.array([z[0] for z in slices], np.int64),
-        "last_z": np.array([z[-1] for z in slices], np.int64),
-        "slices": np.array([len(z) for z in slices], np.int64),
-        "voxels": voxels,
-        "volume_um3": voxels * voxel_size.volume_um3,
-    }
-    return pa.table(columns)
+    z = np.repeat(np.arange(len(areas)), [len(of_slice) for of_slice in areas])
+    cells = concatenate([np.array(list(of_slice), np.int64) for of_slice in areas])
+    pixels = concatenate([np.array(list(of_slice.values()), np.int64) for of_slice in areas])
+    identities, row, slices = np.unique(cells, return_inverse=True, return_counts=True)
+    first_z = np.full(len(identities), len(areas))
+    last_z = np.full(len(identities), -1)
+    np.minimum.at(first_z, row, z)
+    np.maximum.at(last_z, row, z)
+    voxels = np.bincount(row, pixels, len(identities)).astype(np.int64)
+    return pa.table(
+        {
+            "track": first_track + np.arange(len(identities)),
+            "identity": identities.astype(np.uint32),
+            "in_cell": np.zeros(len(identities), bool),
+            "first_z": first_z,
+            "last_z": last_z,
+            "slices": slices,
+            "voxels": voxels,
+            "volume_um3": voxels * voxel_size.volume_um3,
+        }
+    )
 
 
 def _extent_of_tracks(
