@@ -267,9 +267,8 @@ def _advance_along(
     state = None
     if previous is not None:
         state = {name.removeprefix("state-"): array for name, array in previous.items()}
-    slices = range(leg.start, leg.stop)
     grid_slices = job.grid_slices(slice(leg.start, leg.stop))
-    for n in range(len(slices))[:: leg.step]:
+    for n in range(len(grid_slices))[:: leg.step]:
         if state is None:
             state = _start_at_labels(leg.source, job, grid_slices[n])
         elif seeds is not None and isinstance(carrier, ArrivalCarrier):

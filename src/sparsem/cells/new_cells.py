@@ -27,9 +27,8 @@ from sparsem.labels.components import (
     Parts,
     connected_parts,
     first_of_components,
-    join_touching,
+    join_parts,
     number_runs,
-    part_starts,
     runs_of_slice,
     sizes_of_runs,
     touching_pairs,
@@ -133,20 +132,13 @@ def new_cell_ids(
     Raises:
         InputError: too many new cells begin in one slice.
     """
-    starts = part_starts(voxels)
-    n_components, component = join_touching(starts, pairs)
-    sizes = np.bincount(component, values_of_blocks(voxels), n_components)
-    first_voxel = first_of_components(component, n_components, firsts)
-    large = np.flatnonzero(sizes >= job.min_new_voxels)
-    large = large[np.argsort(first_voxel[large])]
-    first_slice = first_voxel[large] // (job.grid[0] * job.grid[1])
-    id_of = np.zeros(n_components, np.uint32)
-    id_of[large] = job.first_new + _numbers_by_slice(first_slice)
-    ids_of_parts = id_of[component]
-    return [
-        np.insert(ids_of_parts[start:stop], 0, 0).astype(np.uint32)
-        for start, stop in pairwise(starts)
-    ]
+    numbering = join_parts(voxels, firsts, pairs, job.min_new_voxels)
+    # Objects are numbered in the order of their first voxels; 0 are all that are too small.
+    object_of_part = values_of_blocks([numbers[1:].astype(int) for numbers in numbering.numbers])
+    first_voxel = first_of_components(object_of_part, numbering.objects + 1, firsts)[1:]
+    first_slice = first_voxel // (job.grid[0] * job.grid[1])
+    ids = np.insert(job.first_new + _numbers_by_slice(first_slice), 0, 0).astype(np.uint32)
+    return [ids[numbers] for numbers in numbering.numbers]
 
 
 def _numbers_by_slice(first_slice: Ints) -> Ints:
